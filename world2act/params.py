@@ -1,0 +1,258 @@
+"""params.yaml as typed values. Every key is required, an unknown key is an error, nothing has a default here.
+
+The profiles in conf/profile are the sources: `default.yaml` holds every key, each other profile what it changes.
+params.yaml is the profile in force, written by `world2act profile NAME` and read by DVC and by every stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from world2act.errors import BadInput
+
+PROFILES = Path("conf/profile")
+PARAMS = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Training(Section):
+    """What every trained part tells the one training loop. `batch_size` counts all ranks."""
+
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    betas: tuple[float, float] = Field(strict=False)
+    clip_norm: Positive
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    checkpoint_every: Count
+    deepspeed: str
+
+
+class Base(Section):
+    """seed: of everything random. ranks: training processes. workers: simulator processes."""
+
+    seed: Annotated[int, Field(ge=0)]
+    ranks: Count
+    workers: Count
+
+
+class Camera(Section):
+    name: str
+    position_m: tuple[float, float, float] = Field(strict=False)
+    fovy_deg: Positive
+
+
+class Demos(Section):
+    simulator: str
+    tasks: list[str] = Field(min_length=1)
+    camera: Camera
+    image_size: Count
+    labelled_per_task: Count
+    video_only_per_task: Count
+    post_training_per_task: Count
+    test_per_task: Count
+    heldout_share: Share
+    action_noise: Annotated[float, Field(ge=0)]
+    settle_steps: Annotated[int, Field(ge=0)]
+    max_steps: Count
+
+
+class Contact(Section):
+    """Calibrated open width w_0 and closure threshold of one embodiment, metres."""
+
+    open_width_m: Positive
+    threshold_m: Positive
+    release_m: Positive
+    min_frames: Count
+
+
+class Skills(Section):
+    provider: Literal["schema"]
+    schema_file: str
+    contact: dict[str, Contact]
+
+
+class Tokenizer(Section):
+    source: str
+    base_dim: Count
+    dim_mult: list[int]
+    num_res_blocks: Count
+    patch_size: Annotated[int, Field(ge=1)]
+    latent_channels: Count
+    kl_weight: Annotated[float, Field(ge=0)]
+    clip_frames: Count
+    text_dim: Count
+    text_layers: Count
+    text_length: Count
+    training: Training
+
+
+class Latents(Section):
+    batch_size: Count
+
+
+class WorldModel(Section):
+    source: str
+    heads: Count
+    head_dim: Count
+    layers: Count
+    adaln_lora_dim: Count
+    max_latents: Count
+    target: Literal["latent", "change"]
+    text_dropout: Share
+    high_sigma_share: Share
+    sampler_steps: Count
+    guidance: Annotated[float, Field(ge=0)]
+    evaluation_samples: Count
+    training: Training
+
+
+class BasePolicy(Section):
+    family: str
+    vision_dim: Count
+    vision_layers: Count
+    vision_patch: Count
+    language_dim: Count
+    language_layers: Count
+    action_head_dim: Count
+    action_head_layers: Count
+    chunk_length: Count
+    sampler_steps: Count
+    check_episodes_per_task: Count
+    training: Training
+
+
+class Bridge(Section):
+    dim: Count
+    chunk_length: Count
+    temperature: Positive
+    contrastive_weight: Positive
+    hard_ratio: Share
+    sampler_steps: Count
+    guidance: Annotated[float, Field(ge=0)]
+    training: Training
+
+
+class Rollouts(Section):
+    sampler_steps: Count
+    guidance: Annotated[float, Field(ge=0)]
+    batch_size: Count
+
+
+class PostTrain(Section):
+    environments: Count
+    updates_per_rollout: Count
+    max_chunks: Count
+    heads: Count
+    layers: Count
+    temperature: Positive
+    hard_ratio: Share
+    training: Training
+
+
+class Evaluate(Section):
+    environments: Count
+    max_steps: Count
+    confidence: Share
+    videos_per_task: Count
+    video_size: Count
+
+
+class Params(Section):
+    profile: str
+    base: Base
+    demos: Demos
+    skills: Skills
+    tokenizer: Tokenizer
+    latents: Latents
+    world_model: WorldModel
+    base_policy: BasePolicy
+    bridge: Bridge
+    rollouts: Rollouts
+    post_train: PostTrain
+    evaluate: Evaluate
+
+
+def load_params(path: str | Path = PARAMS) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        BadInput: the file is missing or not YAML, or a key is missing, unknown or of the wrong type; the
+            message names every such key.
+    """
+    return parse_params(_read_yaml(Path(path)), path)
+
+
+def parse_params(values: Any, where: str | Path) -> Params:
+    """Check values that came from `where`. Raises `BadInput` as `load_params` does."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        faults = error.errors()
+        keys = ", ".join(".".join(map(str, fault["loc"])) for fault in faults)
+        found = "; ".join(_found(fault) for fault in faults)
+        expected = "; ".join(fault["msg"] for fault in faults)
+        raise BadInput(where, keys, found, expected, "correct the key; conf/profile/default.yaml lists them all") from error
+
+
+def compose(profile: str, root: str | Path = ".") -> dict[str, Any]:
+    """The full values of a profile: conf/profile/default.yaml overlaid with conf/profile/<profile>.yaml.
+
+    Raises:
+        BadInput: there is no such profile, or it names a key that default.yaml does not have.
+    """
+    folder = Path(root) / PROFILES
+    values = _read_yaml(folder / "default.yaml")
+    path = folder / f"{profile}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise BadInput(path, "", "no such profile", f"one of {known}", "name one of these, or write the file")
+    if profile != "default":
+        _overlay(values, _read_yaml(path), path, "")
+    parse_params(values, path)
+    return values
+
+
+def _overlay(values: dict[str, Any], changes: dict[str, Any], path: Path, prefix: str) -> None:
+    for key, change in changes.items():
+        if key not in values:
+            raise BadInput(path, f"{prefix}{key}", "an unknown key", f"one of {sorted(values)}", "correct its spelling")
+        if isinstance(values[key], dict) and isinstance(change, dict):
+            _overlay(values[key], change, path, f"{prefix}{key}.")
+        else:
+            values[key] = change
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise BadInput(path, "", "no such file", "a parameter file", "run `world2act profile default` to write it")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadInput(path, "", str(error), "valid YAML", "correct the line that the message names") from error
+    if not isinstance(values, dict):
+        raise BadInput(path, "", type(values).__name__, "a mapping of sections", "compare with conf/profile/default.yaml")
+    return values
+
+
+def _found(fault: Any) -> str:
+    match fault["type"]:
+        case "missing":
+            return "a missing key"
+        case "extra_forbidden":
+            return "an unknown key"
+        case _:
+            return repr(fault["input"])
