@@ -1,0 +1,47 @@
+"""How a stage runs: parameters in, metrics and timing out, an error a user can act on as one message."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from world2act.errors import World2ActError
+from world2act.params import Params, load_params
+from world2act.storage import write_json
+
+ARTIFACTS, METRICS, REPORTS, RUNS = Path("artifacts"), Path("metrics"), Path("reports"), Path("runs")
+
+Metrics = Mapping[str, float | int | str | bool | Mapping[str, float | int]]
+
+
+def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
+    """Run one stage in the current directory, the root of the pipeline.
+
+    Writes metrics/<name>/metrics.json and reports/timing/<name>.json from rank 0. Exits with 2 after a
+    `World2ActError`, whose message goes to standard error without a traceback.
+    """
+    started = time.monotonic()
+    try:
+        metrics = body(load_params())
+        if is_main():
+            write_json(METRICS / name / "metrics.json", metrics)
+            write_json(REPORTS / "timing" / f"{name}.json", _cost(started))
+    except World2ActError as error:
+        Console(stderr=True, soft_wrap=True).print(f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+def is_main() -> bool:
+    """Whether this process is the first (or only) rank."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _cost(started: float) -> dict[str, float]:
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {"wall_s": round(time.monotonic() - started, 2), "peak_memory_mib": round(max(peaks) / 1024, 1)}

@@ -1,0 +1,34 @@
+"""`python -m world2act.training.launch MODULE`: run a training stage on `base.ranks` processes by torchrun.
+
+More than one node: start the same module with `deepspeed --hostfile` or `torchrun --nnodes` instead; the loop
+reads only the environment that they set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import get_args_parser, run
+
+from world2act.errors import World2ActError
+from world2act.params import load_params
+
+
+def main(module: str) -> None:
+    try:
+        ranks = load_params().base.ranks
+    except World2ActError as error:
+        sys.exit(str(error))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
+    options = ["--standalone", "--nproc-per-node", str(ranks), "--module", module]
+    try:
+        run(get_args_parser().parse_args(options))
+    except ChildFailedError as error:
+        sys.exit(next(iter(error.failures.values())).exitcode)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
