@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from world2act.errors import World2ActError
 from world2act.params import Params, load_params
-from world2act.storage import write_json
+from world2act.storage import read_json, write_json
 
 ARTIFACTS, METRICS, REPORTS, RUNS = Path("artifacts"), Path("metrics"), Path("reports"), Path("runs")
 
@@ -23,15 +24,16 @@ Metrics = Mapping[str, float | int | str | bool | Mapping[str, float | int]]
 def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
     """Run one stage in the current directory, the root of the pipeline.
 
-    Writes metrics/<name>/metrics.json and reports/timing/<name>.json from rank 0. Exits with 2 after a
-    `World2ActError`, whose message goes to standard error without a traceback.
+    Writes metrics/<name>/metrics.json and reports/timing/<name>.json from rank 0, then deletes the checkpoints of
+    the training run that ended in this artifact. Exits with 2 after a `World2ActError`, whose message goes to
+    standard error without a traceback.
     """
     started = time.monotonic()
     try:
         metrics = body(load_params())
         if is_main():
             write_json(METRICS / name / "metrics.json", metrics)
-            write_json(REPORTS / "timing" / f"{name}.json", _cost(started))
+            write_json(REPORTS / "timing" / f"{name}.json", _cost(started) | _finish_runs(name))
     except World2ActError as error:
         Console(stderr=True, soft_wrap=True).print(f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
@@ -40,6 +42,14 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
 def is_main() -> bool:
     """Whether this process is the first (or only) rank."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _finish_runs(name: str) -> dict[str, float]:
+    training: dict[str, float] = {}
+    for done in sorted((RUNS / name).glob("*/done.json")):
+        training |= read_json(done)
+        shutil.rmtree(done.parent)
+    return training
 
 
 def _cost(started: float) -> dict[str, float]:
