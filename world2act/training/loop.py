@@ -14,6 +14,8 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
     first = _resume(engine, ema, run)
     log.begin(first)
     seconds = {"data_s": 0.0, "compute_s": 0.0}
-    with _Bar(name, training.steps, first) as advance:
+    with _progress(name, training.steps, first) as advance:
         for step in range(first, training.steps):
             place = _place(base.seed, step, rank, ranks, training, engine.device)
             for group in engine.optimizer.param_groups:
@@ -156,22 +158,15 @@ def _check_finite(log: TrainingLog, name: str, step: int) -> None:
         )
 
 
-class _Bar:
+@contextmanager
+def _progress(name: str, steps: int, first: int) -> Iterator[Callable[[dict[str, float]], None]]:
     """A progress bar on rank 0 of a terminal, and nothing elsewhere."""
+    columns = [TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (is_main() and console.is_terminal)) as progress:
+        bar = progress.add_task(name, total=steps, completed=first, shown="")
 
-    def __init__(self, name: str, steps: int, first: int) -> None:
-        columns = [TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")]
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, disable=not (is_main() and console.is_terminal))
-        self._task = self._progress.add_task(name, total=steps, completed=first, shown="")
+        def advance(latest: dict[str, float]) -> None:
+            progress.update(bar, advance=1, shown=" ".join(f"{key} {value:.3g}" for key, value in latest.items()))
 
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __call__(self, latest: dict[str, float]) -> None:
-        shown = " ".join(f"{key} {value:.3g}" for key, value in latest.items())
-        self._progress.update(self._task, advance=1, shown=shown)
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        yield advance
