@@ -1,0 +1,64 @@
+"""Stage 1: labelled clips and what the frozen world model imagines for them → the shared space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from world2act.bridge.adapters import Bridge
+from world2act.bridge.contrast import Negatives, info_nce, similarity
+from world2act.bridge.pairs import Pairs
+from world2act.training.objective import Place, epoch_indices
+
+Batch = tuple[Pairs, Tensor, Tensor]
+
+
+class BridgeObjective:
+    """L = reconstruction MSE + weight · bidirectional InfoNCE, padding masked in both (World2Act §3.2)."""
+
+    def __init__(self, model: Bridge, pairs: Pairs, *, temperature: float, weight: float, hard_ratio: float, negatives: int, seed: int) -> None:
+        self.model = model
+        self._pairs, self._temperature, self._weight, self._seed = pairs, temperature, weight, seed
+        self._negatives = Negatives(pairs.groups, hard_ratio, negatives, "artifacts/skills/skills.parquet")
+
+    def batch(self, place: Place) -> Batch:
+        anchors = epoch_indices(len(self._pairs.lengths), place, self._seed)
+        negatives = self._negatives.draw(anchors, place.generator)
+        rows, places = torch.unique(torch.cat([anchors[:, None], negatives], dim=1), return_inverse=True)
+        drawn = self._pairs.select(rows)
+        moved = Pairs(drawn.latents.to(place.device), drawn.actions.to(place.device), drawn.lengths.to(place.device), drawn.groups)
+        places = places.to(place.device)
+        return moved, places[:, 0], places[:, 1:]
+
+    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+        pairs, anchors, negatives = batch
+        z_video, z_action, decoded = model(pairs.latents, pairs.actions)
+        real = torch.arange(pairs.actions.shape[1], device=place.device) < pairs.lengths[:, None]
+        error = (decoded - self.model.normalise(pairs.actions)).square().mean((-2, -1))
+        reconstruction = error[real].mean()
+        contrastive = info_nce(z_video, z_action, pairs.lengths, pairs.lengths, anchors, negatives, self._temperature)
+        cosine = similarity(z_video[anchors], z_action[anchors], pairs.lengths[anchors], pairs.lengths[anchors]).mean()
+        metrics = {"reconstruction": reconstruction.detach(), "contrastive": contrastive.detach(), "cosine": cosine.detach()}
+        return reconstruction + self._weight * contrastive, metrics
+
+
+@torch.no_grad()
+def retrieval_ranks(bridge: Bridge, pairs: Pairs) -> list[dict[str, float | int | str]]:
+    """For each clip, the rank of its own actions among all clips' and among those of its own skill; 1 is best.
+
+    Returns:
+        Rows with `prompt`, `rank`, `candidates`, `rank_same_skill`, `candidates_same_skill`, `cosine`.
+    """
+    z_video, z_action, _ = bridge(pairs.latents, pairs.actions)
+    scores = similarity(z_video[:, None], z_action[None], pairs.lengths[:, None], pairs.lengths[None])
+    rows = []
+    for i, prompt in enumerate(pairs.groups):
+        same = torch.tensor([group == prompt for group in pairs.groups])
+        as_good = scores[i] >= scores[i, i]  # itself included, so a tie counts against it
+        rows.append({
+            "prompt": prompt,
+            "rank": int(as_good.sum()), "candidates": len(same),
+            "rank_same_skill": int((as_good & same).sum()), "candidates_same_skill": int(same.sum()),
+            "cosine": float(scores[i, i]),
+        })  # fmt: skip
+    return rows

@@ -1,0 +1,155 @@
+"""Stage 2: the residual policy acts in the real simulator, and its actions are drawn towards what was imagined.
+
+Reward-free: nothing here reads whether a task succeeded, and no gradient passes through the simulator.
+Source: World2Act (arXiv 2603.10422) §3.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from world2act.bridge.contrast import Negatives, info_nce, similarity
+from world2act.errors import BadInput
+from world2act.policies.residual.policy import ResidualPolicy
+from world2act.sims.pool import EnvironmentPool
+from world2act.training.objective import Place
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """One initial state and the video tokens of what the world model imagined from it.
+
+    Attributes:
+        tokens: float32 (T, D): B_v of the imagined latents of all skills, conditioning latents left out, so that
+            token c stands for the consequence of the policy's chunk c.
+    """
+
+    task: str
+    seed: int
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """E episodes of T chunks, padded; chunk c of row e is real while c < lengths[e]."""
+
+    base_actions: Tensor  # float32 (E, T, M, A)
+    proprio: Tensor  # float32 (E, T, P), normalised
+    image: Tensor  # uint8 (E, T, H, W, 3)
+    targets: Tensor  # float32 (E, T, D)
+    lengths: Tensor  # int64 (E,)
+
+
+class PostTrainObjective:
+    """Bidirectional InfoNCE between imagined video tokens and the tokens of executed chunks.
+
+    Positive: the same environment. Hard negatives: the same task from other initial states.
+
+    Args:
+        slots: the task of every environment of all ranks; this rank's pool holds its share, in order.
+    """
+
+    def __init__(
+        self, policy: ResidualPolicy, pool: EnvironmentPool, slots: Sequence[str], imagined: Sequence[Imagined],
+        *, temperature: float, hard_ratio: float, updates_per_rollout: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.model = policy.model
+        self._policy, self._pool, self._slots = policy, pool, list(slots)
+        self._temperature, self._updates, self._seed = temperature, updates_per_rollout, seed
+        self._negatives = Negatives(self._slots, hard_ratio, len(self._slots) - 1, "params.yaml: post_train.environments")
+        self._states = {task: [state for state in imagined if state.task == task] for task in set(slots)}
+        for task, states in self._states.items():
+            if len(states) < self._slots.count(task):
+                raise BadInput(
+                    "artifacts/rollouts/rollouts.parquet", task, f"{len(states)} imagined initial states",
+                    f"at least the {self._slots.count(task)} environments of this task", "raise demos.post_training_per_task",
+                )  # fmt: skip
+        self._longest = max(len(state.tokens) for state in imagined)
+        self._rollouts: Rollouts | None = None
+
+    def batch(self, place: Place) -> tuple[Rollouts, Tensor, Tensor]:
+        """All ranks' rollouts, and this rank's anchors among them with their negatives."""
+        if place.step % self._updates == 0:
+            self._rollouts = _gather(self._collect(place))
+        if self._rollouts is None:
+            raise RuntimeError("a run can only continue where a rollout begins: see stages/post_train.py")
+        anchors = torch.arange(place.batch_size) + place.rank * place.batch_size
+        return self._rollouts, anchors, self._negatives.draw(anchors, place.generator)
+
+    def loss(self, model: nn.Module, batch: tuple[Rollouts, Tensor, Tensor], place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+        rollouts, anchors, negatives = batch
+        real = torch.arange(self._longest, device=place.device) < rollouts.lengths[:, None]
+        base_actions = rollouts.base_actions[real]
+        residual = model(base_actions, rollouts.proprio[real], rollouts.image[real])
+        tokens = self._tokens(base_actions + residual, real)
+        contrastive = info_nce(
+            rollouts.targets, tokens, rollouts.lengths, rollouts.lengths, anchors.to(place.device), negatives.to(place.device), self._temperature
+        )  # fmt: skip
+        with torch.no_grad():
+            cosine = similarity(rollouts.targets, tokens, rollouts.lengths, rollouts.lengths).mean()
+            base_cosine = similarity(rollouts.targets, self._tokens(base_actions, real), rollouts.lengths, rollouts.lengths).mean()
+        return contrastive, {"cosine": cosine, "cosine_base": base_cosine, "residual": residual.detach().abs().mean()}
+
+    def _tokens(self, actions: Tensor, real: Tensor) -> Tensor:
+        # the environment executes clipped actions; the gradient still has to find its way back into the box
+        executed = actions + (actions.clamp(-1, 1) - actions).detach()
+        bridge = self.model.bridge
+        tokens = bridge.action_adapter(bridge.normalise(executed))
+        return tokens.new_zeros(*real.shape, tokens.shape[-1]).masked_scatter(real[..., None], tokens)
+
+    def _collect(self, place: Place) -> Rollouts:
+        first = place.rank * place.batch_size
+        states = self._choose(place.step // self._updates)[first : first + place.batch_size]
+        observations = self._pool.reset({slot: state.seed for slot, state in enumerate(states)})
+        base_actions = np.zeros((len(states), self._longest, self._policy.chunk_length, self._policy.action_dim), np.float32)
+        proprio = torch.zeros(len(states), self._longest, len(observations[0].proprio))
+        image = torch.zeros(len(states), self._longest, *observations[0].images[self._policy.camera].shape, dtype=torch.uint8)
+        targets = torch.zeros(len(states), self._longest, states[0].tokens.shape[-1])
+        for slot, state in enumerate(states):
+            targets[slot, : len(state.tokens)] = state.tokens
+        for chunk in range(self._longest):
+            active = [slot for slot, state in enumerate(states) if chunk < len(state.tokens)]
+            seen = [observations[slot] for slot in active]
+            base = self._policy.base_chunks(seen, [noise_seed(self._seed, place.step, states[slot].seed, chunk) for slot in active])
+            base_actions[active, chunk] = base
+            seen_proprio, seen_image = self._policy.inputs(seen, torch.device("cpu"))
+            proprio[active, chunk], image[active, chunk] = seen_proprio, seen_image
+            executed = self._policy.correct(seen, base)
+            results = self._pool.step(dict(zip(active, executed, strict=True)), stop_at_success=False)
+            observations |= {slot: result.observation for slot, result in results.items()}
+        lengths = torch.tensor([len(state.tokens) for state in states])
+        device = place.device
+        return Rollouts(torch.from_numpy(base_actions).to(device), proprio.to(device), image.to(device), targets.to(device), lengths.to(device))
+
+    def _choose(self, round_: int) -> list[Imagined]:
+        """Initial states of all slots in this round: distinct within a task, each used equally often."""
+        chosen: dict[str, list[Imagined]] = {}
+        for task, states in self._states.items():
+            count, first = self._slots.count(task), round_ * self._slots.count(task)
+            per_epoch = len(states) // count * count
+            epoch, offset = divmod(first, per_epoch)
+            order = np.random.default_rng([self._seed, epoch, sorted(self._states).index(task)]).permutation(len(states))
+            chosen[task] = [states[i] for i in order[offset : offset + count]]
+        return [chosen[task].pop() for task in self._slots]
+
+
+def noise_seed(*parts: int) -> int:
+    """A seed for the base policy's sampling noise, different for every rollout, episode and chunk."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
+
+
+def _gather(own: Rollouts) -> Rollouts:
+    """The rollouts of all ranks, one behind another by rank."""
+
+    def gather(tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    return Rollouts(*map(gather, (own.base_actions, own.proprio, own.image, own.targets, own.lengths)))
