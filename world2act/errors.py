@@ -25,6 +25,10 @@ class BadInput(World2ActError):
         place = f"{where}: {key}" if key else f"{where}"
         super().__init__(f"{place}\n  found:    {found}\n  expected: {expected}\n  remedy:   {remedy}")
 
+    def __reduce__(self) -> tuple[type[BadInput], tuple[object, ...]]:
+        """Between processes, the fields travel and not the message."""
+        return type(self), (self.where, self.key, self.found, self.expected, self.remedy)
+
 
 class GateFailed(World2ActError):
     """A gate is red: the artifact is not fit for what reads it."""

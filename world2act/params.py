@@ -66,6 +66,7 @@ class Demos(Section):
     test_per_task: Count
     heldout_share: Share
     action_noise: Annotated[float, Field(ge=0)]
+    noise_steps: Count
     settle_steps: Annotated[int, Field(ge=0)]
     max_steps: Count
 

@@ -1,0 +1,15 @@
+"""demos: parameters → artifacts/demos, expert demonstrations and initial states (docs/artifacts.md)."""
+
+from world2act.data.demonstrations import make_demonstrations
+from world2act.params import Params
+from world2act.stage import ARTIFACTS, Metrics, run_stage
+from world2act.storage import atomic_directory
+
+
+def main(params: Params) -> Metrics:
+    with atomic_directory(ARTIFACTS / "demos") as directory:
+        return make_demonstrations(params.demos, params.base.seed, params.base.workers, directory)
+
+
+if __name__ == "__main__":
+    run_stage("demos", main)

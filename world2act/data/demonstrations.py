@@ -1,0 +1,240 @@
+"""Demonstrations from a simulator's scripted experts: parameters in, artifacts/demos out.
+
+Four sets, disjoint by seed: `labelled` and `video_only` episodes (LeRobot v3), and the initial states of the sets
+`post_training` and `test`. Episodes come from several processes and are written in an order, and with a content,
+that do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import track
+
+from world2act.data.episodes import EncodedEpisode, Episode, encode
+from world2act.data.lerobot_v3 import IMAGES, DatasetWriter, array_feature, image_feature
+from world2act.errors import BadInput, InfrastructureError
+from world2act.params import Camera, Demos
+from world2act.sims.base import Environment, load_simulator
+from world2act.storage import write_parquet
+
+SETS = ("labelled", "video_only", "post_training", "test")
+INITIAL_STATES = pa.schema(
+    [
+        ("set", pa.string()), ("task", pa.string()), ("seed", pa.int64()),
+        ("instruction", pa.string()), ("scene", pa.list_(pa.float32())),
+    ]
+)
+STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
+_SEEDS_PER_SET = 1_000_000
+_ATTEMPTS = 10
+_AFTER_SUCCESS = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode, or one initial state, to make. `seeds` are tried in order until the expert succeeds."""
+
+    set: str
+    task: str
+    seeds: tuple[int, ...]
+    demos: Demos
+
+
+@dataclass
+class Made:
+    """What a job gave: an episode or, in a set of initial states, the scene; and how many attempts failed."""
+
+    episode: EncodedEpisode | None
+    initial_state: dict[str, Any] | None
+    failed: int
+
+
+def set_seed(base_seed: int, name: str, index: int) -> int:
+    """The scene seed `index` of a set; two sets never share one.
+
+    Raises:
+        ValueError: `index` runs into the next set's seeds.
+    """
+    if not 0 <= index < _SEEDS_PER_SET:
+        raise ValueError(f"seed index {index} of set {name} is not below {_SEEDS_PER_SET}")
+    return (base_seed * len(SETS) + SETS.index(name)) * _SEEDS_PER_SET + index
+
+
+def plan(demos: Demos, base_seed: int, name: str) -> list[Job]:
+    """The jobs of a set: tasks interleaved, attempt r of the i-th episode of a task at seed index i + r * n."""
+    count = getattr(demos, f"{name}_per_task")
+    return [
+        Job(name, task, tuple(set_seed(base_seed, name, i + attempt * count) for attempt in range(_ATTEMPTS)), demos)
+        for i in range(count)
+        for task in demos.tasks
+    ]
+
+
+def make_demonstrations(demos: Demos, base_seed: int, workers: int, directory: Path) -> dict[str, Any]:
+    """Fill `directory` with the four sets.
+
+    Returns:
+        Metrics: episodes, frames and mean length a set, and the expert's failures, in all and by task.
+
+    Raises:
+        BadInput: unknown simulator, task or camera.
+        InfrastructureError: no renderer, blank frames, a dead process, or an expert that keeps failing.
+    """
+    simulator = load_simulator(demos.simulator)
+    for task in demos.tasks:
+        if task not in simulator.TASKS:
+            raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(simulator.TASKS)}", "correct the task's name")
+    if len(set(demos.tasks)) < len(demos.tasks):
+        raise BadInput("params.yaml", "demos.tasks", demos.tasks, "every task once", "remove the repeated task")
+    metrics: dict[str, Any] = {}
+    failed: Counter[str] = Counter({task: 0 for task in demos.tasks})
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for name in ("labelled", "video_only"):
+            made = _run(pool, plan(demos, base_seed, name), name)
+            lengths = _write_dataset(directory / name, simulator, demos, name, made, failed)
+            metrics |= {f"{name}_episodes": len(lengths), f"{name}_frames": sum(lengths)}
+            metrics[f"{name}_mean_length"] = sum(lengths) / len(lengths)
+        states = [
+            made.initial_state
+            for name in ("post_training", "test")
+            for made in _run(pool, plan(demos, base_seed, name), name)
+        ]
+    write_parquet(directory / "initial_states.parquet", states, INITIAL_STATES)
+    return metrics | {"initial_states": len(states), "expert_failures": failed.total(), "expert_failures_by_task": dict(failed)}
+
+
+def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], name: str) -> Iterator[Made]:
+    """Run the jobs of a set and yield their results in the order of the jobs."""
+    console = Console(stderr=True)
+    try:
+        yield from track(pool.map(run_job, jobs), name, len(jobs), console=console, disable=not console.is_terminal)
+    except BrokenProcessPool as error:
+        raise InfrastructureError(
+            f"demonstrations of set {name}\n  found:    a simulator process died\n  expected: every process alive to the end"
+            "\n  remedy:   run the stage again, with fewer base.workers if memory ran out"
+        ) from error
+
+
+def run_job(job: Job) -> Made:
+    """Make one episode or initial state, in this process."""
+    demos = job.demos
+    environment = _environment(demos.simulator, job.task, demos.camera, demos.image_size, demos.settle_steps)
+    if job.set in ("post_training", "test"):
+        environment.reset(job.seeds[0])
+        observation = environment.observe()
+        state = {"set": job.set, "task": job.task, "seed": job.seeds[0], "instruction": observation.instruction}
+        return Made(None, state | {"scene": observation.scene}, 0)
+    for failed, seed in enumerate(job.seeds):
+        episode = demonstrate(environment, seed, demos)
+        if episode is not None:
+            if job.set == "video_only":
+                del episode.arrays[ACTION], episode.arrays[EXECUTED]
+            return Made(encode(episode), None, failed)
+    raise InfrastructureError(
+        f"demonstrations of {job.task}\n  found:    the expert failed from each of the seeds {job.seeds}"
+        f"\n  expected: success within demos.max_steps = {demos.max_steps}"
+        "\n  remedy:   raise demos.max_steps, lower demos.action_noise, or leave the task out"
+    )
+
+
+def demonstrate(environment: Environment, seed: int, demos: Demos) -> Episode | None:
+    """Let the expert act under noise from the scene of `seed`, until shortly after it has succeeded.
+
+    The noise is held for some steps, so that the arm really strays and the expert's recovery is seen. The label
+    of every state is the expert's clean action for it.
+
+    Returns:
+        The episode, or None where the expert did not succeed within `demos.max_steps`.
+    """
+    noise = np.random.default_rng([seed, zlib.crc32(environment.task.name.encode())])
+    environment.reset(seed)
+    observations, actions, executed = [], [], []
+    disturbance = np.zeros(environment.embodiment.action_dim)
+    end = demos.max_steps
+    for step in range(demos.max_steps + _AFTER_SUCCESS):
+        if step >= end:
+            break
+        if step % demos.noise_steps == 0:
+            disturbance = noise.normal(0, demos.action_noise, disturbance.shape)
+        observations.append(environment.observe())
+        actions.append(environment.expert_action())
+        executed.append(np.clip(actions[-1] + disturbance, -1, 1).astype(np.float32))
+        if environment.step(executed[-1]) and end == demos.max_steps:
+            end = step + 1 + _AFTER_SUCCESS
+    if end == demos.max_steps:
+        return None
+    images = {name: np.stack([o.images[name] for o in observations]) for name in observations[0].images}
+    _check_frames_vary(environment.task.name, seed, images)
+    arrays = {
+        STATE: np.stack([o.proprio for o in observations]),
+        SCENE: np.stack([o.scene for o in observations]),
+        ACTION: np.stack(actions),
+        EXECUTED: np.stack(executed),
+    }
+    return Episode(environment.task.name, environment.task.instruction, seed, images, arrays)
+
+
+def _check_frames_vary(task: str, seed: int, images: dict[str, np.ndarray]) -> None:
+    for camera, frames in images.items():
+        still = int((frames[1:] == frames[:-1]).all(axis=(1, 2, 3)).sum())
+        if still > len(frames) // 2:
+            raise InfrastructureError(
+                f"{task}, seed {seed}, camera {camera}\n  found:    {still} of {len(frames)} frames equal the one before"
+                "\n  expected: pictures that follow the moving arm\n  remedy:   run the stage again in a fresh process"
+            )
+
+
+def _write_dataset(
+    path: Path, simulator: Any, demos: Demos, name: str, made: Iterator[Made], failed: Counter[str]
+) -> list[int]:
+    embodiment = simulator.EMBODIMENT
+    features = {
+        IMAGES + demos.camera.name: image_feature(demos.image_size, demos.image_size),
+        STATE: array_feature(embodiment.proprio_names),
+        SCENE: array_feature(simulator.SCENE_NAMES),
+    }
+    if name == "labelled":
+        features |= {ACTION: array_feature(embodiment.action_names), EXECUTED: array_feature(embodiment.action_names)}
+    extra = {
+        "simulator": demos.simulator, "camera": demos.camera.model_dump(mode="json"), "image_convention": simulator.IMAGE_CONVENTION,
+        "renderer": simulator.RENDERER, "settle_steps": demos.settle_steps, "action_noise": demos.action_noise,
+        "noise_steps": demos.noise_steps, "max_steps": demos.max_steps, "set": name,
+    }
+    path.mkdir()
+    lengths: list[int] = []
+    with DatasetWriter(path, features=features, fps=embodiment.control_hz, robot_type=embodiment.name, extra=extra) as writer:
+        for result in made:
+            assert result.episode is not None
+            writer.add(result.episode)
+            lengths.append(result.episode.length)
+            failed[result.episode.task] += result.failed
+        writer.set_splits(heldout_split(len(lengths), len(demos.tasks), demos.heldout_share))
+    return lengths
+
+
+def heldout_split(episodes: int, tasks: int, share: float) -> dict[str, range]:
+    """The last `share` of the episodes, whole rounds of the interleaved tasks, is held out; both parts get a round."""
+    rounds = episodes // tasks
+    if rounds < 2:
+        raise BadInput("params.yaml", "demos", f"{rounds} episode a task", "at least 2: one to train on, one held out", "raise it")
+    first = episodes - tasks * min(max(round(rounds * share), 1), rounds - 1)
+    return {"train": range(first), "heldout": range(first, episodes)}
+
+
+@cache
+def _environment(simulator: str, task: str, camera: Camera, image_size: int, settle_steps: int) -> Environment:
+    """One environment a task and process, for its whole life."""
+    return load_simulator(simulator).make_environment(task, camera=camera, image_size=image_size, settle_steps=settle_steps)

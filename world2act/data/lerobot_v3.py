@@ -1,0 +1,292 @@
+"""LeRobotDataset v3.0: episodes in, a dataset directory out, and back.
+
+The layout is LeRobot's own (meta/info.json, stats.json, tasks.parquet, episodes/, data/; frames as PNG in parquet,
+one row group an episode), with two additions that LeRobot's reader passes over: `world2act` in info.json, and the
+columns `task_key` and `seed` of the episodes. Unlike LeRobot's writer, the same episodes always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from world2act.data.episodes import EncodedEpisode, array_statistics, image_statistics
+from world2act.errors import BadInput
+from world2act.storage import read_json, read_parquet, write_json
+
+VERSION = "v3.0"
+IMAGES = "observation.images."
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_CHUNK_FILES, _DATA_MB, _VIDEO_MB = 1000, 100, 200
+_PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_INDICES = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
+_REMEDY = "restore it with `dvc checkout`, or delete it and run `dvc repro` to make it again"
+
+
+class DatasetWriter:
+    """Write episodes one by one; the metadata is written when the `with` block ends without an error.
+
+    Args:
+        path: an empty directory.
+        features: name → LeRobot feature (`dtype` "float32" or "image", `shape`, `names`).
+        fps: frames a second; one frame a control step.
+        robot_type: the embodiment's name.
+        extra: what stands under `world2act` in info.json.
+    """
+
+    def __init__(
+        self, path: Path, *, features: Mapping[str, dict[str, Any]], fps: int, robot_type: str, extra: Mapping[str, Any]
+    ) -> None:
+        self._path, self._fps, self._robot_type, self._extra = path, fps, robot_type, dict(extra)
+        self._features = dict(sorted(features.items()))
+        self._schema = _data_schema(self._features)
+        self._splits: dict[str, str] = {}
+        self._tasks: dict[str, int] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._arrays: dict[str, list[np.ndarray]] = {}
+        self._histograms: dict[str, np.ndarray] = {}
+        self._frames = self._file = 0
+        self._parquet: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._parquet:
+            self._parquet.close()
+        if kind is None:
+            self._write_metadata()
+
+    def set_splits(self, splits: Mapping[str, range]) -> None:
+        """Name contiguous ranges of episodes."""
+        self._splits = {name: f"{episodes.start}:{episodes.stop}" for name, episodes in splits.items()}
+
+    def add(self, episode: EncodedEpisode) -> None:
+        """Append one episode."""
+        index, length = len(self._rows), episode.length
+        task_index = self._tasks.setdefault(episode.instruction, len(self._tasks))
+        frame_index = np.arange(length)
+        columns: dict[str, Any] = {
+            "timestamp": (frame_index / self._fps).astype(np.float32),
+            "frame_index": frame_index,
+            "episode_index": np.full(length, index),
+            "index": self._frames + frame_index,
+            "task_index": np.full(length, task_index),
+        }
+        statistics = {name: array_statistics(values[:, None]) for name, values in columns.items()}
+        for name, feature in self._features.items():
+            if feature["dtype"] == "image":
+                camera = name.removeprefix(IMAGES)
+                columns[name] = [{"bytes": png, "path": f"frame-{i:06d}.png"} for i, png in enumerate(episode.pngs[camera])]
+                statistics[name] = image_statistics(episode.histograms[camera], length)
+                self._histograms[name] = self._histograms.get(name, 0) + episode.histograms[camera]
+            else:
+                values = np.ascontiguousarray(episode.arrays[name], np.float32)
+                columns[name] = pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+                statistics[name] = array_statistics(values)
+        for name, values in columns.items():
+            if name not in self._histograms:
+                numbers = episode.arrays[name] if name in episode.arrays else values[:, None]
+                self._arrays.setdefault(name, []).append(numbers)
+        self._data_file().write_table(pa.table([columns[f.name] for f in self._schema], schema=self._schema), row_group_size=length)
+        chunk, file = divmod(self._file, _CHUNK_FILES)
+        self._rows.append(
+            {
+                "episode_index": index, "tasks": [episode.instruction], "length": length,
+                "dataset_from_index": self._frames, "dataset_to_index": self._frames + length,
+                "data/chunk_index": chunk, "data/file_index": file,
+                "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0,
+                "task_key": episode.task, "seed": episode.seed,
+            }
+            | {f"stats/{name}/{key}": value for name in sorted(statistics) for key, value in sorted(statistics[name].items())}
+        )
+        self._frames += length
+
+    def _data_file(self) -> pq.ParquetWriter:
+        """The file being written; a new one once it has grown beyond the size LeRobot recommends."""
+        place = divmod(self._file, _CHUNK_FILES)
+        path = self._path / DATA_PATH.format(chunk_index=place[0], file_index=place[1])
+        if self._parquet and path.stat().st_size > _DATA_MB * 2**20:
+            self._parquet.close()
+            self._parquet = None
+            self._file += 1
+            return self._data_file()
+        if self._parquet is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._parquet = pq.ParquetWriter(path, self._schema, compression="snappy")
+        return self._parquet
+
+    def _write_metadata(self) -> None:
+        if not self._rows:
+            raise BadInput(self._path, "", "no episode", "at least one episode", "raise the number of episodes in params.yaml")
+        statistics = {name: array_statistics(np.concatenate(parts)) for name, parts in self._arrays.items()}
+        statistics |= {name: image_statistics(histogram, self._frames) for name, histogram in self._histograms.items()}
+        indices = {name: {"dtype": dtype, "names": None, "shape": [1]} for name, dtype in _INDICES.items()}
+        info = {
+            "codebase_version": VERSION, "robot_type": self._robot_type, "fps": self._fps,
+            "features": self._features | indices, "splits": self._splits,
+            "total_episodes": len(self._rows), "total_frames": self._frames, "total_tasks": len(self._tasks),
+            "chunks_size": _CHUNK_FILES, "data_files_size_in_mb": _DATA_MB, "video_files_size_in_mb": _VIDEO_MB,
+            "data_path": DATA_PATH, "video_path": None, "world2act": self._extra,
+        }
+        write_json(self._path / "meta/info.json", info)
+        write_json(self._path / "meta/stats.json", statistics)
+        tasks = pa.table({"task_index": pa.array(self._tasks.values(), pa.int64()), "task": list(self._tasks)})
+        pandas = {
+            "index_columns": ["task"], "column_indexes": [], "pandas_version": None,
+            "columns": [
+                {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+                for name, kind, numpy in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+            ],
+        }
+        pq.write_table(tasks.replace_schema_metadata({"pandas": json.dumps(pandas)}), self._path / "meta/tasks.parquet")
+        episodes = self._path / EPISODES_PATH.format(chunk_index=0, file_index=0)
+        episodes.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(self._rows), episodes)
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One row of the episodes table. `subset` is the split the episode belongs to, "" where there is none."""
+
+    index: int
+    task: str
+    instruction: str
+    seed: int
+    length: int
+    subset: str
+
+
+class EpisodeDataset:
+    """Read a dataset, one row group at a time.
+
+    Attributes:
+        path: its directory.
+        info: meta/info.json.
+        features: name → feature.
+        fps: frames a second.
+        episodes: the records, by index.
+        lengths: frames an episode.
+        splits: split name → range of episodes.
+        cameras: names of the image features, without their prefix.
+    """
+
+    def __init__(self, path: Path, info: dict[str, Any], episodes: list[EpisodeRecord], places: list[tuple[Path, int]]) -> None:
+        self.path, self.info, self.episodes, self._places = path, info, episodes, places
+        self.features: dict[str, dict[str, Any]] = info["features"]
+        self.fps: int = info["fps"]
+        self.lengths = [episode.length for episode in episodes]
+        self.splits = _splits(path, info)
+        self.cameras = [name.removeprefix(IMAGES) for name in self.features if name.startswith(IMAGES)]
+        self._file = cache(pq.ParquetFile)
+
+    @classmethod
+    def open(cls, path: str | Path) -> EpisodeDataset:
+        """Open the dataset in `path`.
+
+        Raises:
+            BadInput: a file is missing, damaged or of another version, or holds no episode.
+        """
+        root = Path(path)
+        info = read_json(root / "meta/info.json")
+        if info.get("codebase_version") != VERSION:
+            raise BadInput(root / "meta/info.json", "codebase_version", info.get("codebase_version"), VERSION, "convert the dataset to v3.0")
+        splits = _splits(root, info)
+        rows: list[dict[str, Any]] = []
+        for file in sorted((root / "meta/episodes").glob("*/*.parquet")):
+            table = read_parquet(file, ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "task_key", "seed"])
+            rows += table.to_pylist()
+        if [row["episode_index"] for row in rows] != list(range(info["total_episodes"])) or not rows:
+            found = f"{len(rows)} episodes"
+            raise BadInput(root / "meta/episodes", "episode_index", found, f"{info['total_episodes']} episodes in order, at least one", _REMEDY)
+        records, places, groups = [], [], {}
+        for i, row in enumerate(rows):
+            file = root / info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+            groups[file] = groups.get(file, -1) + 1
+            subset = next((name for name, episodes in splits.items() if i in episodes), "")
+            records.append(EpisodeRecord(i, row["task_key"], row["tasks"][0], row["seed"], row["length"], subset))
+            places.append((file, groups[file]))
+        return cls(root, info, records, places)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def episode(self, index: int) -> dict[str, np.ndarray]:
+        """All features of an episode: frames uint8 (T, H, W, 3), arrays float32 (T, D), indices (T,)."""
+        return self.columns(index, list(self.features))
+
+    def columns(self, index: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Some features of an episode, shaped as in `episode`; frames are read only where they are named."""
+        table = self._read(index, names)
+        return {name: self._decode(index, table[name], name) for name in names}
+
+    def frames(self, index: int, camera: str, which: Sequence[int] | None = None) -> np.ndarray:
+        """Frames `which` (all of them without it) of one camera of an episode, uint8 (N, H, W, 3)."""
+        name = IMAGES + camera
+        column = self._read(index, [name])[name]
+        return self._decode(index, column if which is None else column.take(pa.array(which)), name)
+
+    def _read(self, index: int, names: Sequence[str]) -> pa.Table:
+        file, group = self._places[index]
+        for name in names:
+            if name not in self.features:
+                raise BadInput(self.path / "meta/info.json", f"features.{name}", sorted(self.features), "this feature", _REMEDY)
+        if not file.exists():
+            raise BadInput(file, "", "nothing", f"the data of episode {index}", _REMEDY)
+        try:
+            table = self._file(file).read_row_group(group, columns=list(names))
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(file, f"episode {index}", str(error).splitlines()[0], "a whole parquet file", _REMEDY) from error
+        if len(table) != self.lengths[index]:
+            raise BadInput(file, f"row group {group}", f"{len(table)} rows", f"episode {index}'s {self.lengths[index]} frames", _REMEDY)
+        return table
+
+    def _decode(self, index: int, column: pa.ChunkedArray, name: str) -> np.ndarray:
+        if self.features[name]["dtype"] != "image":
+            values = column.combine_chunks()
+            return values.flatten().to_numpy().reshape(len(values), -1) if pa.types.is_fixed_size_list(values.type) else values.to_numpy()
+        try:
+            return np.stack([np.asarray(Image.open(io.BytesIO(png["bytes"]))) for png in column.to_pylist()])
+        except OSError as error:
+            raise BadInput(self._places[index][0], f"episode {index}, {name}", str(error), "PNG frames", _REMEDY) from error
+
+
+def image_feature(height: int, width: int) -> dict[str, Any]:
+    return {"dtype": "image", "names": ["height", "width", "channels"], "shape": [height, width, 3]}
+
+
+def array_feature(names: Sequence[str]) -> dict[str, Any]:
+    return {"dtype": "float32", "names": list(names), "shape": [len(names)]}
+
+
+def _data_schema(features: Mapping[str, dict[str, Any]]) -> pa.Schema:
+    """The arrow schema, and the metadata by which the `datasets` library knows images from structs."""
+    fields = [
+        pa.field(name, _PNG if feature["dtype"] == "image" else pa.list_(pa.float32(), feature["shape"][0]))
+        for name, feature in features.items()
+    ]
+    fields += [pa.field(name, pa.type_for_alias(dtype)) for name, dtype in _INDICES.items()]
+    kinds: dict[str, Any] = {name: {"_type": "Value", "dtype": dtype} for name, dtype in _INDICES.items()}
+    for name, feature in features.items():
+        sequence = {"_type": "Sequence", "feature": {"_type": "Value", "dtype": "float32"}, "length": feature["shape"][0]}
+        kinds[name] = {"_type": "Image"} if feature["dtype"] == "image" else sequence
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": kinds}}, sort_keys=True)})
+
+
+def _splits(path: Path, info: Mapping[str, Any]) -> dict[str, range]:
+    try:
+        return {name: range(*map(int, text.split(":"))) for name, text in info["splits"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(path / "meta/info.json", "splits", info.get("splits"), 'ranges of episodes such as "0:40"', _REMEDY) from error

@@ -1,0 +1,199 @@
+"""Meta-World 3.1 behind the Environment contract: Sawyer arm, scripted experts, our own off-screen rendering.
+
+Three traps of this simulator are closed here:
+
+- After an environment has been freed, a newer one renders nothing, without an error. Nothing is freed before its
+  process ends, and a frame without contrast raises.
+- Right after Meta-World's reset the picture shows the previous episode's scene, and some state survives a reset.
+  `reset` restores the model first and lets the scene settle.
+- Stock cameras see too much and stand upside down: the camera's pose is a parameter, frames are rotated by 180°.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+os.environ.setdefault("MUJOCO_GL", "osmesa")
+os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering of small frames is slower on more threads
+
+import numpy as np
+
+from world2act.errors import BadInput, InfrastructureError
+from world2act.params import Camera
+from world2act.sims.base import Embodiment, Observation, Task
+
+_PACKAGES = {"osmesa": "libosmesa6", "egl": "libegl1 libgl1"}
+
+
+def _no_renderer(error: BaseException) -> InfrastructureError:
+    backend = os.environ["MUJOCO_GL"]
+    packages = _PACKAGES.get(backend, "libosmesa6")
+    return InfrastructureError(
+        f"MuJoCo's off-screen renderer\n  found:    MUJOCO_GL={backend} does not load ({error})"
+        f"\n  expected: the Debian package {packages}, or another MUJOCO_GL (osmesa, egl)"
+        f"\n  remedy:   sudo apt-get install --no-install-recommends {packages}"
+    )
+
+
+try:
+    import mujoco
+except ModuleNotFoundError:
+    raise
+except (ImportError, AttributeError, OSError, RuntimeError) as error:
+    raise _no_renderer(error) from error
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from metaworld import policies
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+warnings.filterwarnings("ignore", message="Constant.* may be too high", module="metaworld")  # experts are clipped here
+
+EMBODIMENT = Embodiment(
+    name="sawyer",
+    action_names=("delta_x", "delta_y", "delta_z", "gripper_effort"),
+    proprio_names=("ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m"),
+    control_hz=80,
+)
+IMAGE_CONVENTION = "rotated by 180 degrees: the arm stands at the far side, up is up"
+RENDERER = f"{os.environ['MUJOCO_GL']}, no multisampling, no shadows, no reflections"
+SCENE_NAMES = tuple(f"{what}_{axis}_m" for what in ("object", "second_object", "target") for axis in "xyz")
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("assembly", "pick up the ring by its handle and place it over the peg", prehensile=True),
+        Task("button-press-topdown", "press the button down", prehensile=False),
+        Task("coffee-pull", "grasp the mug and pull it away from the coffee machine", prehensile=True),
+        Task("coffee-push", "grasp the mug and push it under the coffee machine", prehensile=True),
+        Task("door-open", "pull the door open", prehensile=False),
+        Task("hammer", "pick up the hammer and drive the nail into the block", prehensile=True),
+        Task("pick-place", "pick up the puck and hold it at the target", prehensile=True),
+        Task("plate-slide", "slide the plate into the cabinet", prehensile=False),
+        Task("push", "grasp the puck and push it to the target", prehensile=True),
+        Task("sweep-into", "grasp the cube and sweep it into the hole", prehensile=True),
+        Task("window-open", "slide the window open", prehensile=False),
+    )
+}
+
+_OPEN_WIDTH_M = 0.1  # Meta-World's own divisor of the finger distance, observation 3
+_REST = np.array([0.0, 0.0, 0.0, -1.0])
+_MODEL_STATE = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "geom_rgba", "site_rgba")
+_HIDDEN_GROUP = 5
+_MIN_CONTRAST = 1.0
+_alive: list[object] = []
+
+
+def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps: int) -> MetaWorld:
+    """Make the environment of one task.
+
+    Args:
+        task: a key of `TASKS`.
+        camera: a camera of the model, and the pose to move it to.
+        image_size: pixels a side of the observations.
+        settle_steps: control steps at rest, gripper open, between reset and control step 0.
+
+    Raises:
+        BadInput: unknown task or camera.
+        InfrastructureError: no renderer.
+    """
+    if task not in TASKS:
+        raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(TASKS)}", "correct the task's name")
+    return MetaWorld(TASKS[task], camera, image_size, settle_steps)
+
+
+class MetaWorld:
+    """One Meta-World task; see `world2act.sims.base.Environment`. The same seed gives the same episode, whatever ran
+    in this environment before."""
+
+    embodiment = EMBODIMENT
+
+    def __init__(self, task: Task, camera: Camera, image_size: int, settle_steps: int) -> None:
+        self.task, self._camera, self._size, self._settle_steps = task, camera, image_size, settle_steps
+        self._env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task.name}-v3-goal-observable"](seed=0)
+        self._env._freeze_rand_vec = False
+        self._env.seeded_rand_vec = True
+        self._expert = getattr(policies, f"Sawyer{task.name.title().replace('-', '')}V3Policy")()
+        self._model, self._data = self._env.model, self._env.data
+        self._model.vis.quality.offsamples = 0
+        self._place_camera()
+        self._pristine = {name: getattr(self._model, name).copy() for name in _MODEL_STATE}
+        self._groups = self._model.geom_group.copy()
+        self._renderers: dict[int, mujoco.Renderer] = {}
+        self._state = np.zeros(39)
+        _alive.append(self)
+
+    def reset(self, seed: int) -> None:
+        for name, value in self._pristine.items():
+            getattr(self._model, name)[:] = value
+        mujoco.mj_resetData(self._model, self._data)
+        mujoco.mj_forward(self._model, self._data)
+        self._env.seed(seed)
+        self._state, _ = self._env.reset()
+        for _ in range(self._settle_steps):
+            self._state, *_ = self._env.step(_REST)
+        mujoco.mj_forward(self._model, self._data)
+
+    def observe(self) -> Observation:
+        proprio = np.append(self._state[:3], self.gripper_opening()).astype(np.float32)
+        return Observation({self._camera.name: self.render(self._size)}, proprio, self.task.instruction, self.scene())
+
+    def scene(self) -> np.ndarray:
+        """Positions of the object, a second object and the target, metres, float32 (9,); zeros where there is none."""
+        return np.concatenate([self._state[4:7], self._state[11:14], self._state[36:39]]).astype(np.float32)
+
+    def step(self, action: np.ndarray) -> bool:
+        self._state, _, _, _, info = self._env.step(np.clip(np.asarray(action, np.float64), -1, 1))
+        return bool(info["success"])
+
+    def expert_action(self) -> np.ndarray:
+        return np.clip(self._expert.get_action(self._state), -1, 1).astype(np.float32)
+
+    def gripper_opening(self) -> float:
+        return float(self._state[3]) * _OPEN_WIDTH_M
+
+    def render(self, size: int) -> np.ndarray:
+        renderer = self._renderers.get(size) or self._make_renderer(size)
+        self._hide_what_is_out_of_view()
+        renderer.update_scene(self._data, self._camera.name)
+        frame = renderer.render(out=np.zeros((size, size, 3), np.uint8))
+        if frame.std() < _MIN_CONTRAST:
+            raise InfrastructureError(
+                f"{self.task.name}: the renderer gave a blank frame\n  found:    contrast {frame.std():.3f}"
+                f"\n  expected: at least {_MIN_CONTRAST}\n  remedy:   run the stage again in a fresh process"
+            )
+        return np.ascontiguousarray(frame[::-1, ::-1])
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def _place_camera(self) -> None:
+        names = [self._model.camera(i).name for i in range(self._model.ncam)]
+        if self._camera.name not in names:
+            raise BadInput("params.yaml", "demos.camera.name", self._camera.name, f"one of {names}", "name a camera of the model")
+        camera = self._model.camera(self._camera.name)
+        camera.pos[:] = self._camera.position_m
+        camera.fovy[:] = self._camera.fovy_deg
+
+    def _make_renderer(self, size: int) -> mujoco.Renderer:
+        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = size
+        try:
+            renderer = mujoco.Renderer(self._model, size, size)
+        except (RuntimeError, AttributeError, OSError, mujoco.FatalError) as error:
+            raise _no_renderer(error) from error
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = False
+        self._renderers[size] = renderer
+        return renderer
+
+    def _hide_what_is_out_of_view(self) -> None:
+        """Skip geoms whose bounding sphere lies outside the camera's cone: the same pixels, a quarter less time."""
+        camera = self._data.camera(self._camera.name)
+        local = (self._data.geom_xpos - camera.xpos) @ camera.xmat.reshape(3, 3)
+        half = np.tan(np.radians(self._camera.fovy_deg) / 2)
+        outside = (np.abs(local[:, :2]) + local[:, 2:] * half) / np.hypot(1, half)  # metres beyond the cone's planes
+        bounded = self._model.geom_rbound > 0  # a plane has no bound
+        hidden = bounded & (outside > self._model.geom_rbound[:, None]).any(1)
+        self._model.geom_group[:] = np.where(hidden, _HIDDEN_GROUP, self._groups)

@@ -1,0 +1,62 @@
+"""Prompts meet frames: a provider's answer in, skill clips on the latent grid out, or the reason for a discard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from world2act.skills.language import END, Answer, Request
+
+GRID = 4
+"""Frames a latent; a clip spans a whole number of latents and an action chunk a latent (World2Act, M = 4)."""
+
+
+@dataclass(frozen=True)
+class Skill:
+    """A clip of frames `start..end`, both inclusive, on the grid; `raw_end` is where it ended before."""
+
+    start: int
+    end: int
+    raw_end: int
+    prompt: str
+
+
+class Discard(Exception):
+    """The episode's prompts and events do not match; the message is the reason."""
+
+
+def align(request: Request, answer: Answer) -> list[Skill]:
+    """Turn an answer into contiguous skills, whoever gave it.
+
+    Inner boundaries move to the nearest grid point; the last end moves back to one, never past the last frame.
+
+    Raises:
+        Discard: the answer names an event that was not given, goes back in time, ends anywhere but last at the end
+            of the episode, has an empty prompt, or leaves a skill without a whole latent after its first frame.
+    """
+    if answer.refusal or not answer.segments:
+        raise Discard(answer.refusal or "no prompt")
+    skills: list[Skill] = []
+    start = 0
+    for i, segment in enumerate(answer.segments):
+        last = i == len(answer.segments) - 1
+        raw_end = _frame(request, segment.ends_at, last)
+        if not segment.prompt.strip():
+            raise Discard(f"prompt {i} is empty")
+        if skills and raw_end <= skills[-1].raw_end:
+            raise Discard(f"prompt {i} ends at frame {raw_end}, not after frame {skills[-1].raw_end}")
+        end = raw_end // GRID * GRID if last else (raw_end + GRID // 2) // GRID * GRID
+        if end - start < GRID:
+            raise Discard(f"prompt {i} spans frames {start} to {end}: shorter than one latent")
+        skills.append(Skill(start, end, raw_end, segment.prompt.strip()))
+        start = end
+    return skills
+
+
+def _frame(request: Request, ends_at: int | str, last: bool) -> int:
+    if ends_at == END:
+        if not last:
+            raise Discard("a prompt before the last one ends at the end of the episode")
+        return request.frames - 1
+    if isinstance(ends_at, bool) or not isinstance(ends_at, int) or not 0 <= ends_at < len(request.events):
+        raise Discard(f"event {ends_at!r} was not among the {len(request.events)} given")
+    return request.events[ends_at].frame
