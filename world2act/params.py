@@ -172,6 +172,90 @@ class Evaluate(Section):
     video_size: Count
 
 
+class GateDemos(Section):
+    """contrast and change in grey levels of 255; shares of variance explained, at least."""
+
+    contrast: Positive
+    change: Positive
+    motion_explained: Share
+    scene_r2: float
+
+
+class GateSkills(Section):
+    """synchronised: the share of episodes of a task that were split rather than discarded, at least."""
+
+    synchronised: Share
+
+
+class GateTokenizer(Section):
+    """psnr_db: of the median held-out clip, at least. contrast: kept by every reconstruction, share of the original's."""
+
+    psnr_db: Positive
+    contrast: Share
+
+
+class GateLatents(Section):
+    """Per channel over the training clips: |mean| at most, and standard deviation in a range."""
+
+    mean: Positive
+    std: tuple[Positive, Positive] = Field(strict=False)
+
+
+class GateWorldModel(Section):
+    """Largest ratio of the model's error to that of a baseline, and least gain in correlation over shuffled first frames."""
+
+    over_first_frame: Positive
+    over_skill_mean: Positive
+    correlation_gain: float
+
+
+class GateRollouts(Section):
+    """Per channel against the training latents: shift of the mean in standard deviations, ratio of the standard deviations."""
+
+    shift: Positive
+    spread: tuple[Positive, Positive] = Field(strict=False)
+
+
+class GateBasePolicy(Section):
+    """Success of the base policy less that of the random one over the check episodes, at least."""
+
+    success_gain: Share
+
+
+class GateBridge(Section):
+    """Top-1 retrieval over all held-out clips, in multiples of chance, at least."""
+
+    times_chance: Positive
+
+
+class GatePostTrain(Section):
+    """residual: mean magnitude of the residual action at most, in the action's units. cosine_drop: at most, start to end."""
+
+    residual: Positive
+    cosine_drop: Positive
+
+
+class GateEvaluate(Section):
+    """error_share: of episodes that ended in an infrastructure error, at most."""
+
+    error_share: Share
+
+
+class Gates(Section):
+    """Thresholds of the gates, a section an artifact."""
+
+    demos: GateDemos
+    skills: GateSkills
+    tokenizer: GateTokenizer
+    latents: GateLatents
+    world_model: GateWorldModel
+    rollouts: GateRollouts
+    base_policy: GateBasePolicy
+    bridge: GateBridge
+    post_train: GatePostTrain
+    evaluate: GateEvaluate
+
+
 class Params(Section):
     profile: str
     base: Base
@@ -185,6 +269,7 @@ class Params(Section):
     rollouts: Rollouts
     post_train: PostTrain
     evaluate: Evaluate
+    gates: Gates
 
 
 def load_params(path: str | Path = PARAMS) -> Params:

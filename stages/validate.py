@@ -1,0 +1,19 @@
+"""validate <artifact>: artifacts/<artifact> → reports/gates/<artifact>.json and reports/data_docs/<artifact>.
+
+A red gate ends with an exit status other than 0, so that nothing behind it runs.
+"""
+
+import sys
+
+from world2act.gates.suites import validate
+from world2act.params import Params
+from world2act.stage import ARTIFACTS, Metrics, run_stage
+
+
+def main(params: Params) -> Metrics:
+    return validate(artifact, ARTIFACTS, params)
+
+
+if __name__ == "__main__":
+    artifact = sys.argv[1] if len(sys.argv) > 1 else ""
+    run_stage(f"validate_{artifact}", main)

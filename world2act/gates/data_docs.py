@@ -1,0 +1,57 @@
+"""Data Docs that read well offline: Great Expectations' own pages, with one small stylesheet for its CDN links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from great_expectations.core import ExpectationSuiteValidationResult
+from great_expectations.core.run_identifier import RunIdentifier
+from great_expectations.render.renderer import ValidationResultsPageRenderer
+from great_expectations.render.view import DefaultJinjaPageView
+
+from world2act.storage import atomic_directory
+
+_RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_REMOTE = re.compile(
+    r"<link[^>]*>|<script[^>]*\bsrc=[^>]*>\s*</script>|<script\b[^>]*>.*?</script>|<footer.*?</footer>|<nav class=\"navbar.*?</nav>\s*</div>\s*</nav>",
+    re.DOTALL,
+)
+
+
+def write_data_docs(directory: Path, artifact: str, results: Mapping[str, ExpectationSuiteValidationResult]) -> None:
+    """Write one HTML page a table, and index.html that lists them. The same results give the same bytes."""
+    style = files("world2act.gates").joinpath("data_docs.css").read_text(encoding="utf-8")
+    with atomic_directory(directory) as pages:
+        for table, result in results.items():
+            (pages / f"{table}.html").write_text(_page(artifact, table, result, style), encoding="utf-8")
+        (pages / "index.html").write_text(_index(artifact, results, style), encoding="utf-8")
+
+
+def _page(artifact: str, table: str, result: ExpectationSuiteValidationResult, style: str) -> str:
+    result.meta = {
+        "great_expectations_version": result.meta["great_expectations_version"],
+        "run_id": RunIdentifier(run_name=f"{artifact}.{table}", run_time="1970-01-01T00:00:00Z"),
+    }
+    for each in result.results:
+        observed = each.result.get("observed_value")
+        if hasattr(observed, "item"):  # the page cannot print the scalars of numpy 2
+            each.result["observed_value"] = observed.item()
+    html = DefaultJinjaPageView().render(ValidationResultsPageRenderer(run_info_at_end=False).render(result))
+    ids: dict[str, str] = {}
+    html = _RANDOM_ID.sub(lambda found: ids.setdefault(found[0], f"id-{len(ids)}"), html)
+    return _REMOTE.sub("", html).replace("</head>", f"<style>{style}</style></head>", 1)
+
+
+def _index(artifact: str, results: Mapping[str, ExpectationSuiteValidationResult], style: str) -> str:
+    rows = "".join(
+        f'<tr><td><a href="{table}.html">{table}</a></td><td>{"green" if result.success else "red"}</td>'
+        f"<td>{sum(bool(each.success) for each in result.results)} of {len(result.results)} expectations hold</td></tr>"
+        for table, result in results.items()
+    )
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{artifact}</title><style>{style}</style></head>'
+        f'<body><div class="container-fluid"><h1>{artifact}</h1><table class="table">{rows}</table></div></body></html>\n'
+    )

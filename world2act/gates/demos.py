@@ -1,0 +1,164 @@
+"""The gate of artifacts/demos: episodes and initial states in, tables with expectations out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import great_expectations.expectations as gxe
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.errors import BadInput
+from world2act.gates.engine import Table, why
+from world2act.gates.probes import is_finite, readable, response_onset
+from world2act.params import Params
+from world2act.storage import read_parquet
+
+STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
+_FRAMES = 5
+_VARIES_M = 1e-3
+_AGAIN = "delete artifacts/demos and run `dvc repro demos`"
+
+
+def tables(artifacts: Path, params: Params) -> list[Table]:
+    """Measure artifacts/demos. Raises `BadInput` when a file is missing or damaged."""
+    limits, root = params.gates.demos, artifacts / "demos"
+    datasets = {name: EpisodeDataset.open(root / name) for name in ("labelled", "video_only")}
+    states = read_parquet(root / "initial_states.parquet", ["set", "task", "seed", "scene"]).to_pylist()
+    rows, first = [], defaultdict(list)
+    for name, dataset in datasets.items():
+        for episode in dataset.episodes:
+            row, frame, scene = _episode(dataset, name, episode.index)
+            rows.append(row)
+            first[episode.task].append((frame, scene))
+    return [
+        Table("episodes", pd.DataFrame(rows), ("dataset", "episode", "task", "seed"), [
+            gxe.ExpectColumnValuesToBeBetween(column="contrast", min_value=limits.contrast, **why(
+                "Every frame shows something: pixels differ within the frame (standard deviation, of 255).",
+                f"frames are blank: check MUJOCO_GL and that no simulator was freed before another rendered; {_AGAIN}")),
+            gxe.ExpectColumnValuesToBeBetween(column="change", min_value=limits.change, **why(
+                "Frames follow the motion: pixels change between the first frame and later ones (mean absolute difference, of 255).",
+                f"the renderer repeats one picture: {_AGAIN}")),
+            gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why(
+                "Proprioception and scene are finite numbers in every frame.", _AGAIN)),
+        ]),
+        _labelled(datasets["labelled"]),
+        _alignment(datasets["labelled"], params),
+        Table("positions", pd.DataFrame(_scene_rows(first, datasets["labelled"])), ("task", "position"), [
+            gxe.ExpectColumnValuesToBeBetween(column="r2", min_value=limits.scene_r2, **why(
+                "The scene can be read from the conditioning frame: ridge regression from the first frame's pixels finds each "
+                "position that varies, in episodes it was not fitted to (R²).",
+                "the first frame shows another scene or hides the object: raise demos.settle_steps, or move demos.camera")),
+        ]),
+        Table("sets", pd.DataFrame(_set_rows(datasets, states, params)), ("set", "task"), [
+            gxe.ExpectColumnValuesToBeBetween(column="count", min_value=1, **why(
+                "Every task is present in every set, and in the held-out part of both datasets.",
+                "raise demos.*_per_task or demos.heldout_share")),
+        ]),
+        Table("seeds", pd.DataFrame(_seed_rows(datasets, states)), ("seed", "sets"), [
+            gxe.ExpectColumnValuesToBeBetween(column="set_count", max_value=1, **why(
+                "The four sets are disjoint: no scene seed occurs in two of them.", f"the policy would be tested on scenes it was trained in: {_AGAIN}")),
+        ]),
+        Table("video_columns", pd.DataFrame({"column": _stored_columns(datasets["video_only"])}), ("column",), [
+            gxe.ExpectColumnValuesToNotMatchRegex(column="column", regex="(?i)action", **why(
+                "The video-only set holds no action, under any name.", f"the world model must not see actions: {_AGAIN}")),
+        ]),
+    ]
+
+
+def _episode(dataset: EpisodeDataset, name: str, index: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    record, arrays = dataset.episodes[index], dataset.columns(index, [STATE, SCENE])
+    frames = dataset.frames(index, dataset.cameras[0], np.linspace(0, record.length - 1, _FRAMES).astype(int).tolist()).astype(np.float32)
+    row = {
+        "dataset": name, "episode": index, "task": record.task, "seed": record.seed,
+        "contrast": float(frames.std((1, 2, 3)).min()),
+        "change": float(np.abs(frames[1:] - frames[0]).mean((1, 2, 3)).min()),
+        "finite": is_finite(arrays[STATE]) and is_finite(arrays[SCENE]),
+    }
+    return row, frames[0].ravel(), arrays[SCENE][0]
+
+
+def _labelled(dataset: EpisodeDataset) -> Table:
+    rows = []
+    for record in dataset.episodes:
+        arrays = dataset.columns(record.index, [ACTION, EXECUTED])
+        both = np.stack([arrays[ACTION], arrays[EXECUTED]])
+        rows.append({
+            "episode": record.index, "task": record.task, "seed": record.seed, "finite": is_finite(both),
+            "largest_action": float(np.abs(both).max()), "action_spread": float(arrays[ACTION].std(0).max()),
+        })
+    return Table("labelled_episodes", pd.DataFrame(rows), ("episode", "task", "seed"), [
+        gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why("Actions are finite numbers.", _AGAIN)),
+        gxe.ExpectColumnValuesToBeBetween(column="largest_action", max_value=1, **why(
+            "Actions lie in [-1, 1], the box of the environment.", "clip the expert's actions where the demonstrations are made")),
+        gxe.ExpectColumnValuesToBeBetween(column="action_spread", min_value=0.05, **why(
+            "The expert acts: at least one action dimension changes over the episode (standard deviation).", _AGAIN)),
+    ])
+
+
+def _alignment(dataset: EpisodeDataset, params: Params) -> Table:
+    axes = _motion_axes(dataset)
+    episodes = defaultdict(list)
+    for record in dataset.episodes:
+        arrays = dataset.columns(record.index, [STATE, EXECUTED])
+        episodes[record.task].append((arrays[EXECUTED][:, axes[0]], arrays[STATE][:, axes[1]]))
+    rows = []
+    for task, pairs in episodes.items():
+        onset, explained = response_onset(*zip(*pairs, strict=True))
+        rows.append({"task": task, "episodes": len(pairs), "onset_steps": onset, "explained": explained})
+    return Table("tasks", pd.DataFrame(rows), ("task", "episodes"), [
+        gxe.ExpectColumnValuesToBeBetween(column="onset_steps", min_value=0, max_value=0, **why(
+            "Observation and action are aligned: the end effector begins to move between frame t and t + 1 of executed action t "
+            "(onset of the fitted impulse response, in control steps).",
+            "observations are shifted against actions (negative: observation stored after the step): correct the source or importer")),
+        gxe.ExpectColumnValuesToBeBetween(column="explained", min_value=params.gates.demos.motion_explained, **why(
+            "The actions stored are the ones that moved the arm: they explain its displacement (share of variance).",
+            "action.executed does not belong to these observations: correct the source or importer")),
+    ])
+
+
+def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
+    """Columns of the action that move the end effector along an axis, and of proprioception that hold its position."""
+    action, state = (dataset.features[name]["names"] for name in (EXECUTED, STATE))
+    pairs = [(f"delta_{axis}", f"ee_{axis}_m") for axis in "xyz"]
+    if not all(a in action and s in state for a, s in pairs):
+        raise BadInput(dataset.path / "meta/info.json", f"features.{EXECUTED}.names", [action, state], "delta_x and ee_x_m, also y and z",
+                       "name the axes of the end effector so in the embodiment")
+    return [action.index(a) for a, _ in pairs], [state.index(s) for _, s in pairs]
+
+
+def _scene_rows(first: dict[str, list[tuple[np.ndarray, np.ndarray]]], dataset: EpisodeDataset) -> list[dict[str, Any]]:
+    names, rows = dataset.features[SCENE]["names"], []
+    for task, pairs in first.items():
+        pixels, scenes = (np.stack(part) for part in zip(*pairs, strict=True))
+        varying = np.flatnonzero(scenes.std(0) > _VARIES_M)
+        scores = readable(pixels, scenes[:, varying])
+        rows += [{"task": task, "position": names[i], "r2": float(score)} for i, score in zip(varying, scores, strict=True)]
+    return rows
+
+
+def _set_rows(datasets: dict[str, EpisodeDataset], states: list[dict[str, Any]], params: Params) -> list[dict[str, Any]]:
+    found = [(f"{name} {episode.subset}", episode.task) for name, dataset in datasets.items() for episode in dataset.episodes]
+    found += [(state["set"], state["task"]) for state in states]
+    sets = [f"{name} {subset}" for name in datasets for subset in ("train", "heldout")] + ["post_training", "test"]
+    return [{"set": name, "task": task, "count": found.count((name, task))} for name in sets for task in params.demos.tasks]
+
+
+def _seed_rows(datasets: dict[str, EpisodeDataset], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    sets = defaultdict(set)
+    for name, dataset in datasets.items():
+        for episode in dataset.episodes:
+            sets[episode.seed].add(name)
+    for state in states:
+        sets[state["seed"]].add(state["set"])
+    return [{"seed": seed, "sets": ", ".join(sorted(names)), "set_count": len(names)} for seed, names in sorted(sets.items())]
+
+
+def _stored_columns(dataset: EpisodeDataset) -> list[str]:
+    """Columns of the files themselves, whatever info.json says."""
+    files = sorted((dataset.path / "data").glob("*/*.parquet"))
+    return sorted({name for file in files for name in pq.read_schema(file).names} | set(dataset.features))

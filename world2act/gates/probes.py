@@ -1,0 +1,68 @@
+"""Measurements that a gate cannot read off the artifact directly. Plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LAGS = range(-4, 9)
+_ONSET_SHARE = 0.3
+
+
+def response_onset(actions: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> tuple[int, float]:
+    """The lag at which motion begins to follow action: 0 where action t moves the arm between frames t and t + 1.
+
+    A plain correlation has its peak where the arm's inertia puts it. The impulse response, fitted by least squares
+    of displacement on the actions before *and after* it, is zero until the cause and then jumps.
+
+    Args:
+        actions: an episode each, (T, D), one column for each of positions.
+        positions: (T, D); row t was observed before action t.
+
+    Returns:
+        The first lag whose response is at least 0.3 of the largest, in control steps (negative: the motion is seen
+        before its action), and the share of the displacement's variance that the fit explains.
+    """
+    inputs, outputs = [], []
+    for action, position in zip(actions, positions, strict=True):
+        motion = np.diff(position.astype(np.float64), axis=0)
+        steps = np.arange(LAGS[-1], len(motion) + LAGS[0])
+        if len(steps):
+            inputs.append(np.stack([action.astype(np.float64)[steps - lag] for lag in LAGS], -1).reshape(-1, len(LAGS)))
+            outputs.append(motion[steps].ravel())
+    if not inputs:
+        return LAGS[0], 0.0
+    x, y = np.concatenate(inputs), np.concatenate(outputs)
+    x, y = x - x.mean(0), y - y.mean()
+    response = np.linalg.lstsq(x, y, rcond=None)[0]
+    explained = 1 - ((y - x @ response) ** 2).sum() / max((y**2).sum(), 1e-12)
+    inner = response[1:-1]  # the outermost lags also stand for all those beyond them
+    return LAGS[1 + int(np.argmax(inner >= _ONSET_SHARE * inner.max()))], float(explained)
+
+
+def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndarray:
+    """How well each target can be read from pictures: R² of ridge regression, on pictures it was not fitted to.
+
+    Args:
+        pixels: (N, P).
+        targets: (N, K), each column varying.
+
+    Returns:
+        (K,): 1 is perfect, 0 is no better than the mean.
+    """
+    fold = np.arange(len(pixels)) % folds
+    predicted = np.empty(targets.shape)
+    for held in range(folds):
+        fit, test = fold != held, fold == held
+        mean, center = pixels[fit].mean(0), targets[fit].mean(0)
+        x = (pixels[fit] - mean).astype(np.float64)
+        kernel = x @ x.T
+        kernel[np.diag_indices_from(kernel)] += 1e-2 * np.trace(kernel) / len(kernel)
+        weights = np.linalg.solve(kernel, targets[fit] - center)
+        predicted[test] = center + (pixels[test] - mean) @ x.T @ weights
+    return 1 - ((targets - predicted) ** 2).sum(0) / ((targets - targets.mean(0)) ** 2).sum(0)
+
+
+def is_finite(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).all())
