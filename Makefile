@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-slow lint lock
+
+# Recipes run inside the virtual environment; OSMesa renders without a display or a GPU.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MUJOCO_GL ?= osmesa
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' Makefile | expand -t 20
+
+setup:  ## install system libraries and .venv; instant when nothing changed
+	@bash infra/setup.sh
+
+repro: setup  ## set up, then run the pipeline on the profile in force
+	@world2act repro
+
+test: setup  ## set up, then run the tests, the end-to-end one included
+	@python -m pytest -m "not slow"
+
+test-slow: setup  ## run the tests that take long
+	@python -m pytest -m slow
+
+lint: setup  ## check style and formatting
+	@ruff check .
+	@ruff format --check .
+
+lock: setup  ## write requirements.lock anew from pyproject.toml (torch is installed apart)
+	@pip install --quiet uv
+	@uv lock --quiet
+	@uv export --quiet --no-emit-project --extra test --prune torch --no-header --output-file requirements.lock
+	@rm uv.lock
