@@ -71,6 +71,13 @@ class Bridge(nn.Module):
         self.register_buffer("action_mean", torch.zeros(action_dim))
         self.register_buffer("action_std", torch.ones(action_dim))
 
+    def fit_normalisation(self, actions: Tensor, lengths: Tensor) -> None:
+        """Measure mean and standard deviation on padded chunks (N, T, M, A) with `lengths` (N,) real ones."""
+        real = actions[torch.arange(actions.shape[1]) < lengths[:, None]].flatten(0, -2)
+        self.action_mean.copy_(real.mean(0))
+        # a dimension that never moves stays as it is
+        self.action_std.copy_(torch.where(real.std(0) > 1e-6, real.std(0), 1.0))
+
     def normalise(self, actions: Tensor) -> Tensor:
         """Environment units → zero mean and unit variance, (..., A)."""
         return (actions - self.action_mean) / self.action_std

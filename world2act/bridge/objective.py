@@ -41,24 +41,3 @@ class BridgeObjective:
         metrics = {"reconstruction": reconstruction.detach(), "contrastive": contrastive.detach(), "cosine": cosine.detach()}
         return reconstruction + self._weight * contrastive, metrics
 
-
-@torch.no_grad()
-def retrieval_ranks(bridge: Bridge, pairs: Pairs) -> list[dict[str, float | int | str]]:
-    """For each clip, the rank of its own actions among all clips' and among those of its own skill; 1 is best.
-
-    Returns:
-        Rows with `prompt`, `rank`, `candidates`, `rank_same_skill`, `candidates_same_skill`, `cosine`.
-    """
-    z_video, z_action, _ = bridge(pairs.latents, pairs.actions)
-    scores = similarity(z_video[:, None], z_action[None], pairs.lengths[:, None], pairs.lengths[None])
-    rows = []
-    for i, prompt in enumerate(pairs.groups):
-        same = torch.tensor([group == prompt for group in pairs.groups])
-        as_good = scores[i] >= scores[i, i]  # itself included, so a tie counts against it
-        rows.append({
-            "prompt": prompt,
-            "rank": int(as_good.sum()), "candidates": len(same),
-            "rank_same_skill": int((as_good & same).sum()), "candidates_same_skill": int(same.sum()),
-            "cosine": float(scores[i, i]),
-        })  # fmt: skip
-    return rows

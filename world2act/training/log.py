@@ -74,3 +74,10 @@ def _drop_rows_from(table: Path, step: int) -> None:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
+
+
+def read_curves(name: str) -> dict[str, list[tuple[int, float]]]:
+    """The curves of a finished training stage: metric → (step, value) rows."""
+    tables = sorted((METRICS / name / "train/plots/metrics").glob("*.tsv"))
+    rows = {table.stem: csv.DictReader(io.StringIO(table.read_text()), delimiter="\t") for table in tables}
+    return {metric: [(int(row["step"]), float(row[metric])) for row in reader] for metric, reader in rows.items()}

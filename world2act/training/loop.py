@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from world2act.storage import read_json, sha256, write_json
 from world2act.training.checkpoint import WeightsOnlyCheckpoints
 from world2act.training.log import TrainingLog
 from world2act.training.objective import Objective, Place
+from world2act.training.ranks import initialise
 from world2act.training.weights import Ema, full_weights
 
 
@@ -94,12 +94,7 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
 
 def _engine(objective: Objective, training: Training) -> deepspeed.DeepSpeedEngine:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-        os.environ.setdefault(key, value)
-    if not torch.cuda.is_available():
-        # gloo does the same work; the shared-memory kernel would need a C++ compiler and a minute to build
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    ranks = int(os.environ["WORLD_SIZE"])
+    _, ranks = initialise()
     if training.batch_size % ranks:
         raise World2ActError(f"training.batch_size {training.batch_size} is not divisible by {ranks} ranks: change one of them")
     config = read_json(training.deepspeed) | {
@@ -110,7 +105,6 @@ def _engine(objective: Objective, training: Training) -> deepspeed.DeepSpeedEngi
         [p for p in objective.model.parameters() if p.requires_grad],
         lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay,
     )
-    deepspeed.init_distributed(verbose=False)
     engine, *_ = deepspeed.initialize(model=objective.model, optimizer=optimizer, config=config)
     engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
     return engine

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Place:
     generator: torch.Generator
 
 
-class Objective(Protocol):
+class Objective(Protocol[Batch]):
     """One trained part.
 
     Attributes:
@@ -34,11 +36,11 @@ class Objective(Protocol):
 
     model: nn.Module
 
-    def batch(self, place: Place) -> Any:
+    def batch(self, place: Place) -> Batch:
         """Draw this rank's `place.batch_size` samples on `place.device`. Depends on nothing but `place`
         (and, where the batch is a rollout, on the model's weights)."""
 
-    def loss(self, model: nn.Module, batch: Any, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The scalar loss of a batch, and scalar metrics to log. `model` is `self.model` as the trainer wraps it:
         call it through its `forward`."""
 

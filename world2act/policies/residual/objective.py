@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from world2act.bridge.contrast import Negatives, info_nce, similarity
 from world2act.errors import BadInput
 from world2act.policies.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
 from world2act.training.objective import Place
+from world2act.training.ranks import gather
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class PostTrainObjective:
     def batch(self, place: Place) -> tuple[Rollouts, Tensor, Tensor]:
         """All ranks' rollouts, and this rank's anchors among them with their negatives."""
         if place.step % self._updates == 0:
-            self._rollouts = _gather(self._collect(place))
+            self._rollouts = _gather_rollouts(self._collect(place))
         if self._rollouts is None:
             raise RuntimeError("a run can only continue where a rollout begins: see stages/post_train.py")
         anchors = torch.arange(place.batch_size) + place.rank * place.batch_size
@@ -144,12 +145,5 @@ def noise_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
 
 
-def _gather(own: Rollouts) -> Rollouts:
-    """The rollouts of all ranks, one behind another by rank."""
-
-    def gather(tensor: Tensor) -> Tensor:
-        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
+def _gather_rollouts(own: Rollouts) -> Rollouts:
     return Rollouts(*map(gather, (own.base_actions, own.proprio, own.image, own.targets, own.lengths)))

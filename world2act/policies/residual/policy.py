@@ -33,7 +33,8 @@ class ResidualPolicy:
         self._proprio_mean, self._proprio_std = proprio_mean, proprio_std
         if base.chunk_length < self.chunk_length:
             raise BadInput(
-                "the base policy", "chunk_length", base.chunk_length, f"at least the bridge's {self.chunk_length}", "train the base policy on longer chunks"
+                "the base policy", "chunk_length", base.chunk_length, f"at least the bridge's {self.chunk_length}",
+                "train the base policy on longer chunks",
             )  # fmt: skip
 
     def base_chunks(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:

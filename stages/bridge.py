@@ -1,0 +1,53 @@
+"""bridge: artifacts/{demos,latents,world_model} → artifacts/bridge, the shared space of video and action."""
+
+import torch
+
+from world2act.bridge.adapters import Bridge
+from world2act.bridge.imagined import imagine_pairs
+from world2act.bridge.objective import BridgeObjective
+from world2act.bridge.pairs import Pairs
+from world2act.bridge.retrieval import HELDOUT_SCHEMA, retrieval_ranks, summarise
+from world2act.data.latent_cache import open_latents
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.params import Params
+from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.storage import atomic_directory, sha256, write_parquet
+from world2act.training.loop import train
+from world2act.training.ranks import initialise
+from world2act.world_model.generation import load_world_model
+
+
+def main(params: Params) -> Metrics:
+    settings, seed = params.bridge, params.base.seed
+    rank, ranks = initialise()
+    demos, cache = EpisodeDataset.open(ARTIFACTS / "demos/labelled"), open_latents(ARTIFACTS / "latents")
+    world_model = load_world_model(ARTIFACTS / "world_model")
+
+    def pairs(subset: str, offset: int) -> Pairs:
+        return imagine_pairs(
+            world_model, cache, cache.select("labelled", subset), lambda episode: demos.columns(episode, ["action"])["action"],
+            chunk_length=settings.chunk_length, seed=seed + offset, steps=settings.sampler_steps, guidance=settings.guidance, rank=rank, ranks=ranks,
+        )  # fmt: skip
+
+    training, heldout = pairs("train", 0), pairs("heldout", 1)
+    torch.manual_seed(seed)
+    bridge = Bridge(cache.latent_shape[0], training.actions.shape[-1], settings.chunk_length, settings.dim)
+    bridge.fit_normalisation(training.actions, training.lengths)
+    objective = BridgeObjective(
+        bridge, training, temperature=settings.temperature, weight=settings.contrastive_weight,
+        hard_ratio=settings.hard_ratio, negatives=settings.negatives, seed=seed,
+    )  # fmt: skip
+    inputs = sha256(ARTIFACTS / "world_model") + sha256(ARTIFACTS / "latents")
+    trained = train(objective, settings.training, name="bridge", base=params.base, inputs=inputs)
+    bridge.load_state_dict(trained.ema)
+    bridge = bridge.cpu().eval()
+    ranked = retrieval_ranks(bridge, heldout)
+    if is_main():
+        with atomic_directory(ARTIFACTS / "bridge") as directory:
+            bridge.save_pretrained(directory)
+            write_parquet(directory / "heldout.parquet", ranked, HELDOUT_SCHEMA)
+    return summarise(ranked)
+
+
+if __name__ == "__main__":
+    run_stage("bridge", main)

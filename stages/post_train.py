@@ -1,0 +1,60 @@
+"""post_train: artifacts/{demos,rollouts,bridge,base_policy} → artifacts/post_train, the residual policy of stage 2."""
+
+import numpy as np
+import torch
+
+from world2act.bridge.adapters import Bridge
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.errors import BadInput
+from world2act.params import Params
+from world2act.policies.base import load_policy
+from world2act.policies.residual import ResidualPolicy
+from world2act.policies.residual.history import write_history
+from world2act.policies.residual.model import ResidualModel
+from world2act.policies.residual.objective import PostTrainObjective
+from world2act.policies.residual.targets import read_targets
+from world2act.sims.pool import EnvironmentPool
+from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.storage import atomic_directory, sha256
+from world2act.training.loop import train
+from world2act.training.ranks import initialise
+
+
+def main(params: Params) -> Metrics:
+    settings, demos, training = params.post_train, params.demos, params.post_train.training
+    rank, ranks = initialise()
+    if training.checkpoint_every % settings.updates_per_rollout:
+        raise BadInput("params.yaml", "post_train.training.checkpoint_every", training.checkpoint_every,
+                       f"a multiple of updates_per_rollout, {settings.updates_per_rollout}", "a run continues only where a rollout begins")
+    bridge = Bridge.from_pretrained(ARTIFACTS / "bridge")
+    imagined = read_targets(ARTIFACTS / "rollouts", bridge, settings.max_chunks)
+    labelled = EpisodeDataset.open(ARTIFACTS / "demos/labelled")
+    proprio = np.concatenate([labelled.columns(i, ["observation.state"])["observation.state"] for i in labelled.splits["train"]])
+    torch.manual_seed(params.base.seed)
+    model = ResidualModel(bridge, proprio_dim=proprio.shape[1], image_size=demos.image_size, layers=settings.layers, heads=settings.heads)
+    policy = ResidualPolicy(
+        load_policy(ARTIFACTS / "base_policy"), model, demos.camera.name,
+        torch.from_numpy(proprio.mean(0)), torch.from_numpy(proprio.std(0)),
+    )  # fmt: skip
+    slots = [demos.tasks[i % len(demos.tasks)] for i in range(training.batch_size)]
+    own = np.array_split(slots, ranks)[rank].tolist()
+    with EnvironmentPool(
+        demos.simulator, own, workers=max(1, params.base.workers // ranks),
+        camera=demos.camera, image_size=demos.image_size, settle_steps=demos.settle_steps,
+    ) as pool:  # fmt: skip
+        objective = PostTrainObjective(
+            policy, pool, slots, imagined, temperature=settings.temperature, hard_ratio=settings.hard_ratio,
+            updates_per_rollout=settings.updates_per_rollout, seed=params.base.seed,
+        )  # fmt: skip
+        inputs = "".join(sha256(ARTIFACTS / name) for name in ("rollouts", "bridge", "base_policy"))
+        trained = train(objective, training, name="post_train", base=params.base, inputs=inputs)
+    model.load_state_dict(trained.ema)
+    if not is_main():
+        return {}
+    with atomic_directory(ARTIFACTS / "post_train") as directory:
+        policy.save_pretrained(directory, ARTIFACTS / "base_policy")
+        return write_history(directory / "history.parquet")
+
+
+if __name__ == "__main__":
+    run_stage("post_train", main)

@@ -1,0 +1,55 @@
+"""What the frozen world model imagines for labelled clips: the video side of stage 1.
+
+Generated from Gaussian noise, as in stage 2, and not one-step estimates from noised ground truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from world2act.bridge.pairs import Pairs, action_chunks, pad_pairs
+from world2act.data.latent_cache import Clip, LatentCache
+from world2act.training.ranks import gather
+from world2act.world_model.generation import WorldModel
+
+_BATCH = 32
+
+
+def imagine_pairs(
+    world_model: WorldModel, cache: LatentCache, clips: Sequence[Clip], actions: Callable[[int], np.ndarray], *,
+    chunk_length: int, seed: int, steps: int, guidance: float, rank: int, ranks: int,
+) -> Pairs:  # fmt: skip
+    """Imagine each clip from its first frame and prompt, in its demonstrated length, and match its actions.
+
+    The ranks share the clips; every rank gets all pairs, in the order of `clips`.
+
+    Args:
+        actions: labelled episode index → (T, A) actions of the whole episode, environment units.
+        seed: clip i draws its noise from (seed, i).
+    """
+    longest = max(clip.latents for clip in clips)
+    share = -(-len(clips) // ranks)
+    own = [min(row, len(clips) - 1) for row in range(rank * share, (rank + 1) * share)]
+    imagined = torch.zeros(share, longest, *cache.latent_shape)
+    by_length = sorted(range(share), key=lambda place: clips[own[place]].latents)
+    embeds = torch.from_numpy(np.array(cache.prompt_embeds))
+    for latents, places in groupby(by_length, key=lambda place: clips[own[place]].latents):
+        places = list(places)
+        for first in range(0, len(places), _BATCH):
+            batch = places[first : first + _BATCH]
+            rows = [own[place] for place in batch]
+            imagined[batch, :latents] = world_model.imagine(
+                torch.from_numpy(np.stack([cache.latents(clips[row])[0] for row in rows])),
+                embeds[[clips[row].prompt_row for row in rows]], embeds[cache.no_prompt],
+                latents=latents, seeds=[seed * 1_000_003 + row for row in rows], steps=steps, guidance=guidance,
+            )  # fmt: skip
+    everything = gather(imagined)[: len(clips)].numpy()
+    return pad_pairs(
+        [row[: clip.latents] for row, clip in zip(everything, clips, strict=True)],
+        [action_chunks(actions(clip.episode_index), clip.start, clip.end, chunk_length) for clip in clips],
+        [clip.prompt for clip in clips],
+    )

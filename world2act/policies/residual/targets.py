@@ -1,0 +1,32 @@
+"""Imagined rollouts as targets of stage 2 (artifacts/rollouts in)."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from world2act.bridge.adapters import Bridge
+from world2act.policies.residual.objective import Imagined
+from world2act.storage import read_array, read_parquet
+
+_COLUMNS = ["rollout", "task", "seed", "skill_index", "offset", "latents"]
+
+
+@torch.no_grad()
+def read_targets(directory: str | Path, bridge: Bridge, max_chunks: int) -> list[Imagined]:
+    """One target a rollout: B_v of its imagined latents, skill behind skill, at most `max_chunks` of them.
+
+    The first latent of every skill is its conditioning frame, caused by no action of that skill: left out.
+    """
+    latents = read_array(Path(directory) / "latents.npy")
+    rows = sorted(read_parquet(Path(directory) / "rollouts.parquet", _COLUMNS).to_pylist(), key=lambda row: (row["rollout"], row["skill_index"]))
+    targets = []
+    for _, skills in groupby(rows, key=lambda row: row["rollout"]):
+        skills = list(skills)
+        frames = np.concatenate([latents[skill["offset"] + 1 : skill["offset"] + skill["latents"]] for skill in skills])
+        tokens = bridge.video_adapter(torch.from_numpy(frames[:max_chunks]))
+        targets.append(Imagined(skills[0]["task"], skills[0]["seed"], tokens))
+    return targets
