@@ -75,17 +75,19 @@ if [ -z "$python" ]; then
 fi
 git rev-parse --git-dir >/dev/null 2>&1 || die "$PWD is not a git repository, and DVC needs one: clone it, or run git init here"
 
-# The path is part of the stamp because the scripts of a virtual environment hold it.
 stamp=$({ pwd; cat infra/setup.sh requirements.lock pyproject.toml; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
-say "making .venv with $("$python" --version)"
 rm -f .venv/stamp
-"$python" -m venv --clear .venv
+# An environment that was copied or moved still runs the scripts of the old place: make it anew.
+if [[ "$(.venv/bin/pip --version 2>/dev/null)" != *" $PWD/.venv/"* ]]; then
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv --clear .venv
+fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 install_torch
 say "installing the $(grep -c '^[^ #]*==' requirements.lock) packages of requirements.lock (about two minutes)"
-.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+.venv/bin/python -m pip install --quiet --no-deps --use-pep517 --require-hashes -r requirements.lock
 .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 echo "$stamp" >.venv/stamp
 say "done: $(du -sh .venv | cut -f1) in .venv. Activate it with:  source .venv/bin/activate"

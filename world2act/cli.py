@@ -1,0 +1,121 @@
+"""The `world2act` command. It runs in the root of the pipeline, the folder that holds dvc.yaml."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="world2act",
+    help=(
+        "World2Act end to end: demonstrations become skills, a world model, a bridge between its latents and the "
+        "actions of a policy, and a policy post-trained without reward.\n\n"
+        "The pipeline is dvc.yaml and its knobs are params.yaml. This command writes the knobs from a profile, runs "
+        "the pipeline and shows what came out. The rest is DVC's: `dvc dag` draws the pipeline, `dvc repro STAGE` runs "
+        "a part of it, `dvc metrics show` prints its metrics.\n\n"
+        "Start with `world2act check`, then `world2act repro`."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _in_pipeline_root() -> None:
+    if not Path("dvc.yaml").exists():
+        typer.secho(f"no dvc.yaml in {Path.cwd()}: run world2act in the root of the pipeline", err=True, fg="red")
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _one_message() -> Iterator[None]:
+    """Print a `World2ActError` as one message and exit with 2."""
+    from world2act.errors import World2ActError
+
+    try:
+        yield
+    except World2ActError as error:
+        typer.secho(str(error), err=True, fg="red")
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def profile(
+    name: Annotated[str | None, typer.Argument(help="A file of conf/profile, without .yaml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a params.yaml that was edited by hand.")] = False,
+) -> None:
+    """Write params.yaml from a profile; without NAME, list the profiles and show the one in force.
+
+    A profile is conf/profile/default.yaml overlaid with conf/profile/NAME.yaml. A params.yaml that was edited by
+    hand is kept, unless --force is given.
+    """
+    from world2act.profiles import list_profiles, profile_in_force, write_profile
+
+    with _one_message():
+        if name is not None:
+            path = write_profile(name, force=force)
+            typer.echo(f"{path} now holds the profile {name}")
+            return
+        for each, summary in list_profiles().items():
+            typer.echo(f"{each:<10}{summary}")
+        current, edited = profile_in_force()
+        typer.echo(f"\nin force: {current}" + (f", with {', '.join(edited)} edited by hand" if edited else ""))
+
+
+@app.command()
+def repro() -> None:
+    """Run what changed since the last run, then show the summary.
+
+    Exits as DVC does: not with 0 when a stage fails or a gate is red. The message above says which row, which value
+    and what to do; what the last good run wrote stays in place.
+    """
+    from world2act.params import load_params
+
+    with _one_message():
+        load_params()
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env=_stage_environment())
+    if done.returncode:
+        typer.secho("\nThe pipeline stopped. What failed and what to do stands above.", err=True, fg="red")
+        raise typer.Exit(done.returncode)
+    summary()
+
+
+@app.command()
+def summary() -> None:
+    """Show what the last run produced: artifacts, gates, success rates, and where the report is."""
+    from world2act.report.summary import print_summary
+
+    with _one_message():
+        print_summary()
+
+
+@app.command()
+def check() -> None:
+    """Say what is installed and what is missing; render one frame to see that off-screen rendering works."""
+    from world2act.doctor import run_checks
+
+    findings = run_checks()
+    for finding in findings:
+        mark, colour = ("ok     ", "green") if finding.ok else ("missing", "red")
+        typer.echo(f"{typer.style(mark, fg=colour)}  {finding.what:<22}{finding.found}")
+        if not finding.ok:
+            typer.echo(f"{'':<31}{finding.remedy}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _stage_environment() -> dict[str, str]:
+    """The `python` of dvc.yaml is the one that runs this command, whether or not its environment is activated."""
+    return os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+
+
+if __name__ == "__main__":
+    app()
