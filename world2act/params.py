@@ -132,6 +132,8 @@ class BasePolicy(Section):
     action_head_layers: Count
     chunk_length: Count
     sampler_steps: Count
+    noise_draws: Count
+    image_shift: Annotated[int, Field(ge=0)]
     check_episodes_per_task: Count
     training: Training
 
@@ -142,6 +144,7 @@ class Bridge(Section):
     temperature: Positive
     contrastive_weight: Positive
     hard_ratio: Share
+    negatives: Count
     sampler_steps: Count
     guidance: Annotated[float, Field(ge=0)]
     training: Training
@@ -154,7 +157,8 @@ class Rollouts(Section):
 
 
 class PostTrain(Section):
-    environments: Count
+    """`training.batch_size` is the number of parallel environments of all ranks."""
+
     updates_per_rollout: Count
     max_chunks: Count
     heads: Count
@@ -188,10 +192,10 @@ class GateSkills(Section):
 
 
 class GateTokenizer(Section):
-    """psnr_db: of the median held-out clip, at least. contrast: kept by every reconstruction, share of the original's."""
+    """Of the median and of every held-out clip, at least."""
 
     psnr_db: Positive
-    contrast: Share
+    lowest_psnr_db: Positive
 
 
 class GateLatents(Section):
@@ -279,7 +283,7 @@ def load_params(path: str | Path = PARAMS) -> Params:
         BadInput: the file is missing or not YAML, or a key is missing, unknown or of the wrong type; the
             message names every such key.
     """
-    return parse_params(_read_yaml(Path(path)), path)
+    return parse_params(read_yaml(Path(path)), path)
 
 
 def parse_params(values: Any, where: str | Path) -> Params:
@@ -301,13 +305,13 @@ def compose(profile: str, root: str | Path = ".") -> dict[str, Any]:
         BadInput: there is no such profile, or it names a key that default.yaml does not have.
     """
     folder = Path(root) / PROFILES
-    values = _read_yaml(folder / "default.yaml")
+    values = read_yaml(folder / "default.yaml")
     path = folder / f"{profile}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise BadInput(path, "", "no such profile", f"one of {known}", "name one of these, or write the file")
     if profile != "default":
-        _overlay(values, _read_yaml(path), path, "")
+        _overlay(values, read_yaml(path), path, "")
     parse_params(values, path)
     return values
 
@@ -322,7 +326,8 @@ def _overlay(values: dict[str, Any], changes: dict[str, Any], path: Path, prefix
             values[key] = change
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of sections. Raises `BadInput` when it is missing, not YAML or not a mapping."""
     if not path.exists():
         raise BadInput(path, "", "no such file", "a parameter file", "run `world2act profile default` to write it")
     try:
