@@ -6,7 +6,6 @@ Source: World2Act (arXiv 2603.10422) §3.3.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from world2act.bridge.contrast import Negatives, info_nce, similarity
 from world2act.errors import BadInput
+from world2act.policies.base import noise_seed
 from world2act.policies.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
 from world2act.training.objective import Place
@@ -138,11 +138,6 @@ class PostTrainObjective:
             order = np.random.default_rng([self._seed, epoch, sorted(self._states).index(task)]).permutation(len(states))
             chosen[task] = [states[i] for i in order[offset : offset + count]]
         return [chosen[task].pop() for task in self._slots]
-
-
-def noise_seed(*parts: int) -> int:
-    """A seed for the base policy's sampling noise, different for every rollout, episode and chunk."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
 
 
 def _gather_rollouts(own: Rollouts) -> Rollouts:
