@@ -1,0 +1,47 @@
+"""A policy against uniform random actions on a few post-training initial states → check.parquet, success rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from world2act.evaluation.rollout import EpisodeResult, read_initial_states, roll_out, tasks_of_slots
+from world2act.params import Params
+from world2act.policies.base import Policy
+from world2act.policies.random import RandomPolicy
+from world2act.sims.pool import EnvironmentPool
+from world2act.storage import write_parquet
+
+_SCHEMA = pa.schema(
+    [("policy", pa.string()), ("task", pa.string()), ("seed", pa.int64()), ("success", pa.bool_()), ("steps", pa.int64()), ("error", pa.string())]
+)
+
+
+def check_against_random(policy: Policy, initial_states: Path, params: Params, table: Path) -> dict[str, float | int]:
+    """Run both from the same initial states, the test set's excepted, and write `table`.
+
+    Returns:
+        success rates over the episodes without an infrastructure error, and how many had one.
+    """
+    demos = params.demos
+    states = read_initial_states(initial_states, "post_training", params.base_policy.check_episodes_per_task)
+    policies = {"base": policy, "random": RandomPolicy(policy.chunk_length, policy.action_dim)}
+    slots = tasks_of_slots(states, params.evaluate.environments)
+    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
+    with EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options) as pool:
+        results = {name: roll_out(each, pool, states, demos.max_steps) for name, each in policies.items()}
+    rows = [
+        {"policy": name, "task": r.task, "seed": r.seed, "success": r.success, "steps": r.steps, "error": r.error}
+        for name, episodes in results.items()
+        for r in episodes
+    ]
+    write_parquet(table, rows, _SCHEMA)
+    rates = {f"success_{name}": success_rate(episodes) for name, episodes in results.items()}
+    return {**rates, "episodes": len(states), "errors": sum(bool(row["error"]) for row in rows)}
+
+
+def success_rate(results: list[EpisodeResult]) -> float:
+    """Successes over the episodes without an infrastructure error; 0 where there is none."""
+    counted = [result.success for result in results if result.success is not None]
+    return sum(counted) / len(counted) if counted else 0.0

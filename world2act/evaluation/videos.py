@@ -1,0 +1,39 @@
+"""Logged episodes, replayed and filmed: mp4 for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from world2act.evaluation.rollout import EpisodeResult
+
+_QUALITY = "23"  # x264's own default
+
+
+def choose_episodes(results: Sequence[EpisodeResult], per_task: int) -> list[EpisodeResult]:
+    """Up to `per_task` episodes of each task, successes and failures in turn, the first of each first."""
+    chosen = []
+    for task in dict.fromkeys(result.task for result in results):
+        kinds = [[r for r in results if r.task == task and r.success is success] for success in (True, False)]
+        turns = [kind[i] for i in range(per_task) for kind in kinds if i < len(kind)]
+        chosen += turns[:per_task]
+    return chosen
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Encode frames as H.264 in mp4, the same bytes for the same frames.
+
+    Args:
+        frames: uint8 (T, H, W, 3), H and W even.
+    """
+    with av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": _QUALITY, "threads": "1"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

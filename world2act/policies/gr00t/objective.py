@@ -1,0 +1,105 @@
+"""Imitation by flow matching: x_t = (1 - t) noise + t actions, learn the velocity actions - noise.
+
+Source: GR00T-N1.6 (t = (1 - Beta(1.5, 1)) · 0.999, masked mean squared error). Its `draws` chunks of noise for each
+encoded observation are ours: the action head is small beside the encoder, and the gradient's noise falls for little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from world2act.data.chunks import ChunkDataset
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.params import BasePolicy
+from world2act.policies.gr00t.model import Gr00tModel
+from world2act.policies.gr00t.policy import ACTION, PROPRIO, save_pretrained
+from world2act.policies.gr00t.sizing import make_config
+from world2act.policies.gr00t.words import make_tokenizer, tokenize
+from world2act.policies.normalisation import MinMax
+from world2act.training.objective import Place, epoch_indices
+
+_TIME_SCALE = 0.999
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B observations with K noisy chunks each; `target` and `real` are (B, K, M, A) and (B, M)."""
+
+    images: Tensor
+    words: Tensor
+    word_mask: Tensor
+    proprio: Tensor
+    noisy: Tensor
+    times: Tensor
+    target: Tensor
+    real: Tensor
+
+
+class ImitationObjective:
+    """Frames of the training split → masked velocity error.
+
+    Args:
+        params: sizes, `noise_draws` (K) and `image_shift`: images are moved by up to so many pixels either way.
+        dataset: what the frames were read from.
+        chunks: the frames of the training split; normalisation and vocabulary come from them alone.
+        seed: of the initial weights and of the order of the frames.
+    """
+
+    def __init__(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> None:
+        self.tokenizer = make_tokenizer(chunks.instructions)
+        self.statistics = {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
+        self.model = Gr00tModel(make_config(params, dataset, len(self.tokenizer)), seed)
+        self._chunks, self._draws, self._shift, self._seed = chunks, params.noise_draws, params.image_shift, seed
+        self._images = torch.from_numpy(chunks.images).permute(0, 1, 4, 2, 3).contiguous()
+        self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
+        self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
+
+    def batch(self, place: Place) -> Batch:
+        rows = epoch_indices(len(self._chunks), place, self._seed)
+        actions, real = self._chunks.chunks(rows.numpy(), self.model.config.chunk_length)
+        actions = torch.from_numpy(self.statistics[ACTION].normalise(actions))[:, None]
+        generator = place.generator
+        noise = torch.randn(len(rows), self._draws, *actions.shape[2:], generator=generator)
+        # Beta(1.5, 1) by its inverse distribution function, u^(1/1.5), so that the draw comes from our generator
+        times = (1 - torch.rand(noise.shape[:2], generator=generator) ** (1 / 1.5)) * _TIME_SCALE
+        t = times[..., None, None]
+        instruction = torch.from_numpy(self._chunks.instruction)[rows]
+        batch = Batch(
+            images=random_shift(self._images[rows], self._shift, generator),
+            words=self._words[instruction],
+            word_mask=self._word_mask[instruction],
+            proprio=self._proprio[rows],
+            noisy=(1 - t) * noise + t * actions,
+            times=times,
+            target=actions - noise,
+            real=torch.from_numpy(real),
+        )
+        return Batch(**{key: value.to(place.device) for key, value in vars(batch).items()})
+
+    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+        velocity = model(batch.images, batch.words, batch.word_mask, batch.proprio, batch.noisy, batch.times)
+        return masked_error(velocity, batch.target, batch.real), {}
+
+    def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a policy with these weights into an existing directory."""
+        save_pretrained(directory, self.model.config, weights, self.statistics, self.tokenizer)
+
+
+def masked_error(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor:
+    """Mean squared error of (B, K, M, A) over the actions that exist, `real` (B, M)."""
+    weight = real[:, None, :, None].expand_as(target).float()
+    return ((velocity - target) ** 2 * weight).sum() / weight.sum()
+
+
+def random_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Move each sample's images (B, V, 3, S, S) by up to `most` pixels either way, repeating the edge."""
+    side = images.shape[-1]
+    moves = torch.randint(-most, most + 1, (2, len(images), 1), generator=generator)
+    rows, columns = (torch.arange(side) + moves).clamp(0, side - 1)
+    sample = torch.arange(len(images))[:, None, None]
+    return images.permute(0, 3, 4, 1, 2)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)

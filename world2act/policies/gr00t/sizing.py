@@ -1,0 +1,61 @@
+"""The base_policy section of params.yaml and a dataset → the sizes of a GR00T-family policy."""
+
+from __future__ import annotations
+
+from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.errors import BadInput
+from world2act.params import BasePolicy
+from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
+
+_HEAD_DIM = 32
+
+
+def make_config(params: BasePolicy, dataset: EpisodeDataset, vocabulary: int) -> Gr00tConfig:
+    """Sizes for this dataset's cameras, proprioception and actions; heads are 32 wide.
+
+    Raises:
+        BadInput: a width is no multiple of 32, images are not square and of one size, or do not divide into patches.
+    """
+    for key in ("vision_dim", "language_dim", "action_head_dim"):
+        if getattr(params, key) % _HEAD_DIM:
+            raise BadInput("params.yaml", f"base_policy.{key}", getattr(params, key), f"a multiple of {_HEAD_DIM}", "round it")
+    shapes = {tuple(dataset.features[IMAGES + camera]["shape"][:2]) for camera in dataset.cameras}
+    height, width = next(iter(shapes))
+    if len(shapes) > 1 or height != width:
+        raise BadInput(dataset.path / "meta/info.json", "features", sorted(shapes), "square images of one size", "make the dataset anew")
+    if height % (2 * params.vision_patch):
+        expected = f"a patch of which an even number makes {height} pixels"
+        raise BadInput("params.yaml", "base_policy.vision_patch", params.vision_patch, expected, "choose 4, 8 or 16")
+    return Gr00tConfig(
+        cameras=tuple(dataset.cameras),
+        image_size=height,
+        embodiment=dataset.info["robot_type"],
+        embodiment_slot=0,
+        proprio_dim=dataset.features["observation.state"]["shape"][0],
+        action_dim=dataset.features["action"]["shape"][0],
+        chunk_length=params.chunk_length,
+        sampler_steps=params.sampler_steps,
+        vision_language=VisionLanguageSizes(
+            vision_dim=params.vision_dim,
+            vision_layers=params.vision_layers,
+            vision_heads=params.vision_dim // _HEAD_DIM,
+            vision_mlp_dim=4 * params.vision_dim,
+            vision_patch=params.vision_patch,
+            vision_positions=height // params.vision_patch,
+            language_dim=params.language_dim,
+            language_layers=params.language_layers,
+            language_heads=params.language_dim // _HEAD_DIM,
+            language_kv_heads=params.language_dim // _HEAD_DIM,
+            language_head_dim=_HEAD_DIM,
+            language_mlp_dim=3 * params.language_dim,
+            vocabulary=vocabulary,
+        ),
+        action_head=ActionHeadSizes(
+            layers=params.action_head_layers,
+            heads=params.action_head_dim // _HEAD_DIM,
+            head_dim=_HEAD_DIM,
+            hidden_dim=params.action_head_dim,
+            slots=1,
+            positions=params.chunk_length,
+        ),
+    )
