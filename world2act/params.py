@@ -113,6 +113,7 @@ class WorldModel(Section):
     adaln_lora_dim: Count
     max_latents: Count
     target: Literal["latent", "change"]
+    conditioning_latents: list[Count] = Field(min_length=1)
     text_dropout: Share
     high_sigma_share: Share
     sampler_steps: Count

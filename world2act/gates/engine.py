@@ -50,6 +50,24 @@ def why(meaning: str, remedy: str) -> dict[str, Any]:
     return {"notes": meaning, "meta": {"remedy": remedy}}
 
 
+def weights_table(rows: list[dict[str, Any]], remedy: str) -> Table:
+    """The table of a model's tensors (`world2act.gates.probes.weight_rows`) and what must hold of any."""
+    return Table("weights", pd.DataFrame(rows), ("file", "tensor"), [
+        gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why(
+            "Every weight is finite.", f"training diverged: lower the learning rate or clip_norm; {remedy}")),
+        gxe.ExpectColumnMaxToBeBetween(column="largest", min_value=1e-6, **why(
+            "The model is not all zeros.", remedy)),
+    ])
+
+
+def provenance_table(rows: list[dict[str, Any]], remedy: str) -> Table:
+    """Rows of `part`, `recorded` and `found` sha256: the artifact was made from what stands beside it."""
+    return Table("provenance", pd.DataFrame(rows), ("part",), [
+        gxe.ExpectColumnPairValuesToBeEqual(column_A="recorded", column_B="found", **why(
+            "The artifact was made from the artifacts that stand beside it now (sha256 recorded and found).", remedy)),
+    ])
+
+
 def run_gate(artifact: str, tables: Sequence[Table]) -> dict[str, int]:
     """Validate the tables, write the results and the Data Docs, and stop the line on a red expectation.
 
@@ -125,7 +143,7 @@ def _record(table: Table, result: ExpectationValidationResult) -> dict[str, Any]
         "expected": _expected(config.type, config.kwargs),
         "rows": len(table.frame),
         "failing": int(found.get("unexpected_count", 0)),
-        "failing_rows": [{key: _plain(row[key]) for key in [*table.ids, *(set(row) - set(table.ids))]} for row in failing[:_SHOWN_ROWS]],
+        "failing_rows": [{key: _plain(row[key]) for key in [*table.ids, *sorted(set(row) - set(table.ids))]} for row in failing[:_SHOWN_ROWS]],
         "remedy": config.meta["remedy"],
     }
 
@@ -145,7 +163,9 @@ def _expected(kind: str, constraints: Mapping[str, Any]) -> str:
     if "value_set" in constraints:
         values = " or ".join("nothing" if value == "" else str(value) for value in constraints["value_set"])
         return f"no {values}" if "not" in kind else values
-    return f"{'nothing' if 'not' in kind else 'everything'} that matches {constraints['regex']}"
+    if "regex" in constraints:
+        return f"{'nothing' if 'not' in kind else 'everything'} that matches {constraints['regex']}"
+    return f"{constraints['column_A']} {'equal to' if 'equal' in kind else 'not below'} {constraints['column_B']}"
 
 
 def _observed(frame: pd.DataFrame, column: str, result: ExpectationValidationResult) -> Any:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from world2act.errors import BadInput
+from world2act.storage import read_tensors
 
 LAGS = range(-4, 9)
 _ONSET_SHARE = 0.3
@@ -66,3 +71,26 @@ def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndar
 
 def is_finite(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).all())
+
+
+def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a tensor of the safetensors files that match the patterns: finite or not, and its largest magnitude.
+
+    Raises:
+        BadInput: a pattern matches no file, or a file is truncated.
+    """
+    rows = []
+    for pattern in files:
+        found = sorted(directory.glob(pattern))
+        if not found:
+            raise BadInput(directory / pattern, "", "nothing", "safetensors weights", "run the stage that writes it: `dvc repro`, or `dvc pull`")
+        for file in found:
+            rows += [
+                {"file": file.relative_to(directory).as_posix(), "tensor": name, "finite": is_finite(values), "largest": _largest(values)}
+                for name, values in read_tensors(file).items()
+            ]
+    return rows
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values.astype(np.float64)).max(initial=0.0))

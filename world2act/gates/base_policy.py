@@ -1,0 +1,53 @@
+"""The gate of artifacts/base_policy: weights, statistics and check episodes in, tables with expectations out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import great_expectations.expectations as gxe
+import pandas as pd
+
+from world2act.gates.engine import Table, weights_table, why
+from world2act.gates.probes import weight_rows
+from world2act.params import Params
+from world2act.storage import read_json, read_parquet
+
+_AGAIN = "delete artifacts/base_policy and run `dvc repro base_policy`"
+_TRAIN = "raise base_policy.training.steps or demos.labelled_per_task"
+
+
+def tables(artifacts: Path, params: Params) -> list[Table]:
+    """Measure artifacts/base_policy. Raises `BadInput` when a file is missing or damaged."""
+    root = artifacts / "base_policy"
+    episodes = read_parquet(root / "check.parquet", ["policy", "task", "seed", "success"]).to_pandas()
+    return [
+        Table("check", _comparison(episodes), ("episodes",), [
+            gxe.ExpectColumnValuesToBeBetween(column="success_gain", min_value=params.gates.base_policy.success_gain, **why(
+                "The base policy succeeds more often than a random one from the same check scenes (difference of success rates).", _TRAIN)),
+            gxe.ExpectColumnValuesToBeInSet(column="paired", value_set=[True], **why(
+                "Base and random policy were checked from the same scenes.", _AGAIN)),
+        ]),
+        Table("statistics", pd.DataFrame(_statistic_rows(root)), ("feature", "dimension"), [
+            gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="max", column_B="min", or_equal=True, **why(
+                "Normalisation boxes are not inside out.", _AGAIN)),
+        ]),
+        weights_table(weight_rows(root, ["model.safetensors"]), _AGAIN),
+    ]
+
+
+def _comparison(episodes: pd.DataFrame) -> pd.DataFrame:
+    base, random = (episodes[episodes["policy"] == name] for name in ("base", "random"))
+    scenes = [sorted(zip(part["task"], part["seed"], strict=True)) for part in (base, random)]
+    return pd.DataFrame([{
+        "episodes": len(base), "base": base["success"].mean(), "random": random["success"].mean(),
+        "success_gain": base["success"].mean() - random["success"].mean(), "paired": scenes[0] == scenes[1] != [],
+    }])
+
+
+def _statistic_rows(root: Path) -> list[dict[str, Any]]:
+    return [
+        {"feature": feature, "dimension": i, "min": low, "max": high}
+        for feature, box in sorted(read_json(root / "statistics.json").items())
+        for i, (low, high) in enumerate(zip(box["min"], box["max"], strict=True))
+    ]
