@@ -1,0 +1,43 @@
+"""tokenizer: frames of video-only episodes, prompts → artifacts/tokenizer: the VAE, text encoder and tokenizer."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.params import Params
+from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.storage import atomic_directory, read_parquet, sha256
+from world2act.training.loop import train
+from world2act.world_model import text, tokenizer
+
+
+def main(params: Params) -> Metrics:
+    demos, own = ARTIFACTS / "demos" / "video_only", params.tokenizer
+    skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
+    episodes = EpisodeDataset.open(demos)
+    if own.source == "train":
+        frames = [episodes.frames(e.index, episodes.cameras[0]) for e in episodes.episodes if e.subset == "train"]
+        vae = tokenizer.make_vae(own, params.base.seed)
+        objective = tokenizer.ReconstructionObjective(vae, frames, own.clip_frames, own.kl_weight)
+        trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))
+        objective.model.load_state_dict(trained.ema)
+        tokenizer.measure_latents(vae, frames)
+    if not is_main():
+        return {}
+    with atomic_directory(ARTIFACTS / "tokenizer") as directory:
+        if own.source == "train":
+            vae.save_pretrained(directory / "vae")
+            words = [row["prompt"] for row in skills] + [row["instruction"] for row in skills]
+            text.make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, params.base.seed).save(directory)
+        else:
+            text.load_text_encoder(own.source, own.text_length)
+            for name in ("vae", "text_encoder", "text_tokenizer"):
+                shutil.copytree(Path(own.source) / name, directory / name)
+        heldout = [row for row in skills if row["dataset"] == "video_only" and row["subset"] == "heldout"]
+        return tokenizer.measure_reconstruction(tokenizer.load_tokenizer(directory), episodes, heldout, directory)
+
+
+if __name__ == "__main__":
+    run_stage("tokenizer", main)

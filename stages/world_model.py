@@ -1,0 +1,50 @@
+"""world_model: artifacts/latents → artifacts/world_model, the Cosmos-Predict2 transformer and its held-out quality."""
+
+from world2act.data.latent_cache import open_latents
+from world2act.params import Params
+from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.storage import atomic_directory, sha256, write_json, write_parquet
+from world2act.training.loop import train
+from world2act.world_model import quality
+from world2act.world_model.generation import make_space, make_world_model
+from world2act.world_model.loss import DenoisingObjective
+from world2act.world_model.preparation import describe, usable_clips
+from world2act.world_model.tokenizer import load_tokenizer
+from world2act.world_model.transformer import load_transformer, make_transformer
+
+
+def main(params: Params) -> Metrics:
+    own, seed = params.world_model, params.base.seed
+    cache = open_latents(ARTIFACTS / "latents")
+    training, heldout = (usable_clips(cache, subset, own.max_latents) for subset in ("train", "heldout"))
+    config = describe(own, cache, training.clips) | {"latents_sha256": sha256(ARTIFACTS / "latents")}
+    if own.source == "train":
+        network = make_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
+        objective = DenoisingObjective(
+            network, cache, training.clips, make_space(config), conditioning_latents=own.conditioning_latents,
+            text_dropout=own.text_dropout, high_sigma_share=own.high_sigma_share, seed=seed,
+        )
+        trained = train(objective, own.training, name="world_model", base=params.base, inputs=config["latents_sha256"])
+        weights, ema = trained.weights, trained.ema
+    else:
+        network = load_transformer(own.source)
+        weights = ema = network.state_dict()
+    if not is_main():
+        return {}
+    with atomic_directory(ARTIFACTS / "world_model") as directory:
+        for name, state in (("transformer_raw", weights), ("transformer", ema)):
+            network.load_state_dict(state)
+            network.save_pretrained(directory / name)
+        write_json(directory / "config.json", config)
+        rows, imagined = quality.measure(
+            make_world_model(network.cpu(), config), cache, training.clips, heldout.clips, samples=own.evaluation_samples,
+            seed=seed, steps=own.sampler_steps, guidance=own.guidance,
+        )
+        write_parquet(directory / "heldout.parquet", rows, quality.HELDOUT_SCHEMA)
+        quality.save_previews(directory / "preview", load_tokenizer(ARTIFACTS / "tokenizer"), cache, heldout.clips, imagined)
+    discarded = {"discarded_train_clips": training.discarded, "discarded_heldout_clips": heldout.discarded}
+    return quality.summarise(rows) | {"train_clips": len(training.clips), "heldout_clips": len(heldout.clips)} | discarded
+
+
+if __name__ == "__main__":
+    run_stage("world_model", main)

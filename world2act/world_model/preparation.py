@@ -1,0 +1,55 @@
+"""What the world model is trained on, and the config.json that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median_high
+from typing import Any
+
+import numpy as np
+
+from world2act.data.latent_cache import Clip, LatentCache
+from world2act.errors import BadInput
+from world2act.params import WorldModel as WorldModelParams
+from world2act.world_model.sampler import RHO, SIGMA_MAX, SIGMA_MIN
+
+
+@dataclass(frozen=True)
+class UsableClips:
+    """Clips that fit the model whole, and how many do not: none is cut."""
+
+    clips: list[Clip]
+    discarded: int
+
+
+def usable_clips(cache: LatentCache, subset: str, max_latents: int) -> UsableClips:
+    """The video-only clips of 2..max_latents latents. Labelled clips stay unseen by the world model, so that what it
+    imagines for them is imagined.
+
+    Raises:
+        BadInput: none is left.
+    """
+    clips = cache.select("video_only", subset)
+    fitting = [clip for clip in clips if 2 <= clip.latents <= max_latents]
+    if not fitting:
+        raise BadInput("params.yaml", "world_model.max_latents", max_latents, f"at least {min(clip.latents for clip in clips)}", "raise it")
+    return UsableClips(fitting, len(clips) - len(fitting))
+
+
+def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]) -> dict[str, Any]:
+    """The content of config.json: target and scale, lengths of the skills, sampler.
+
+    The scale of a channel is the root mean square of its differences from the conditioning latent, over training clips.
+    """
+    changes = np.concatenate([cache.latents(clip)[1:] - cache.latents(clip)[0] for clip in clips]).astype(np.float64)
+    lengths = {prompt: [clip.latents for clip in clips if clip.prompt == prompt] for prompt in sorted({clip.prompt for clip in clips})}
+    return {
+        "target": params.target,
+        "change_scale": np.sqrt(np.square(changes).mean((0, 2, 3))).tolist(),
+        "max_latents": params.max_latents,
+        "skill_latents": {prompt: median_high(values) for prompt, values in lengths.items()},
+        "sampler": {
+            "steps": params.sampler_steps, "guidance": params.guidance, "sigma_max": SIGMA_MAX, "sigma_min": SIGMA_MIN, "rho": RHO,
+        },
+    }

@@ -1,0 +1,102 @@
+"""Prompts as embeddings: a T5 encoder and a tokenizer that needs no download (artifacts/tokenizer/text_*).
+
+The default encoder is a tiny `T5EncoderModel` with random weights drawn from the seed and never trained: with a
+handful of prompts, all that the world model needs of it is a distinct, repeatable code a word. A trained encoder
+(T5-11B for the released Cosmos weights) comes in by path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from world2act.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+_HEAD_DIM = 16
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen encoder, its tokenizer and the fixed number of tokens that a prompt is padded to."""
+
+    model: T5EncoderModel
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Embed prompts: float32 (P, length, D), zero at padding, as Cosmos-Predict2 was trained.
+
+        Raises:
+            BadInput: a prompt does not fit into `length` tokens; nothing is cut off silently.
+        """
+        for prompt in prompts:
+            tokens = len(self.tokenizer(prompt)["input_ids"])
+            if tokens > self.length:
+                raise BadInput("params.yaml", "tokenizer.text_length", f"{tokens} tokens in {prompt!r}",
+                               f"at most {self.length}", "raise text_length, or shorten the prompt")
+        tokens = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, return_tensors="pt")
+        mask = tokens["attention_mask"]
+        hidden = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+        return hidden * mask[..., None]
+
+    def save(self, directory: Path) -> None:
+        """Write text_encoder/ and text_tokenizer/."""
+        self.model.save_pretrained(directory / "text_encoder")
+        self.tokenizer.save_pretrained(directory / "text_tokenizer")
+
+
+def make_text_encoder(prompts: Sequence[str], dim: int, layers: int, length: int, seed: int) -> TextEncoder:
+    """A tiny T5 with random weights, and byte-level BPE merged on `prompts`: a known word is one token, and any
+    other text can still be spelled."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<pad>", "</s>"]
+    bpe.train_from_iterator(
+        sorted(set(prompts)),
+        trainers.BpeTrainer(vocab_size=2048, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    bpe.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="</s>")
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=dim, d_kv=_HEAD_DIM, d_ff=4 * dim, num_layers=layers,
+        num_heads=max(1, dim // _HEAD_DIM), dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = T5EncoderModel(config).eval().requires_grad_(False)
+    return TextEncoder(model, tokenizer, length)
+
+
+def load_text_encoder(directory: str | Path, length: int) -> TextEncoder:
+    """Open text_encoder/ and text_tokenizer/ (or tokenizer/, as in a diffusers pipeline) under `directory`.
+
+    Raises:
+        BadInput: one of them is missing, or the checkpoint's keys are not the model's.
+    """
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    root = Path(directory)
+    names = [name for name in ("text_tokenizer", "tokenizer") if (root / name).is_dir()]
+    if not names or not (root / "text_encoder").is_dir():
+        raise BadInput(root, "text_encoder, text_tokenizer", "one is missing", "both, in diffusers layout",
+                       "run the tokenizer stage, or correct tokenizer.source")
+    model, info = T5EncoderModel.from_pretrained(root / "text_encoder", local_files_only=True, output_loading_info=True)
+    faults = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
+    if faults:
+        raise BadInput(root / "text_encoder", faults[0], f"{len(faults)} keys do not match", "the model's own keys",
+                       "use a T5EncoderModel checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(root / names[0], local_files_only=True)
+    return TextEncoder(model.eval().requires_grad_(False), tokenizer, length)

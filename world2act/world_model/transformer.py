@@ -1,0 +1,75 @@
+"""`CosmosTransformer3DModel`: made tiny, or opened by path with strict keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from world2act.errors import BadInput
+from world2act.params import WorldModel as WorldModelParams
+
+if TYPE_CHECKING:
+    from diffusers import CosmosTransformer3DModel
+
+
+def make_transformer(params: WorldModelParams, channels: int, text_dim: int, seed: int) -> CosmosTransformer3DModel:
+    """A Cosmos-Predict2 Video2World transformer of the size in `params`, weights drawn from `seed`.
+
+    Args:
+        channels: C of the latents; the condition mask is one more channel in, the padding mask is added inside.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _model_class()(
+            in_channels=channels + 1, out_channels=channels, num_attention_heads=params.heads,
+            attention_head_dim=params.head_dim, num_layers=params.layers, mlp_ratio=4.0, text_embed_dim=text_dim,
+            adaln_lora_dim=params.adaln_lora_dim, max_size=(128, 240, 240), patch_size=(1, 2, 2),
+            rope_scale=(1.0, 3.0, 3.0), concat_padding_mask=True, extra_pos_embed_type=None,
+        )
+
+
+def load_transformer(directory: str | Path) -> CosmosTransformer3DModel:
+    """Open a diffusers folder.
+
+    Raises:
+        BadInput: there is none, or its keys are not the model's.
+    """
+    root = Path(directory)
+    if not (root / "config.json").is_file():
+        raise BadInput(root, "", "no config.json", "a CosmosTransformer3DModel in diffusers layout", "run the world_model stage, or correct world_model.source")
+    model, info = _model_class().from_pretrained(root, local_files_only=True, output_loading_info=True)
+    faults = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if faults:
+        raise BadInput(root, str(faults[0]), f"{len(faults)} keys do not match", "the model's own keys", "use a CosmosTransformer3DModel checkpoint")
+    return model.eval().requires_grad_(False)
+
+
+def _model_class() -> type[CosmosTransformer3DModel]:
+    from diffusers import CosmosTransformer3DModel
+
+    _shim_torchvision()
+    return CosmosTransformer3DModel
+
+
+def _shim_torchvision() -> None:
+    """Give diffusers the one torchvision function that Cosmos calls, where torchvision is not installed.
+
+    The model resizes its padding mask with `torchvision.transforms.functional.resize`, nearest neighbour. The
+    registries' torchvision is a CUDA build that breaks CPU torch, so it is left out of the lock file.
+    """
+    from diffusers.models.transformers import transformer_cosmos
+
+    if hasattr(transformer_cosmos, "transforms"):
+        return
+
+    def resize(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
+        return F.interpolate(mask, size=size, mode=interpolation)
+
+    transformer_cosmos.transforms = SimpleNamespace(
+        functional=SimpleNamespace(resize=resize), InterpolationMode=SimpleNamespace(NEAREST="nearest")
+    )
