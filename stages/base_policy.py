@@ -1,17 +1,19 @@
 """base_policy: labelled demonstrations → artifacts/base_policy, imitated by a GR00T-family policy (docs/artifacts.md)."""
 
-from world2act.data.chunks import ChunkDataset
-from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.evaluation.check import check_against_random
 from world2act.params import Params
-from world2act.policies.base import load_policy
-from world2act.policies.gr00t.objective import ImitationObjective
 from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.storage import atomic_directory, sha256
-from world2act.training.loop import train
 
 
 def main(params: Params) -> Metrics:
+    # simulator processes import this module once more: the heavy libraries stay inside
+    from world2act.data.chunks import ChunkDataset
+    from world2act.data.lerobot_v3 import EpisodeDataset
+    from world2act.evaluation.check import check_against_random
+    from world2act.policies.base import load_policy
+    from world2act.policies.gr00t.objective import ImitationObjective
+    from world2act.training.loop import train
+
     section, demos = params.base_policy, ARTIFACTS / "demos"
     dataset = EpisodeDataset.open(demos / "labelled")
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])

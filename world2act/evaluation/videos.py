@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from world2act.evaluation.rollout import EpisodeResult
+from world2act.sims.pool import EnvironmentPool
 
 _QUALITY = "23"  # x264's own default
 
@@ -37,3 +38,14 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+def film(
+    directory: Path, policy: str, results: Sequence[EpisodeResult], pool: EnvironmentPool, *, per_task: int, size: int, fps: int
+) -> None:
+    """Replay chosen episodes at `size` pixels a side into `<policy>-<task>-<seed>-<success|failure>.mp4`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for result in choose_episodes(results, per_task):
+        frames = pool.replay(pool.tasks.index(result.task), result.seed, result.actions, size)
+        outcome = "success" if result.success else "failure"
+        write_video(directory / f"{policy}-{result.task}-{result.seed}-{outcome}.mp4", frames, fps)

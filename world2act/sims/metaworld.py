@@ -56,6 +56,7 @@ EMBODIMENT = Embodiment(
     proprio_names=("ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m"),
     control_hz=80,
 )
+PACKAGES = ("metaworld", "mujoco")  # their versions stand in every evaluation's protocol
 IMAGE_CONVENTION = "rotated by 180 degrees: the arm stands at the far side, up is up"
 RENDERER = f"{os.environ['MUJOCO_GL']}, no multisampling, no shadows, no reflections"
 SCENE_NAMES = tuple(f"{what}_{axis}_m" for what in ("object", "second_object", "target") for axis in "xyz")
@@ -64,10 +65,12 @@ TASKS = {
     task.name: task
     for task in (
         Task("assembly", "pick up the ring by its handle and place it over the peg", prehensile=True),
+        Task("button-press", "push the button into the wall", prehensile=False),
         Task("button-press-topdown", "press the button down", prehensile=False),
         Task("coffee-pull", "grasp the mug and pull it away from the coffee machine", prehensile=True),
         Task("coffee-push", "grasp the mug and push it under the coffee machine", prehensile=True),
         Task("door-open", "pull the door open", prehensile=False),
+        Task("drawer-close", "push the drawer shut", prehensile=False),
         Task("hammer", "pick up the hammer and drive the nail into the block", prehensile=True),
         Task("pick-place", "pick up the puck and hold it at the target", prehensile=True),
         Task("plate-slide", "slide the plate into the cabinet", prehensile=False),
