@@ -40,7 +40,7 @@ INITIAL_STATES = pa.schema(
 STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
 _SEEDS_PER_SET = 1_000_000
 _ATTEMPTS = 10
-_AFTER_SUCCESS = 8
+_AFTER_SUCCESS = 4
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ _MODEL_STATE = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "g
 _HIDDEN_GROUP = 5
 _MIN_CONTRAST = 1.0
 _CORNERS = np.array(list(itertools.product((-1, 1), repeat=3)))
-_alive: list[object] = []
+_alive: list[MetaWorld] = []
+_renderers: dict[tuple[str, int], mujoco.Renderer] = {}  # a task and size: environments of one task share meshes
 
 
 def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps: int) -> MetaWorld:
@@ -127,7 +128,6 @@ class MetaWorld:
         self._groups = self._model.geom_group.copy()
         self._bounded = self._model.geom_rbound > 0  # a plane has no box
         self._corners = self._model.geom_aabb[:, None, :3] + self._model.geom_aabb[:, None, 3:] * _CORNERS
-        self._renderers: dict[int, mujoco.Renderer] = {}
         self._state = np.zeros(39)
         _alive.append(self)
 
@@ -161,9 +161,11 @@ class MetaWorld:
         return float(self._state[3]) * _OPEN_WIDTH_M
 
     def render(self, size: int) -> np.ndarray:
-        renderer = self._renderers.get(size) or self._make_renderer(size)
+        renderer = _renderers.get((self.task.name, size)) or self._make_renderer(size)
         self._hide_what_is_out_of_view()
-        renderer.update_scene(self._data, self._camera.name)
+        mujoco.mjv_updateScene(
+            self._model, self._data, self._option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL.value, renderer.scene
+        )
         frame = renderer.render(out=np.zeros((size, size, 3), np.uint8))
         if frame.std() < _MIN_CONTRAST:
             raise InfrastructureError(
@@ -173,9 +175,7 @@ class MetaWorld:
         return np.ascontiguousarray(frame[::-1, ::-1])
 
     def close(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        """Nothing: environments and renderers are freed with their process, or later ones would render nothing."""
 
     def _place_camera(self) -> None:
         names = [self._model.camera(i).name for i in range(self._model.ncam)]
@@ -184,6 +184,8 @@ class MetaWorld:
         camera = self._model.camera(self._camera.name)
         camera.pos[:] = self._camera.position_m
         camera.fovy[:] = self._camera.fovy_deg
+        self._view, self._option = mujoco.MjvCamera(), mujoco.MjvOption()
+        self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera.id
 
     def _make_renderer(self, size: int) -> mujoco.Renderer:
         self._model.vis.global_.offwidth = self._model.vis.global_.offheight = size
@@ -193,7 +195,7 @@ class MetaWorld:
             raise _no_renderer(error) from error
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = False
-        self._renderers[size] = renderer
+        _renderers[self.task.name, size] = renderer
         return renderer
 
     def _hide_what_is_out_of_view(self) -> None:
