@@ -1,0 +1,193 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from world2act.errors import BadInput
+from world2act.policies.base import Policy, load_policy
+from world2act.policies.gr00t.action_head import ActionHead
+from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
+from world2act.policies.gr00t.model import Gr00tModel
+from world2act.policies.gr00t.policy import save_pretrained
+from world2act.policies.gr00t.words import make_tokenizer, tokenize
+from world2act.policies.normalisation import MinMax
+from world2act.sims.base import Observation
+
+INSTRUCTIONS = ["slide the window open", "pick up the hammer and drive the nail into the block"]
+TINY = Gr00tConfig(
+    cameras=("front", "wrist"), image_size=32, embodiment="arm", embodiment_slot=1, proprio_dim=5, action_dim=3,
+    chunk_length=4, sampler_steps=4,
+    vision_language=VisionLanguageSizes(32, 1, 1, 64, 8, 4, 32, 1, 2, 1, 16, 64, 20),
+    action_head=ActionHeadSizes(layers=4, heads=1, head_dim=32, hidden_dim=16, slots=2, positions=4),
+)  # fmt: skip
+
+
+def observation(seed: int, instruction: str = INSTRUCTIONS[0]) -> Observation:
+    generator = np.random.default_rng(seed)
+    images = {name: generator.integers(0, 255, (32, 32, 3), dtype=np.uint8) for name in TINY.cameras}
+    return Observation(images, generator.normal(size=5).astype(np.float32), instruction, np.zeros(0, np.float32))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    box = MinMax(np.full(3, -1, np.float32), np.ones(3, np.float32))
+    statistics = {"action": box, "observation.state": MinMax(np.full(5, -2, np.float32), np.full(5, 2, np.float32))}
+    save_pretrained(tmp_path, TINY, Gr00tModel(TINY, seed=3).state_dict(), statistics, make_tokenizer(INSTRUCTIONS))
+    return tmp_path
+
+
+def test_same_architecture_as_the_published_checkpoint() -> None:
+    """3,286,610,368 parameters: ours, plus what an imitation policy does not use."""
+    config = Gr00tConfig(
+        cameras=("ego",), image_size=252, embodiment="new", embodiment_slot=10, proprio_dim=128, action_dim=128,
+        chunk_length=50, sampler_steps=4,
+        vision_language=VisionLanguageSizes(1152, 27, 16, 4304, 14, 16, 2048, 16, 16, 8, 128, 6144, 151680),
+        action_head=ActionHeadSizes(layers=32, heads=32, head_dim=48, hidden_dim=1024, slots=32, positions=1024),
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = Gr00tModel(config)
+    assert sum(p.numel() for p in model.action_head.parameters()) == 1_418_624_000
+    language_head, mask_token = 151680 * 2048, 1536
+    d, mlp = 1152, 4304
+    pooling_head = d + (3 * d * d + 3 * d) + (d * d + d) + 2 * d + (d * mlp + mlp) + (mlp * d + d)
+    assert sum(p.numel() for p in model.parameters()) + language_head + mask_token + pooling_head == 3_286_610_368
+
+
+def test_predicts_clipped_chunks_by_the_contract(saved: Path) -> None:
+    policy = load_policy(saved)
+    assert isinstance(policy, Policy)
+    chunks = policy.predict([observation(0), observation(1, INSTRUCTIONS[1])], [7, 8])
+    assert chunks.shape == (2, 4, 3) and chunks.dtype == np.float32
+    assert np.abs(chunks).max() <= 1
+
+
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch(saved: Path) -> None:
+    policy = load_policy(saved)
+    alone = policy.predict([observation(0)], [7])
+    crowd = policy.predict([observation(2, INSTRUCTIONS[1]), observation(0), observation(3)], [1, 7, 2])
+    np.testing.assert_allclose(crowd[1], alone[0], atol=1e-5)
+    assert np.abs(policy.predict([observation(0)], [8]) - alone).max() > 1e-3
+
+
+def test_the_noise_the_instruction_and_every_image_matter(saved: Path) -> None:
+    policy = load_policy(saved)
+    here = policy.predict([observation(0)], [7])
+    other_words = policy.predict([observation(0, INSTRUCTIONS[1])], [7])
+    moved = observation(0)
+    moved.images["wrist"] = 255 - moved.images["wrist"]
+    assert np.abs(here - other_words).max() > 1e-5
+    assert np.abs(here - policy.predict([moved], [7])).max() > 1e-5
+
+
+def test_each_embodiment_has_weights_of_its_own() -> None:
+    head = ActionHead(TINY.action_head, context_dim=8, proprio_dim=5, action_dim=3)
+    inputs = _head_inputs()
+    first, second = (head(*inputs, slot) for slot in (0, 1))
+    assert (first - second).abs().max() > 1e-3
+    second.sum().backward()
+    assert head.action_decoder.layer1.W.grad[0].abs().max() == 0 < head.action_decoder.layer1.W.grad[1].abs().max()
+
+
+def test_blocks_attend_words_first_and_images_next_and_never_padding() -> None:
+    head = ActionHead(TINY.action_head, context_dim=8, proprio_dim=5, action_dim=3)
+    (images, words), mask, *rest = _head_inputs()
+    velocity = head((images, words), mask, *rest, 0)
+    padded = words.clone()
+    padded[:, 2:] += 5
+    torch.testing.assert_close(head((images, padded), mask, *rest, 0), velocity)
+    seen: list[int] = []
+    for index, block in enumerate(head.transformer_blocks):
+        block.register_forward_pre_hook(lambda _, args, index=index: seen.append(-1 if args[2] is None else args[2].shape[1]))
+    head((images, words), mask, *rest, 0)
+    assert seen == [words.shape[1], -1, images.shape[1], -1]
+
+
+def test_chunks_of_one_observation_do_not_see_one_another() -> None:
+    head = ActionHead(TINY.action_head, context_dim=8, proprio_dim=5, action_dim=3)
+    features, mask, proprio, noisy, times = _head_inputs()
+    together = head(features, mask, proprio, noisy, times, 0)
+    for k in range(noisy.shape[1]):
+        alone = head(features, mask, proprio, noisy[:, k : k + 1], times[:, k : k + 1], 0)
+        torch.testing.assert_close(together[:, k : k + 1], alone)
+
+
+def test_sampling_follows_the_flow_in_euler_steps() -> None:
+    model = Gr00tModel(TINY, seed=1).eval()
+    images = torch.randint(0, 255, (2, 2, 3, 32, 32), dtype=torch.uint8)
+    words, mask = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)
+    proprio, noise = torch.randn(2, 5), torch.randn(2, 4, 3)
+    actions = noise
+    with torch.no_grad():
+        for t in (0.0, 0.25, 0.5, 0.75):
+            actions = actions + 0.25 * model(images, words, mask, proprio, actions[:, None], torch.full((2, 1), t))[:, 0]
+    torch.testing.assert_close(model.sample(images, words, mask, proprio, noise), actions)
+
+
+def test_patches_keep_their_place_through_pixel_unshuffle() -> None:
+    model = Gr00tModel(replace(TINY, cameras=("front",)), seed=1).backbone
+    vision = {}
+    model.vision_model.register_forward_hook(lambda _, args, out: vision.update(last=out.last_hidden_state))
+    image = torch.rand(1, 3, 32, 32)
+    tokens = model._vision(image)
+    grid = vision["last"].reshape(4, 4, -1)
+    expected = torch.stack([torch.cat([grid[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)]) for r in (0, 1) for c in (0, 1)])
+    torch.testing.assert_close(tokens[0], expected)
+    patch = model.vision_model.embeddings.patch_embedding
+    pixels = image[0, :, 8:16, 16:24].permute(1, 2, 0).flatten()
+    seen: dict[str, Tensor] = {}
+    patch.register_forward_hook(lambda _, args, out: seen.update(inputs=args[0]))
+    model._vision(image)
+    torch.testing.assert_close(seen["inputs"][0, 4 + 2], pixels)
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    one = Gr00tModel(TINY, seed=5).state_dict()
+    torch.manual_seed(2)
+    two = Gr00tModel(TINY, seed=5).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    three = Gr00tModel(TINY, seed=6).state_dict()
+    assert any(not torch.equal(one[key], three[key]) for key in one)
+
+
+def test_words_need_no_download_and_unknown_ones_are_marked(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(INSTRUCTIONS)
+    words, mask = tokenize(tokenizer, ["Open the WINDOW", "juggle the nail"])
+    assert tokenizer.decode(words[0]).split() == ["open", "the", "window"]
+    assert words[1, 0] == tokenizer.unk_token_id
+    assert mask.all()
+    _, mask = tokenize(tokenizer, ["open", "open the window"])
+    assert mask.tolist() == [[True, False, False], [True, True, True]]
+
+
+@pytest.mark.parametrize("fault", ["truncated", "no statistics", "no tokenizer", "other sizes", "unknown key", "no weights"])
+def test_a_damaged_policy_is_named(saved: Path, fault: str) -> None:
+    file = saved / "model.safetensors"
+    match fault:
+        case "truncated":
+            file.write_bytes(file.read_bytes()[:-1000])
+        case "no statistics":
+            (saved / "statistics.json").unlink()
+        case "no tokenizer":
+            (saved / "tokenizer/tokenizer.json").unlink()
+        case "other sizes":
+            text = (saved / "config.json").read_text()
+            (saved / "config.json").write_text(text.replace('"hidden_dim": 16', '"hidden_dim": 24'))
+        case "unknown key":
+            text = (saved / "config.json").read_text()
+            (saved / "config.json").write_text(text.replace('"sampler_steps"', '"samplersteps"'))
+        case "no weights":
+            file.unlink()
+    with pytest.raises(BadInput):
+        load_policy(saved)
+
+
+def _head_inputs() -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 6, 8, generator=generator), torch.randn(2, 3, 8, generator=generator)
+    mask = torch.tensor([[True, True, False]] * 2)
+    noisy = torch.randn(2, 3, 4, 3, generator=generator)
+    return features, mask, torch.randn(2, 5, generator=generator), noisy, torch.rand(2, 3, generator=generator)
