@@ -1,26 +1,28 @@
 """post_train: artifacts/{demos,rollouts,bridge,base_policy} → artifacts/post_train, the residual policy of stage 2."""
 
-import numpy as np
-import torch
-
-from world2act.bridge.adapters import Bridge
-from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import Params
-from world2act.policies.base import load_policy
-from world2act.policies.residual import ResidualPolicy
-from world2act.policies.residual.history import write_history
-from world2act.policies.residual.model import ResidualModel
-from world2act.policies.residual.objective import PostTrainObjective
-from world2act.policies.residual.targets import read_targets
-from world2act.sims.pool import EnvironmentPool
 from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.storage import atomic_directory, sha256
-from world2act.training.loop import train
-from world2act.training.ranks import initialise
 
 
 def main(params: Params) -> Metrics:
+    # simulator processes import this module once more: the heavy libraries stay inside
+    import numpy as np
+    import torch
+
+    from world2act.bridge.adapters import Bridge
+    from world2act.data.lerobot_v3 import EpisodeDataset
+    from world2act.policies.base import load_policy
+    from world2act.policies.residual import ResidualPolicy
+    from world2act.policies.residual.history import write_history
+    from world2act.policies.residual.model import ResidualModel
+    from world2act.policies.residual.objective import PostTrainObjective
+    from world2act.policies.residual.targets import read_targets
+    from world2act.sims.pool import EnvironmentPool
+    from world2act.training.loop import train
+    from world2act.training.ranks import initialise
+
     settings, demos, training = params.post_train, params.demos, params.post_train.training
     rank, ranks = initialise()
     if training.checkpoint_every % settings.updates_per_rollout:
