@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,11 +75,12 @@ def repro() -> None:
     Exits as DVC does: not with 0 when a stage fails or a gate is red. The message above says which row, which value
     and what to do; what the last good run wrote stays in place.
     """
+    from world2act.dvc_process import dvc_command, stage_environment
     from world2act.params import load_params
 
     with _one_message():
         load_params()
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], env=_stage_environment())
+    done = subprocess.run(dvc_command("repro"), env=stage_environment())
     if done.returncode:
         typer.secho("\nThe pipeline stopped. What failed and what to do stands above.", err=True, fg="red")
         raise typer.Exit(done.returncode)
@@ -110,11 +109,6 @@ def check() -> None:
             typer.echo(f"{'':<31}{finding.remedy}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
-
-
-def _stage_environment() -> dict[str, str]:
-    """The `python` of dvc.yaml is the one that runs this command, whether or not its environment is activated."""
-    return os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from world2act.dvc_process import dvc_command
+
 LOCK = Path("requirements.lock")
 DISK_GIB = 5.0
 _SET_UP = "run `make setup`"
@@ -85,7 +87,7 @@ def _rendering() -> Finding:
 
 
 def _dvc() -> Finding:
-    done = subprocess.run([sys.executable, "-m", "dvc", "root"], capture_output=True, text=True)
+    done = subprocess.run(dvc_command("root"), capture_output=True, text=True)
     found = f"DVC {metadata.version('dvc')}" if done.returncode == 0 else _last_line(done)
     return Finding("DVC repository", done.returncode == 0, found, "run world2act in a git clone of the project")
 
