@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Params
 from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
@@ -18,9 +16,10 @@ def main(params: Params) -> Metrics:
     skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
     episodes = EpisodeDataset.open(demos)
     if own.source == "train":
-        frames = [episodes.frames(e.index, episodes.cameras[0]) for e in episodes.episodes if e.subset == "train"]
+        training = [e for e in episodes.episodes if e.subset == "train"]
+        frames = [episodes.frames(e.index, episodes.cameras[0]) for e in training]
         vae = tokenizer.make_vae(own, params.base.seed)
-        objective = tokenizer.ReconstructionObjective(vae, frames, own.clip_frames, own.kl_weight)
+        objective = tokenizer.ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
         trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))
         objective.model.load_state_dict(trained.ema)
         tokenizer.measure_latents(vae, frames)

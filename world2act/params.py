@@ -95,6 +95,8 @@ class Tokenizer(Section):
     latent_channels: Count
     kl_weight: Annotated[float, Field(ge=0)]
     clip_frames: Count
+    image_share: Share
+    foreground_weight: Annotated[float, Field(ge=0)]
     text_dim: Count
     text_layers: Count
     text_length: Count
@@ -222,9 +224,11 @@ class GateRollouts(Section):
 
 
 class GateBasePolicy(Section):
-    """Success of the base policy less that of the random one over the check episodes, at least."""
+    """Success of the base policy less that of the random one over the check episodes, at least; share of episodes
+    that ended in an infrastructure error, at most."""
 
     success_gain: Share
+    error_share: Share
 
 
 class GateBridge(Section):

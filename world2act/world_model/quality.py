@@ -111,14 +111,18 @@ class _Baseline:
     and beyond the longest training clip its last latent is held."""
 
     def __init__(self, clips: Sequence[np.ndarray]) -> None:
-        self._clips = clips
+        self._clips = [clip.astype(np.float64) for clip in clips]
 
     def mean(self, latents: int) -> np.ndarray:
-        return np.stack([np.mean([c[k] for c in self._with(k)], axis=0, dtype=np.float64) for k in self._steps(latents)])
+        return np.stack([np.mean([c[k] for c in self._with(k)], axis=0) for k in self._steps(latents)])
 
     def ridge(self, first: np.ndarray, latents: int) -> np.ndarray:
         """Ridge regression of each latent on the first one, its strength chosen by leave-one-out on training clips."""
-        return np.stack([_ridge(np.stack([c[0] for c in self._with(k)]), np.stack([c[k] for c in self._with(k)]), first) for k in self._steps(latents)])
+        predicted = [
+            _fit_ridge(np.stack([c[0].ravel() for c in self._with(k)]), np.stack([c[k].ravel() for c in self._with(k)]), first.ravel())
+            for k in self._steps(latents)
+        ]
+        return np.stack(predicted).reshape(latents, *first.shape)
 
     def _steps(self, latents: int) -> list[int]:
         longest = max(map(len, self._clips))
@@ -128,18 +132,20 @@ class _Baseline:
         return [clip for clip in self._clips if len(clip) > k]
 
 
-def _ridge(inputs: np.ndarray, targets: np.ndarray, query: np.ndarray) -> np.ndarray:
-    x, y = (array.reshape(len(array), -1).astype(np.float64) for array in (inputs, targets))
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    x, y = x - x_mean, y - y_mean
-    gram, cross = x @ x.T, x @ (query.ravel() - x_mean)
-    best = (np.inf, np.zeros_like(y_mean))
+def _fit_ridge(inputs: np.ndarray, targets: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Predict the target of `query` (P,) from inputs (n, P) and targets (n, Q), in the dual form, since P > n."""
+    x_mean, y_mean = inputs.mean(0), targets.mean(0)
+    x, y, cross = inputs - x_mean, targets - y_mean, (inputs - x_mean) @ (query - x_mean)
+    gram, best, lowest = x @ x.T, y_mean, np.inf
+    if len(x) < 3:
+        return y_mean
     for strength in _RIDGE_STRENGTHS:
-        inverse = np.linalg.inv(gram + strength * np.eye(len(x)))
-        hat = gram @ inverse + 1 / len(x)  # the mean is fitted too
-        left_out = (y - gram @ inverse @ y) / (1 - np.diag(hat))[:, None] if len(x) > 2 else y
-        best = min(best, (float(np.square(left_out).mean()), cross @ inverse @ y), key=lambda pair: pair[0])
-    return (y_mean + best[1]).reshape(query.shape)
+        solved = np.linalg.solve(gram + strength * np.eye(len(x)), np.column_stack([y, gram]))
+        fitted, hat = gram @ solved[:, : y.shape[1]], solved[:, y.shape[1] :] + 1 / len(x)  # the mean is fitted too
+        error = float(np.square((y - fitted) / (1 - np.diag(hat))[:, None]).mean())
+        if error < lowest:
+            best, lowest = y_mean + cross @ solved[:, : y.shape[1]], error
+    return best
 
 
 def _first_frames_of_others(clips: Sequence[Clip]) -> list[int]:

@@ -6,6 +6,7 @@ frame after 4k. Latents are normalised by the per-channel mean and std that stan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ RECONSTRUCTION_SCHEMA = pa.schema([
 ])
 _MEASURED_EPISODES = 64
 _PREVIEWS = 8
+_FOREGROUND = 0.16  # of the range -1..1: what a pixel must differ from the background
+_MEDIAN_STRIDE = 5
 
 
 class VideoTokenizer:
@@ -77,19 +80,42 @@ def to_video(frames: np.ndarray | Tensor) -> Tensor:
 
 
 def make_vae(params: TokenizerParams, seed: int) -> AutoencoderKLWan:
-    """An untrained `AutoencoderKLWan` of the size in `params`, weights drawn from `seed`."""
+    """An untrained `AutoencoderKLWan` of the size in `params`, weights drawn from `seed`.
+
+    It starts as a per-frame model, as video models inflated from image models do: convolutions ignore the past, time
+    is halved by leaving frames out and doubled by repeating them. Training on single frames then carries over.
+    """
     from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
     levels, patch = len(params.dim_mult) - 1, params.patch_size
+    if levels < 2:
+        raise BadInput("params.yaml", "tokenizer.dim_mult", params.dim_mult, "at least 3 entries: two levels halve the time", "add some")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoencoderKLWan(
+        vae = AutoencoderKLWan(
             base_dim=params.base_dim, z_dim=params.latent_channels, dim_mult=params.dim_mult,
             num_res_blocks=params.num_res_blocks, temperal_downsample=[False] * (levels - 2) + [True, True],
             latents_mean=[0.0] * params.latent_channels, latents_std=[1.0] * params.latent_channels,
             in_channels=3 * patch**2, out_channels=3 * patch**2, patch_size=patch if patch > 1 else None,
             scale_factor_temporal=FRAMES_PER_LATENT, scale_factor_spatial=2**levels * patch,
         )
+    for name, module in vae.named_modules():
+        if isinstance(module, WanCausalConv3d) and module.weight.shape[2] == 3:
+            _ignore_the_past(module, keeps_channels="time_conv" in name)
+    return vae
+
+
+@torch.no_grad()
+def _ignore_the_past(conv: nn.Conv3d, keeps_channels: bool) -> None:
+    weight = torch.zeros_like(conv.weight)
+    if keeps_channels:
+        copies = conv.out_channels // conv.in_channels
+        weight[:, :, -1, 0, 0] = torch.eye(conv.in_channels).repeat(copies, 1)
+        conv.bias.zero_()
+    else:
+        weight[:, :, -1] = conv.weight[:, :, -1] * math.sqrt(3)  # a third of the taps, the same variance
+    conv.weight.copy_(weight)
 
 
 def load_tokenizer(directory: str | Path) -> VideoTokenizer:
@@ -128,38 +154,59 @@ class Reconstruction(nn.Module):
 class ReconstructionObjective:
     """Squared and absolute pixel error plus a small KL divergence, on random windows of training episodes.
 
+    The first share of the steps sees single frames: a frame is learned at a ninth of a window's cost, and the VAE
+    begins as a per-frame model (see `make_vae`). Pixels that differ from the task's median picture, the arm and the
+    objects, weigh more: they are few, and what the pipeline is about.
+
     Args:
         episodes: uint8 (T, H, W, 3) each.
+        tasks: the task of each episode.
+        steps: optimiser steps of the whole training.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, episodes: Sequence[np.ndarray], clip_frames: int, kl_weight: float) -> None:
+    def __init__(
+        self, vae: AutoencoderKLWan, episodes: Sequence[np.ndarray], tasks: Sequence[str], params: TokenizerParams, steps: int
+    ) -> None:
         short = min(len(frames) for frames in episodes)
-        if short < clip_frames or (clip_frames - 1) % FRAMES_PER_LATENT:
-            raise BadInput("params.yaml", "tokenizer.clip_frames", clip_frames, f"4k + 1, at most {short} (the shortest episode)", "correct it")
-        self.model = Reconstruction(vae)
-        self._episodes, self._clip_frames, self._kl_weight = episodes, clip_frames, kl_weight
-        self._latent_shape = (vae.config.z_dim, 1 + (clip_frames - 1) // FRAMES_PER_LATENT)
-        self._downscale = VideoTokenizer(vae).downscale
-        vae.train().requires_grad_(True)
+        if short < params.clip_frames or (params.clip_frames - 1) % FRAMES_PER_LATENT:
+            raise BadInput("params.yaml", "tokenizer.clip_frames", params.clip_frames, f"4k + 1, at most {short} (the shortest episode)", "correct it")
+        self._latent_shape = VideoTokenizer(vae).latent_shape(*episodes[0].shape[1:3])
+        self.model = Reconstruction(vae.train().requires_grad_(True))
+        self._episodes, self._params, self._image_steps = episodes, params, round(params.image_share * steps)
+        medians = {task: _median([frames for frames, other in zip(episodes, tasks, strict=True) if other == task]) for task in set(tasks)}
+        self._backgrounds = [medians[task] for task in tasks]
 
-    def batch(self, place: Place) -> tuple[Tensor, Tensor]:
-        windows = []
-        for episode in torch.randint(len(self._episodes), (place.batch_size,), generator=place.generator).tolist():
-            frames = self._episodes[episode]
-            start = int(torch.randint(len(frames) - self._clip_frames + 1, (), generator=place.generator))
-            windows.append(frames[start : start + self._clip_frames])
-        video = to_video(np.stack(windows))
-        size = [side // self._downscale for side in video.shape[-2:]]
-        noise = torch.randn(place.batch_size, *self._latent_shape, *size, generator=place.generator)
-        return video.to(place.device), noise.to(place.device)
+    def batch(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        """Video (B, 3, T, H, W), posterior noise (B, C, t, h, w), pixel weights (B, 1, T, H, W) of mean 1."""
+        frames, count = self._params.clip_frames, place.batch_size
+        if place.step < self._image_steps:
+            frames, count = 1, place.batch_size * (frames // 2)
+        windows, backgrounds = [], []
+        for episode in torch.randint(len(self._episodes), (count,), generator=place.generator).tolist():
+            start = int(torch.randint(len(self._episodes[episode]) - frames + 1, (), generator=place.generator))
+            windows.append(self._episodes[episode][start : start + frames])
+            backgrounds.append(self._backgrounds[episode][None])
+        video, background = to_video(np.stack(windows)), to_video(np.stack(backgrounds))
+        foreground = (video - background).abs().amax(1, keepdim=True) > _FOREGROUND
+        weights = 1 + self._params.foreground_weight * foreground
+        channels, height, width = self._latent_shape
+        noise = torch.randn(count, channels, 1 + frames // FRAMES_PER_LATENT, height, width, generator=place.generator)
+        return video.to(place.device), noise.to(place.device), (weights / weights.mean()).to(place.device)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor], place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
-        video, noise = batch
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], place: Place
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        video, noise, weights = batch
         restored, mean, logvar = model(video, noise)
-        squared, absolute = F.mse_loss(restored, video), F.l1_loss(restored, video)
+        error = (restored - video).abs()
+        pixels = (weights * (error.square() + error)).mean()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        psnr_db = 10 * torch.log10(4 / squared.detach())
-        return squared + absolute + self._kl_weight * divergence, {"psnr_db": psnr_db, "kl": divergence.detach()}
+        psnr_db = 10 * torch.log10(4 / error.detach().square().mean())
+        return pixels + self._params.kl_weight * divergence, {"psnr_db": psnr_db, "kl": divergence.detach()}
+
+
+def _median(episodes: Sequence[np.ndarray]) -> np.ndarray:
+    return np.median(np.concatenate([frames[::_MEDIAN_STRIDE] for frames in episodes]), axis=0).astype(np.uint8)
 
 
 def measure_latents(vae: AutoencoderKLWan, episodes: Sequence[np.ndarray]) -> None:

@@ -1,0 +1,142 @@
+"""The video tokenizer and the text encoder: causality, the grid of 4, the posterior's mode, nothing cut silently."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from world2act.errors import BadInput
+from world2act.params import Tokenizer, compose, parse_params
+from world2act.training.objective import Place
+from world2act.world_model.encoding import encode_clips
+from world2act.world_model.text import load_text_encoder, make_text_encoder
+from world2act.world_model.tokenizer import ReconstructionObjective, VideoTokenizer, load_tokenizer, make_vae, measure_latents, to_video
+
+ROOT = Path(__file__).parents[1]
+
+
+def tiny(**changes: object) -> Tokenizer:
+    own = parse_params(compose("default", ROOT), "conf/profile/default.yaml").tokenizer
+    return own.model_copy(update={"base_dim": 4, "dim_mult": [1, 2, 2], "patch_size": 2, **changes})
+
+
+def videos(count: int, frames: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, frames, size, size, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> VideoTokenizer:
+    return VideoTokenizer(make_vae(tiny(), 0))
+
+
+def test_shapes(tokenizer: VideoTokenizer) -> None:
+    latents = tokenizer.encode(videos(2, 9))
+    assert latents.shape == (2, 3, *tokenizer.latent_shape(16, 16)) == (2, 3, 16, 2, 2)
+    restored = tokenizer.decode(latents)
+    assert restored.shape == (2, 9, 16, 16, 3) and restored.dtype == np.uint8
+
+
+def test_latents_do_not_see_later_frames(tokenizer: VideoTokenizer) -> None:
+    video = videos(1, 13)
+    whole = tokenizer.encode(video)
+    for frames in (1, 5, 9):
+        assert torch.allclose(tokenizer.encode(video[:, :frames]), whole[:, : 1 + (frames - 1) // 4], atol=1e-5)
+    changed = video.copy()
+    changed[:, 9:] = 255 - changed[:, 9:]
+    assert torch.allclose(tokenizer.encode(changed)[:, :3], whole[:, :3], atol=1e-5)
+    assert not torch.allclose(tokenizer.encode(changed)[:, 3], whole[:, 3], atol=1e-2)
+
+
+def test_encoding_takes_the_mode_of_the_posterior(tokenizer: VideoTokenizer) -> None:
+    video = videos(1, 5)
+    mean = tokenizer.vae.encode(to_video(video)).latent_dist.mean.transpose(1, 2)
+    torch.manual_seed(1)
+    first = tokenizer.encode(video)
+    torch.manual_seed(2)
+    assert torch.equal(first, tokenizer.encode(video)) and torch.equal(first, mean)
+
+
+@pytest.mark.parametrize(("frames", "size", "key"), [(8, 16, "4k"), (5, 20, "multiples of 8")])
+def test_what_the_vae_would_cut_off_is_refused(tokenizer: VideoTokenizer, frames: int, size: int, key: str) -> None:
+    with pytest.raises(BadInput, match=key):
+        tokenizer.encode(videos(1, frames, size))
+
+
+def test_measured_statistics_normalise_latents() -> None:
+    vae, episodes = make_vae(tiny(), 0), list(videos(6, 13))
+    measure_latents(vae, episodes)
+    latents = VideoTokenizer(vae).encode(np.stack(episodes)).transpose(1, 2).flatten(2).transpose(0, 1).flatten(1)
+    assert latents.mean(1).abs().max() < 1e-3 and (latents.std(1) - 1).abs().max() < 1e-3
+
+
+def test_a_batch_depends_on_its_place_alone() -> None:
+    objective = ReconstructionObjective(make_vae(tiny(), 0), list(videos(3, 20)), ["a", "b", "a"], tiny(clip_frames=9, image_share=0.5), 10)
+    first, again, other = (objective.batch(Place(5, 0, 1, 4, torch.device("cpu"), torch.Generator().manual_seed(seed))) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    assert first[0].shape == (4, 3, 9, 16, 16) and first[1].shape == (4, 16, 3, 2, 2)
+    images = objective.batch(Place(4, 0, 1, 4, torch.device("cpu"), torch.Generator().manual_seed(1)))
+    assert images[0].shape == (16, 3, 1, 16, 16) and images[1].shape == (16, 16, 1, 2, 2)
+
+
+def test_what_differs_from_the_tasks_picture_weighs_more() -> None:
+    scene = np.full((2, 20, 16, 16, 3), 90, np.uint8)
+    scene[1] = 180
+    scene[0, 3, 4:6, 4:6] = 250
+    objective = ReconstructionObjective(make_vae(tiny(), 0), list(scene), ["a", "b"], tiny(clip_frames=17, image_share=0.0, foreground_weight=9.0), 1)
+    video, _, weights = objective.batch(Place(0, 0, 1, 16, torch.device("cpu"), torch.Generator().manual_seed(0)))
+    bright = (video > 0.9).all(1, keepdim=True)
+    assert bright.any() and weights.mean().item() == pytest.approx(1)
+    assert torch.allclose(weights[bright], 10 * weights[~bright].max()) and weights[~bright].min() == weights[~bright].max()
+
+
+def test_an_untrained_vae_is_a_per_frame_model() -> None:
+    vae, video = VideoTokenizer(make_vae(tiny(), 3)), videos(1, 9)
+    latents = vae.encode(video)
+    for k, frame in ((0, 0), (1, 4), (2, 8)):
+        assert torch.allclose(latents[:, k], vae.encode(video[:, frame : frame + 1])[:, 0], atol=1e-5)
+
+
+def test_clips_are_encoded_from_their_own_first_frame(tokenizer: VideoTokenizer) -> None:
+    class Episodes:
+        cameras = ("main",)
+
+        def frames(self, index: int, camera: str, which: range) -> np.ndarray:
+            return videos(2, 20)[index][list(which)]
+
+    skills = [{"dataset": "toy", "episode_index": i, "start": s, "end": e} for i, s, e in ((0, 3, 11), (1, 0, 4), (0, 11, 19))]
+    encoded = dict(encode_clips(tokenizer, {"toy": Episodes()}, skills, 2))
+    assert sorted(encoded) == [0, 1, 2]
+    assert np.allclose(encoded[2], tokenizer.encode(videos(2, 20)[:1, 11:20])[0], atol=1e-5)
+    assert np.allclose(encoded[2][0], tokenizer.encode(videos(2, 20)[:1, 11:12])[0, 0], atol=1e-5)
+
+
+def test_a_vae_with_other_keys_is_refused(tmp_path: Path, tokenizer: VideoTokenizer) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tokenizer.vae.save_pretrained(tmp_path / "vae")
+    weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    state.pop("quant_conv.weight")
+    save_file(state, weights)
+    with pytest.raises(BadInput, match=r"quant_conv\.weight"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(BadInput, match="nothing"):
+        load_tokenizer(tmp_path / "missing")
+
+
+def test_prompts_are_embedded_apart_and_padded_with_zeros(tmp_path: Path) -> None:
+    made = make_text_encoder(["pick up the mug", "push the mug"], 32, 1, 12, seed=0)
+    made.save(tmp_path)
+    opened = load_text_encoder(tmp_path, 12)
+    embeds = opened.embed(["pick up the mug", "push the mug", "", "an unseen sentence"[:10]])
+    assert torch.equal(embeds, made.embed(["pick up the mug", "push the mug", "", "an unseen sentence"[:10]]))
+    assert embeds[0, :5].abs().sum(-1).min() > 0 and embeds[0, 5:].abs().max() == 0  # four words and the end of text
+    assert (embeds[0] - embeds[1]).norm() > 1
+    assert torch.equal(make_text_encoder(["pick up the mug", "push the mug"], 32, 1, 12, seed=0).embed(["x"]), made.embed(["x"]))
+
+
+def test_a_prompt_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(BadInput, match="text_length"):
+        make_text_encoder(["a"], 32, 1, 4, seed=0).embed(["a much longer prompt"])
