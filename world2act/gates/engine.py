@@ -165,7 +165,9 @@ def _expected(kind: str, constraints: Mapping[str, Any]) -> str:
         return f"no {values}" if "not" in kind else values
     if "regex" in constraints:
         return f"{'nothing' if 'not' in kind else 'everything'} that matches {constraints['regex']}"
-    return f"{constraints['column_A']} {'equal to' if 'equal' in kind else 'not below'} {constraints['column_B']}"
+    if "column_A" in constraints:
+        return f"{constraints['column_A']} {'equal to' if 'equal' in kind else 'not below'} {constraints['column_B']}"
+    return kind.removeprefix("expect_column_values_to_").replace("_", " ")
 
 
 def _observed(frame: pd.DataFrame, column: str, result: ExpectationValidationResult) -> Any:

@@ -56,7 +56,8 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
 def channel_rows(cache: LatentCache) -> list[dict[str, Any]]:
     """Mean and standard deviation of each channel over the training clips of both datasets."""
     values = np.concatenate([cache.latents(clip) for clip in cache.clips if clip.subset == "train"])
-    mean, std = values.mean((0, 2, 3), np.float64), values.std((0, 2, 3), np.float64)
+    with np.errstate(invalid="ignore"):  # an infinite latent gives NaN, which is reported as unmeasured
+        mean, std = values.mean((0, 2, 3), np.float64), values.std((0, 2, 3), np.float64)
     return [{"channel": i, "mean": float(m), "std": float(s)} for i, (m, s) in enumerate(zip(mean, std, strict=True))]
 
 

@@ -93,4 +93,5 @@ def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _largest(values: np.ndarray) -> float:
-    return float(np.abs(values.astype(np.float64)).max(initial=0.0))
+    """Of the finite ones; those that are not have their own expectation."""
+    return float(np.abs(values[np.isfinite(values)].astype(np.float64)).max(initial=0.0))
