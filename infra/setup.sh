@@ -73,7 +73,7 @@ if [ -z "$python" ]; then
     die "needs Python 3.11, 3.12 or 3.13; found ${PYTHON:-$(python3 --version 2>&1)}." \
         "Install one (on Ubuntu 22.04: sudo apt-get install python3.11 python3.11-venv), or name it: make PYTHON=/path/to/python3.11"
 fi
-git rev-parse --git-dir >/dev/null 2>&1 || die "$PWD is not a git repository, and DVC needs one: clone it, or run git init here"
+git rev-parse --verify --quiet HEAD >/dev/null || die "$PWD is not a git clone with a commit, and DVC needs one: clone the project, or run git init and commit here"
 
 stamp=$({ pwd; cat infra/setup.sh requirements.lock pyproject.toml; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ]; then exit 0; fi

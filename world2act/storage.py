@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from safetensors import numpy as safetensors_numpy
 from world2act.errors import BadInput, InfrastructureError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")  # numpy's, which carries no errno
 _RESTORE = "restore it with `dvc checkout`, or delete it and run `dvc repro` to make it again"
 
 
@@ -69,10 +71,10 @@ def _disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _NO_ROOM and not _SHORT_WRITE.match(str(error)):
             raise
         raise InfrastructureError(
-            f"{target}\n  found:    {error.strerror} while writing\n  expected: room for the new artifact"
+            f"{target}\n  found:    {error.strerror or error} while writing\n  expected: room for the new artifact"
             "\n  remedy:   free disk space and run the stage again; the last good artifact is untouched"
         ) from error
     except (pa.ArrowException, SafetensorError) as error:
@@ -110,14 +112,14 @@ def read_json(path: str | Path) -> Any:
 def write_parquet(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows under an explicit schema, in the order given."""
     with atomic_file(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:
     """Read a parquet table. Raises `BadInput` when it is missing, damaged or lacks a column."""
     _must_exist(path, "a parquet file")
     try:
-        parquet = pq.ParquetFile(path)
+        parquet = pq.ParquetFile(path, page_checksum_verification=True)
         for column in columns or []:
             if column not in parquet.schema_arrow.names:
                 raise BadInput(path, column, f"columns {parquet.schema_arrow.names}", "this column", _RESTORE)
@@ -139,6 +141,14 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         return safetensors_numpy.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(path, "", str(error), "a whole safetensors file", _RESTORE) from error
+
+
+def create_array(path: str | Path, shape: tuple[int, ...]) -> np.memmap:
+    """Memory-map a new float32 `.npy` array to fill. A full disk is found here and not, as a crash, in mid-write."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with Path(path).open("r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+    return array
 
 
 def read_array(path: str | Path) -> np.ndarray:

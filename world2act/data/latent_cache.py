@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from world2act.errors import BadInput
-from world2act.storage import read_array, read_json, read_parquet, write_json, write_parquet
+from world2act.storage import create_array, read_array, read_json, read_parquet, write_json, write_parquet
 
 CLIP_SCHEMA = pa.schema([
     ("dataset", pa.string()), ("episode_index", pa.int64()), ("subset", pa.string()), ("task", pa.string()),
@@ -132,7 +132,7 @@ def write_latents(
     offsets = np.concatenate([[0], np.cumsum(lengths)]).tolist()
     rows = {prompt: row for row, prompt in enumerate(prompts)}
     shape = (offsets[-1], *latent_shape)
-    array = np.lib.format.open_memmap(directory / "latents.npy", mode="w+", dtype=np.float32, shape=shape)
+    array = create_array(directory / "latents.npy", shape)
     for row, clip in latents:
         array[offsets[row] : offsets[row + 1]] = clip
     array.flush()

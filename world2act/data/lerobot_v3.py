@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -125,7 +125,7 @@ class DatasetWriter:
             return self._data_file()
         if self._parquet is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._parquet = pq.ParquetWriter(path, self._schema, compression="snappy")
+            self._parquet = pq.ParquetWriter(path, self._schema, compression="snappy", write_page_checksum=True)
         return self._parquet
 
     def _write_metadata(self) -> None:
@@ -190,7 +190,7 @@ class EpisodeDataset:
         self.lengths = [episode.length for episode in episodes]
         self.splits = _splits(path, info)
         self.cameras = [name.removeprefix(IMAGES) for name in self.features if name.startswith(IMAGES)]
-        self._file = cache(pq.ParquetFile)
+        self._file = cache(partial(pq.ParquetFile, page_checksum_verification=True))
 
     @classmethod
     def open(cls, path: str | Path) -> EpisodeDataset:
