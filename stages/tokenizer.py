@@ -21,12 +21,12 @@ def main(params: Params) -> Metrics:
         vae = tokenizer.make_vae(own, params.base.seed)
         objective = tokenizer.ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
         trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))
-        objective.model.load_state_dict(trained.ema)
-        tokenizer.measure_latents(vae, frames)
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "tokenizer") as directory:
         if own.source == "train":
+            objective.model.load_state_dict(trained.ema)
+            tokenizer.measure_latents(vae, frames)
             vae.save_pretrained(directory / "vae")
             words = [row["prompt"] for row in skills] + [row["instruction"] for row in skills]
             text.make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, params.base.seed).save(directory)
