@@ -13,7 +13,7 @@ from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_featu
 from world2act.errors import BadInput
 from world2act.params import BasePolicy, compose
 from world2act.policies.base import load_policy
-from world2act.policies.gr00t.objective import ImitationObjective, masked_error, random_shift
+from world2act.policies.gr00t.objective import ImitationObjective, masked_error
 from world2act.training.objective import Place
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 def section() -> BasePolicy:
     values = compose("default", ROOT)["base_policy"]
     small = {"vision_dim": 32, "language_dim": 32, "action_head_dim": 32, "vision_layers": 1, "language_layers": 1}
-    return BasePolicy.model_validate(values | small | {"vision_patch": 8, "noise_draws": 3, "image_shift": 2})
+    return BasePolicy.model_validate(values | small | {"vision_patch": 8, "noise_draws": 3})
 
 
 def place(step: int, batch_size: int = 8) -> Place:
@@ -116,21 +116,6 @@ def test_batches_depend_on_the_place_alone(dataset: EpisodeDataset, section: Bas
     one.batch(place(0))
     first, again = one.batch(place(1)), two.batch(place(1))
     assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
-
-
-def test_shift_moves_a_sample_as_a_whole_and_repeats_the_edge() -> None:
-    images = torch.arange(8 * 8).reshape(1, 1, 1, 8, 8).repeat(20, 2, 3, 1, 1)
-    moved = random_shift(images, 2, torch.Generator().manual_seed(0))
-    assert moved.shape == images.shape
-    offsets = set()
-    for sample in moved:
-        assert (sample == sample[0, 0]).all()
-        row, column = divmod(int(sample[0, 0, 4, 4]), 8)
-        offsets.add((row - 4, column - 4))
-        rows = (torch.arange(8) + row - 4).clamp(0, 7)
-        columns = (torch.arange(8) + column - 4).clamp(0, 7)
-        assert torch.equal(sample[0, 0], images[0, 0, 0][rows][:, columns])
-    assert len(offsets) > 5 and max(abs(v) for offset in offsets for v in offset) == 2
 
 
 def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: BasePolicy, tmp_path: Path) -> None:

@@ -136,7 +136,6 @@ class BasePolicy(Section):
     chunk_length: Count
     sampler_steps: Count
     noise_draws: Count
-    image_shift: Annotated[int, Field(ge=0)]
     check_episodes_per_task: Count
     training: Training
 

@@ -44,7 +44,7 @@ class ImitationObjective:
     """Frames of the training split → masked velocity error.
 
     Args:
-        params: sizes, `noise_draws` (K) and `image_shift`: images are moved by up to so many pixels either way.
+        params: sizes and `noise_draws` (K).
         dataset: what the frames were read from.
         chunks: the frames of the training split; normalisation and vocabulary come from them alone.
         seed: of the initial weights and of the order of the frames.
@@ -54,7 +54,7 @@ class ImitationObjective:
         self.tokenizer = make_tokenizer(chunks.instructions)
         self.statistics = {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
         self.model = Gr00tModel(make_config(params, dataset, len(self.tokenizer)), seed)
-        self._chunks, self._draws, self._shift, self._seed = chunks, params.noise_draws, params.image_shift, seed
+        self._chunks, self._draws, self._seed = chunks, params.noise_draws, seed
         self._images = torch.from_numpy(chunks.images).permute(0, 1, 4, 2, 3).contiguous()
         self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
         self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
@@ -70,7 +70,7 @@ class ImitationObjective:
         t = times[..., None, None]
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
         batch = Batch(
-            images=random_shift(self._images[rows], self._shift, generator),
+            images=self._images[rows],
             words=self._words[instruction],
             word_mask=self._word_mask[instruction],
             proprio=self._proprio[rows],
@@ -94,12 +94,3 @@ def masked_error(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor:
     """Mean squared error of (B, K, M, A) over the actions that exist, `real` (B, M)."""
     weight = real[:, None, :, None].expand_as(target).float()
     return ((velocity - target) ** 2 * weight).sum() / weight.sum()
-
-
-def random_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Move each sample's images (B, V, 3, S, S) by up to `most` pixels either way, repeating the edge."""
-    side = images.shape[-1]
-    moves = torch.randint(-most, most + 1, (2, len(images), 1), generator=generator)
-    rows, columns = (torch.arange(side) + moves).clamp(0, side - 1)
-    sample = torch.arange(len(images))[:, None, None]
-    return images.permute(0, 3, 4, 1, 2)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
