@@ -54,11 +54,10 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    pins = [Requirement(line) for line in re.findall(r"^([a-zA-Z0-9].*?)\s*\\?$", LOCK.read_text(), re.MULTILINE)]
+    lines = re.findall(r"^([a-zA-Z0-9].*?)\s*\\?$", LOCK.read_text(), re.MULTILINE)
+    pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
     wrong = []
     for pin in pins:
-        if pin.marker is not None and not pin.marker.evaluate():
-            continue
         installed = _installed(pin.name)
         if installed is None or not pin.specifier.contains(installed, prereleases=True):
             wrong.append(f"{pin.name} (found {installed}, {LOCK} has {pin.specifier})")
