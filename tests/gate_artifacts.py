@@ -160,19 +160,21 @@ def _latents(artifacts: Path, rng: np.random.Generator) -> None:
 
 
 def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
+    from world2act.world_model.quality import HELDOUT_SCHEMA
+
     root, cache = artifacts / "world_model", open_latents(artifacts / "latents")
     for name in ("transformer", "transformer_raw"):
         write_tensors(root / name / "diffusion_pytorch_model.safetensors", {"proj.weight": np.ones((2, 2), np.float32)})
-    numbers = ("error_model", "error_first_frame", "error_skill_mean", "error_shuffled", "correlation", "correlation_shuffled")
-    schema = pa.schema(
-        [("episode_index", pa.int64()), ("task", pa.string()), ("skill_index", pa.int64()), ("prompt", pa.string())] + [(n, pa.float64()) for n in numbers]
-    )
     rows = []
     for clip in cache.select("video_only", "heldout"):
         latents = cache.latents(clip).astype(np.float64)
-        values = (0.1, float(np.square(latents[1:] - latents[0]).mean()), 0.3, 0.4, 0.7, 0.1)
-        rows.append({key: getattr(clip, key) for key in ("episode_index", "task", "skill_index", "prompt")} | dict(zip(numbers, values, strict=True)))
-    write_parquet(root / "heldout.parquet", rows, schema)
+        rows.append({
+            **{key: getattr(clip, key) for key in ("episode_index", "task", "skill_index", "prompt", "latents")},
+            "error_model": 0.1, "error_one_sample": 0.2, "error_first_frame": float(np.square(latents[1:] - latents[0]).mean()),
+            "error_skill_mean": 0.3, "error_ridge": 0.1, "error_shuffled": 0.4,
+            "correlation": 0.7, "correlation_ridge": 0.7, "correlation_shuffled": 0.1,
+        })
+    write_parquet(root / "heldout.parquet", rows, HELDOUT_SCHEMA)
     write_json(root / "config.json", {"latents_sha256": sha256(artifacts / "latents")})
 
 

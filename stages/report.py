@@ -1,0 +1,19 @@
+"""report: every artifact, gate result, metric and timing → reports/report.html, one page that needs nothing else."""
+
+from pathlib import Path
+
+from world2act.params import Params
+from world2act.report.page import render
+from world2act.stage import REPORTS, Metrics, run_stage
+from world2act.storage import atomic_file
+
+
+def main(params: Params) -> Metrics:
+    page = render(Path.cwd())
+    with atomic_file(REPORTS / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return {"megabytes": round(len(page) / 1e6, 2)}
+
+
+if __name__ == "__main__":
+    run_stage("report", main)

@@ -1,0 +1,135 @@
+"""Charts as inline SVG whose colours are CSS variables, so that they follow the page from light to dark."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Stand-ins for CSS variables: colours that nothing else draws with.
+INK, MUTE, LINE, ACCENT, BASE, SOFT = (f"#0{i}0{i}0{i}" for i in range(1, 7))
+_VARIABLES = {INK: "ink", MUTE: "mute", LINE: "line", ACCENT: "accent", BASE: "base", SOFT: "soft"}
+_STYLE = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 12, "text.color": INK, "axes.labelcolor": MUTE,
+    "axes.edgecolor": LINE, "xtick.color": MUTE, "ytick.color": MUTE, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.titlesize": 12.5,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK, "figure.facecolor": "none",
+    "axes.facecolor": "none", "legend.frameon": False, "legend.labelcolor": INK, "lines.linewidth": 1.8,
+    "xtick.major.size": 0, "ytick.major.size": 0,
+}  # fmt: skip
+_FULL, _HALF, _THIRD = 15.0, 7.2, 4.7  # inches of 72 pixels, as wide as the page shows them: letters keep their size
+POLICIES = {"random": ("random", SOFT), "base": ("base policy", BASE), "post_train": ("post-trained", ACCENT)}
+
+Points = Sequence[tuple[float, float]]
+
+
+def success_bars(summary: Mapping[str, Any]) -> Markup:
+    """Success by task and policy with Wilson intervals."""
+    figures = {name: summary["policies"][name] for name in POLICIES if name in summary["policies"]}
+    tasks = [*next(iter(figures.values()))["tasks"], "all tasks"]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(_FULL, 4.0))
+        width = 0.8 / len(figures)
+        for i, (name, policy) in enumerate(figures.items()):
+            rates = [*policy["tasks"].values(), policy["pooled"]]
+            x = np.arange(len(tasks)) + (i - (len(figures) - 1) / 2) * width
+            heights = np.array([rate["rate"] for rate in rates])
+            errors = [heights - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - heights]
+            label, colour = POLICIES[name]
+            axes.bar(x, heights, width * 0.9, color=colour, label=label)
+            axes.errorbar(x, heights, errors, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+        axes.axvline(len(tasks) - 1.5, color=LINE, linewidth=1)
+        axes.set(ylim=(0, 1.02), xticks=range(len(tasks)), xticklabels=tasks)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="x", visible=False)
+        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        return _svg(figure, "success")
+
+
+def curves(named: Mapping[str, Points], columns: int = 3) -> Markup:
+    """Small multiples: one panel a curve over steps."""
+    rows = -(-len(named) // columns)
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(rows, columns, figsize=(_FULL, 2.5 * rows), squeeze=False)
+        for axes, (name, points) in zip(grid.flat, named.items(), strict=False):
+            _line(axes, points, ACCENT)
+            axes.set_title(name)
+        for axes in list(grid.flat)[len(named) :]:
+            axes.set_visible(False)
+        figure.tight_layout(w_pad=2.5)
+        return _svg(figure, "curves " + " ".join(named))
+
+
+def together(named: Mapping[str, Points]) -> Markup:
+    """Curves over steps in one panel."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(_THIRD, 3.1))
+        for (name, points), colour in zip(named.items(), (ACCENT, BASE, SOFT), strict=False):
+            _line(axes, points, colour, label=name)
+        axes.set(xlabel="optimiser step")
+        if len(named) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2)
+        return _svg(figure, "together " + " ".join(named))
+
+
+def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, height: float) -> Markup:
+    """Horizontal bars under their names, with their values; the highlighted ones stand out. `height` in inches."""
+    names = list(values)[::-1]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(_HALF, height))
+        colours = [ACCENT if name in highlight else SOFT for name in names]
+        drawn = axes.barh(names, [values[name] for name in names], color=colours, height=0.68)
+        axes.bar_label(drawn, [f"{values[name]:.3g}" for name in names], color=INK, padding=4)
+        axes.set(xlabel=xlabel, xlim=(min(0.0, *values.values()), max(*values.values(), 0.0) * 1.15 or 1))
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", labelcolor=INK)
+        return _svg(figure, "bars " + " ".join(names))
+
+
+def lengths(named: Mapping[str, Points]) -> Markup:
+    """Histograms: the share of clips by length."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(_HALF, 3.2))
+        for (name, points), colour in zip(named.items(), (SOFT, ACCENT), strict=False):
+            frames, shares = (np.array(column) for column in zip(*points, strict=True))
+            axes.stairs(shares, [*frames, 2 * frames[-1] - frames[-2]], fill=True, color=colour, alpha=0.65, label=name)
+        axes.set(xlabel="frames")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend()
+        return _svg(figure, "lengths")
+
+
+def _line(axes: Axes, points: Points, colour: str, **options: Any) -> None:
+    steps, values = zip(*points, strict=True)
+    axes.plot(steps, values, color=colour, marker="o" if len(points) < 3 else None, **options)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _svg(figure: Figure, salt: str) -> Markup:
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", pad_inches=0.04)
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, name in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'font: (\S+) [^;"]*', r"font-size: \1", text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 class="chart"', text, count=1)
+    page_wide = "c" + hashlib.sha256(salt.encode()).hexdigest()[:8]  # several charts share one page and its ids
+    return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{page_wide}-", text))

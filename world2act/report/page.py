@@ -1,0 +1,202 @@
+"""reports/report.html: one page that needs nothing but itself. Every input is a file of the pipeline."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.errors import BadInput
+from world2act.report import charts, sources
+from world2act.report.drawing import draw_pipeline, memory, seconds
+from world2act.storage import read_json
+
+_FRAMES = 8
+_TRAINED = ("tokenizer", "world_model", "base_policy", "bridge", "post_train")
+_STRIPS = 6
+_ERRORS = {
+    "error_model": "world model, mean of samples", "error_one_sample": "world model, one sample",
+    "error_ridge": "ridge regression from the first frame", "error_skill_mean": "mean training video of the skill",
+    "error_first_frame": "repeat the first frame", "error_shuffled": "control: another clip's first frame",
+}  # fmt: skip
+_CORRELATIONS = {
+    "correlation": "world model", "correlation_ridge": "ridge regression from the first frame",
+    "correlation_shuffled": "control: another clip's first frame",
+}  # fmt: skip
+
+
+def render(root: Path) -> str:
+    """Render the report of the pipeline in `root`.
+
+    Raises:
+        BadInput: a file that the report shows is missing or damaged.
+    """
+    environment = Environment(
+        loader=PackageLoader("world2act.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "points": _points, "seconds": seconds, "memory": memory, "words": _words}
+    template = environment.get_template("report.html.j2")
+    style = Markup(files("world2act.report").joinpath("report.css").read_text(encoding="utf-8"))
+    stages = sources.read_stages(root)
+    return template.render(style=style, **_pipeline(root, stages), **_learning(root), **_imagination(root), **_evaluation(root), **_data(root))
+
+
+def _pipeline(root: Path, stages: Sequence[sources.Stage]) -> dict[str, Any]:
+    params = sources.read_params(root)
+    ran = [stage for stage in stages if stage.cost]
+    gates = [stage for stage in stages if stage.gate]
+    return {
+        "stages": stages, "drawing": draw_pipeline(stages), "gates": gates,
+        "green": sum(stage.state in ("green", "amber") for stage in gates),
+        "wall_s": sum(stage.cost["wall_s"] + (stage.gate_s or 0) for stage in ran if stage.cost),
+        "peak_mib": max((stage.cost["peak_memory_mib"] for stage in ran if stage.cost), default=0.0),
+        "profile": params.get("profile", "?"), "params": _flat(params), "lineage": sources.lineage(root, list(stages)),
+    }
+
+
+def _evaluation(root: Path) -> dict[str, Any]:
+    summary = read_json(root / "artifacts/evaluate/summary.json")
+    difference, policies = summary["difference"]["pooled"], summary["policies"]
+    return {
+        "evaluation": summary, "difference": difference, "verdict": verdict(summary), "policies": policies,
+        "success": charts.success_bars(summary), "labels": {name: label for name, (label, _) in charts.POLICIES.items()},
+        "videos": _videos(root / "artifacts/evaluate/videos"),
+    }
+
+
+def verdict(summary: dict[str, Any]) -> tuple[str, str]:
+    """(kind, sentence): what the paired difference allows one to say, and no more."""
+    pooled = summary["difference"]["pooled"]
+    interval = f"{summary['confidence']:.0%} interval {_points(pooled['low'])} to {_points(pooled['high'])}, {pooled['count']} paired episodes"
+    change = _points(pooled["difference"])
+    if pooled["count"] == 0:
+        return "noise", "No pair of episodes ended without an infrastructure error: nothing can be said."
+    if pooled["low"] > 0:
+        return "better", f"Post-training raised success by {change} points ({interval})."
+    if pooled["high"] < 0:
+        return "worse", f"Post-training lowered success by {change.lstrip('−')} points ({interval})."
+    return "noise", (
+        f"No difference beyond noise: {change} points ({interval}). The interval holds zero, so these episodes cannot tell "
+        "the post-trained policy from the base policy."
+    )
+
+
+def _data(root: Path) -> dict[str, Any]:
+    dataset = EpisodeDataset.open(root / "artifacts/demos/labelled")
+    skills = sources.read_rows(root / "artifacts/skills/skills.parquet", ["dataset", "episode_index", "task", "prompt"])
+    examples = {episode.task: episode for episode in reversed(dataset.episodes)}
+    shown = []
+    for task, episode in sorted(examples.items()):
+        which = np.linspace(0, episode.length - 1, _FRAMES).astype(int).tolist()
+        strip = np.concatenate(list(dataset.frames(episode.index, dataset.cameras[0], which)), axis=1)
+        prompts = [row["prompt"] for row in skills if row["dataset"] == "labelled" and row["episode_index"] == episode.index]
+        shown.append({"task": task, "instruction": episode.instruction, "prompts": prompts, "strip": _png(strip)})
+    return {
+        "examples": shown, "lengths": charts.lengths(sources.read_clip_lengths(root)),
+        "skills": read_json(root / "metrics/skills/metrics.json"), "demos": read_json(root / "metrics/demos/metrics.json"),
+    }
+
+
+def _imagination(root: Path) -> dict[str, Any]:
+    artifacts = root / "artifacts"
+    clips = sources.read_rows(artifacts / "world_model/heldout.parquet", [*_ERRORS, *_CORRELATIONS])
+    bridge = sources.read_rows(artifacts / "bridge/heldout.parquet", ["rank", "candidates", "rank_same_skill", "candidates_same_skill"])
+    retrieval = {}
+    for suffix, what in (("", "among all clips"), ("_same_skill", "within its skill")):
+        retrieval[what] = _mean([row[f"rank{suffix}"] == 1 for row in bridge])
+        retrieval[f"chance {what}"] = _mean([1 / row[f"candidates{suffix}"] for row in bridge])
+    errors = {label: _mean([row[name] for row in clips]) for name, label in _ERRORS.items()}
+    correlations = {label: _mean([row[name] for row in clips]) for name, label in _CORRELATIONS.items()}
+    return {
+        "heldout_clips": len(clips), "bridge_clips": len(bridge), "retrieval": retrieval,
+        "errors": charts.bars(errors, highlight=list(_ERRORS.values())[:1], xlabel="mean squared error of normalised latents", height=3.2),
+        "correlations": charts.bars(correlations, highlight=["world model"], xlabel="correlation with the true deviation", height=3.2),
+        "retrieval_bars": charts.bars(retrieval, highlight=[name for name in retrieval if "chance" not in name], xlabel="share of clips", height=3.2),
+        "previews": _strips(artifacts / "world_model/preview"), "rollouts": _strips(artifacts / "rollouts/frames"),
+        "reconstructions": _strips(artifacts / "tokenizer/preview")[:2],
+    }
+
+
+def _learning(root: Path) -> dict[str, Any]:
+    losses = {stage: sources.read_curves(root, stage)["loss"] for stage in _TRAINED}
+    history = sources.read_rows(root / "artifacts/post_train/history.parquet", ["step", "cosine", "cosine_base", "residual"])
+    steps = {name: [(row["step"], row[name]) for row in history] for name in ("cosine", "cosine_base", "residual")}
+    cosine = {"post-trained policy": steps["cosine"], "base policy, same states": steps["cosine_base"]}
+    return {
+        "losses": charts.curves({stage.replace("_", " "): points for stage, points in losses.items()}),
+        "cosine": charts.together(cosine), "residual": charts.together({"residual": steps["residual"]}),
+    }
+
+
+def _strips(folder: Path) -> list[dict[str, Any]]:
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise BadInput(folder, "", "no picture", "PNG strips", "run the stage that writes them again: `dvc repro -f`")
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _STRIPS).round().astype(int))]
+    return [{"name": _strip_name(path.stem), "source": _data_uri(path.read_bytes(), "image/png")} for path in chosen]
+
+
+def _strip_name(stem: str) -> str:
+    """What the writers' file names say: <task>-<skill>-episode-<episode>, or <rollout>-<task>."""
+    stem = re.sub(r"^(.+)-(\d+)-episode-(\d+)$", r"\1, skill \2, episode \3", stem)
+    return re.sub(r"^(\d+)-(.+)$", r"\2, rollout \1", stem)
+
+
+def _videos(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Task → its videos, the incumbent's first. File names: <policy>-<task>-<seed>-<outcome>.mp4."""
+    videos: dict[str, list[dict[str, str]]] = {}
+    for path in sorted(folder.glob("*.mp4")):
+        policy, *task, seed, outcome = path.stem.split("-")
+        video = {"policy": policy, "seed": seed, "outcome": outcome, "source": _data_uri(path.read_bytes(), "video/mp4")}
+        videos.setdefault("-".join(task), []).append(video)
+    return dict(sorted(videos.items()))
+
+
+def _png(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return _data_uri(buffer.getvalue(), "image/png")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for key, value in values.items():
+        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": json.dumps(value)}
+    return rows
+
+
+def _mean(values: Sequence[float | bool | None]) -> float:
+    """Of the values that there are."""
+    there = [float(value) for value in values if value is not None]
+    return sum(there) / len(there) if there else 0.0
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def _points(value: float) -> str:
+    """A difference of shares in percentage points, signed."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _words(value: Any) -> str:
+    """An observed value of a gate in words."""
+    if isinstance(value, dict):
+        return " · ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)

@@ -1,0 +1,68 @@
+"""The table at the end of a run: what DVC's stages left on disk, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from world2act.report.drawing import memory, seconds
+from world2act.report.page import verdict
+from world2act.report.sources import Stage, read_stages
+from world2act.storage import read_json
+
+_COLOURS = {"green": "green", "amber": "yellow", "red": "red", "unknown": "dim", "none": "dim"}
+_SHARE: Callable[[float], str] = "{:.0%}".format
+_NUMBER: Callable[[float], str] = "{:.3g}".format
+# The figures of metrics/<stage>/metrics.json that tell most: what they are called here, and how they are written.
+_FIGURES: dict[str, dict[str, tuple[str, Callable[[Any], str]]]] = {
+    "demos": {"labelled_episodes": ("labelled", str), "video_only_episodes": ("video-only episodes", str)},
+    "skills": {"clips": ("clips", str), "synchronised": ("synchronised", _SHARE)},
+    "tokenizer": {"psnr_db": ("dB PSNR", "{:.1f}".format)},
+    "latents": {"clips": ("clips", str), "latents": ("latents", str)},
+    "world_model": {
+        "error_model": ("error", _NUMBER), "error_skill_mean": ("skill mean", _NUMBER), "error_first_frame": ("first frame", _NUMBER),
+    },
+    "rollouts": {"rollouts": ("rollouts", str), "skills": ("skills", str)},
+    "bridge": {"retrieval_over_chance": ("× chance retrieval", "{:.1f}".format)},
+    "base_policy": {"success_base": ("base", _SHARE), "success_random": ("random", _SHARE)},
+    "post_train": {"cosine_base": ("cosine, base", _NUMBER), "cosine": ("post-trained", _NUMBER)},
+    "evaluate": {"success_base": ("base", _SHARE), "success_post_train": ("post-trained", _SHARE), "success_random": ("random", _SHARE)},
+}  # fmt: skip
+
+
+def print_summary(root: Path = Path()) -> None:
+    """Print stages, times, gates and main figures of the pipeline in `root`, the verdict, and where the report is.
+
+    Raises:
+        BadInput: there is no pipeline here, or a result file is damaged.
+    """
+    stages = read_stages(root)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column, justify in (("stage", "left"), ("time", "right"), ("memory", "right"), ("gate", "left"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for stage in stages:
+        time, peak = (seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])) if stage.cost else ("not run", "")
+        state = f"[{_COLOURS[stage.state]}]{'' if stage.state == 'none' else stage.state}[/]"
+        table.add_row(stage.name, time, peak, state, _figures(root, stage))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    total = sum(stage.cost["wall_s"] + (stage.gate_s or 0) for stage in stages if stage.cost)
+    console.print(f"\n{seconds(total)} in all, gates included")
+    summary = root / "artifacts/evaluate/summary.json"
+    if summary.exists():
+        console.print(verdict(read_json(summary))[1])
+    report = root / "reports/report.html"
+    console.print(f"report: {report}" if report.exists() else "no report yet: `dvc repro report`", markup=False)
+
+
+def _figures(root: Path, stage: Stage) -> str:
+    path = root / "metrics" / stage.name / "metrics.json"
+    if stage.name not in _FIGURES or not path.exists():
+        return ""
+    metrics = read_json(path)
+    shown = _FIGURES[stage.name].items()
+    return ", ".join(f"{words} {write(metrics[key])}" for key, (words, write) in shown if key in metrics)
