@@ -22,8 +22,14 @@ from world2act.storage import read_parquet, sha256
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "tasks": ["plate-slide", "coffee-push"], "image_size": 32, "labelled_per_task": 2, "video_only_per_task": 2,
-    "post_training_per_task": 2, "test_per_task": 1, "action_noise": 0.2, "heldout_share": 0.2,
+    "tasks": ["plate-slide", "coffee-push"],
+    "image_size": 32,
+    "labelled_per_task": 2,
+    "video_only_per_task": 2,
+    "post_training_per_task": 2,
+    "test_per_task": 1,
+    "action_noise": 0.2,
+    "heldout_share": 0.2,
 }
 
 
@@ -70,7 +76,10 @@ def test_video_only_has_no_action_anywhere(made: Path) -> None:
     path = made / "video_only"
     columns = pq.ParquetFile(path / "data/chunk-000/file-000.parquet").schema_arrow.names
     columns += pq.ParquetFile(path / "meta/episodes/chunk-000/file-000.parquet").schema_arrow.names
-    columns += [*json.loads((path / "meta/info.json").read_text())["features"], *json.loads((path / "meta/stats.json").read_text())]
+    columns += [
+        *json.loads((path / "meta/info.json").read_text())["features"],
+        *json.loads((path / "meta/stats.json").read_text()),
+    ]
     assert "observation.state" in columns
     assert not [name for name in columns if "action" in name]
 
@@ -105,30 +114,43 @@ def test_what_was_done_is_recorded(made: Path) -> None:
     info = EpisodeDataset.open(made / "video_only").info
     assert info["robot_type"] == "sawyer" and info["fps"] == 80
     assert info["world2act"]["settle_steps"] == 5 and info["world2act"]["action_noise"] == 0.2
-    assert info["world2act"]["camera"]["name"] == "corner2" and info["world2act"]["renderer"].startswith(os.environ["MUJOCO_GL"])
+    assert info["world2act"]["camera"]["name"] == "corner2" and info["world2act"]["renderer"].startswith(
+        os.environ["MUJOCO_GL"]
+    )
 
 
 def test_an_expert_that_fails_leaves_no_episode(tmp_path: Path) -> None:
     hurried = demos(max_steps=5)
-    environment = load_simulator("metaworld").make_environment("plate-slide", camera=hurried.camera, image_size=32, settle_steps=5)
+    environment = load_simulator("metaworld").make_environment(
+        "plate-slide", camera=hurried.camera, image_size=32, settle_steps=5
+    )
     assert demonstrate(environment, 0, hurried) is None
-    with pytest.raises(InfrastructureError, match="plate-slide.*\n.*failed"):
+    with pytest.raises(InfrastructureError, match=r"plate-slide.*\n.*failed"):
         make_demonstrations(hurried, 0, 1, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "named"),
-    [("tasks", ["hammer", "hamer"], "demos.tasks"), ("tasks", ["hammer", "hammer"], "every task once"),
-     ("tasks", [], "demos.tasks"), ("simulator", "gazebo", "demos.simulator"), ("labelled_per_task", 0, "demos.labelled_per_task")],
-)  # fmt: skip
-def test_bad_parameters_end_in_one_message_and_keep_the_old_artifact(tmp_path: Path, key: str, value: object, named: str) -> None:
+    [
+        ("tasks", ["hammer", "hamer"], "demos.tasks"),
+        ("tasks", ["hammer", "hammer"], "every task once"),
+        ("tasks", [], "demos.tasks"),
+        ("simulator", "gazebo", "demos.simulator"),
+        ("labelled_per_task", 0, "demos.labelled_per_task"),
+    ],
+)
+def test_bad_parameters_end_in_one_message_and_keep_the_old_artifact(
+    tmp_path: Path, key: str, value: object, named: str
+) -> None:
     values = compose("default", ROOT)
     values["demos"][key] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "artifacts/demos").mkdir(parents=True)
     (tmp_path / "artifacts/demos/old").touch()
     command = [sys.executable, "-m", "stages.demos"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert result.returncode == 2 and named in result.stderr and "Traceback" not in result.stderr, result.stderr
     assert [p.name for p in (tmp_path / "artifacts/demos").iterdir()] == ["old"]
     assert [p.name for p in (tmp_path / "artifacts").iterdir()] == ["demos"]

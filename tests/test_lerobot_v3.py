@@ -118,7 +118,9 @@ def test_a_new_file_once_the_old_one_is_full(tmp_path: Path, monkeypatch: pytest
         np.testing.assert_array_equal(dataset.episode(i)["action"], episode.arrays["action"])
 
 
-@pytest.mark.parametrize("name", ["data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet", "meta/info.json"])
+@pytest.mark.parametrize(
+    "name", ["data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet", "meta/info.json"]
+)
 @pytest.mark.parametrize("fault", ["truncated", "missing"])
 def test_damaged_files_are_named(path: Path, name: str, fault: str) -> None:
     file = path / name
@@ -136,7 +138,7 @@ def test_damage_inside_a_row_group(path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 4 : len(content) // 3] = bytes(len(content) // 3 - len(content) // 4)
     file.write_bytes(content)
-    with pytest.raises(BadInput, match="file-000.parquet"):
+    with pytest.raises(BadInput, match=r"file-000\.parquet"):
         dataset = EpisodeDataset.open(path)
         for i in range(3):
             dataset.episode(i)
@@ -145,9 +147,12 @@ def test_damage_inside_a_row_group(path: Path) -> None:
 def test_no_episode_and_no_such_feature(path: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(BadInput, match="no episode"), DatasetWriter(empty, features={}, fps=80, robot_type="arm", extra={}):
+    with (
+        pytest.raises(BadInput, match="no episode"),
+        DatasetWriter(empty, features={}, fps=80, robot_type="arm", extra={}),
+    ):
         pass
-    with pytest.raises(BadInput, match="features.reward"):
+    with pytest.raises(BadInput, match=r"features\.reward"):
         EpisodeDataset.open(path).columns(0, ["reward"])
 
 

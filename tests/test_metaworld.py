@@ -22,7 +22,9 @@ def make(task: str, settle_steps: int = 5) -> metaworld.MetaWorld:
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=120
+    )
 
 
 @pytest.mark.parametrize("task", ["hammer", "sweep-into", "plate-slide", "window-open"])
@@ -125,12 +127,20 @@ def test_missing_backend_names_package_and_command() -> None:
     assert "InfrastructureError" in run("import world2act.sims.metaworld", MUJOCO_GL="nonsense").stderr
 
 
+def test_mujoco_imported_too_early_is_said() -> None:
+    code = "import os; os.environ.pop('MUJOCO_GL', None)\nimport mujoco\nimport world2act.sims.metaworld\n"
+    result = run(code)
+    assert "InfrastructureError" in result.stderr and "before MUJOCO_GL was set" in result.stderr, result.stderr
+
+
 def test_contract() -> None:
     environment = make("coffee-push")
     assert isinstance(environment, Environment)
     environment.reset(0)
     observation = environment.observe()
-    assert observation.proprio.shape == (environment.embodiment.proprio_dim,) and observation.proprio.dtype == np.float32
+    assert (
+        observation.proprio.shape == (environment.embodiment.proprio_dim,) and observation.proprio.dtype == np.float32
+    )
     assert observation.images["corner2"].shape == (64, 64, 3) and observation.images["corner2"].dtype == np.uint8
     assert observation.instruction == environment.task.instruction
     assert environment.gripper_opening() == pytest.approx(0.1, abs=0.002)
@@ -144,7 +154,9 @@ def test_contract() -> None:
 
 
 def test_unknown_task_and_camera() -> None:
-    with pytest.raises(BadInput, match="demos.tasks"):
+    with pytest.raises(BadInput, match=r"demos\.tasks"):
         make("hamer")
-    with pytest.raises(BadInput, match="demos.camera.name"):
-        metaworld.make_environment("hammer", camera=CAMERA.model_copy(update={"name": "wrist"}), image_size=64, settle_steps=0)
+    with pytest.raises(BadInput, match=r"demos\.camera\.name"):
+        metaworld.make_environment(
+            "hammer", camera=CAMERA.model_copy(update={"name": "wrist"}), image_size=64, settle_steps=0
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_skills_are_contiguous_on_the_grid_of_latents() -> None:
     skills = align(request(59, *events), answer)
     assert [(s.start, s.end, s.raw_end) for s in skills] == [(0, 12, 13), (12, 36, 34), (36, 56, 58)]
     assert skills[0].start == 0
-    for skill, following in zip(skills, skills[1:], strict=False):
+    for skill, following in itertools.pairwise(skills):
         assert skill.end == following.start
     assert all((s.end - s.start) % 4 == 0 and s.end > s.start for s in skills)
 
@@ -123,8 +124,15 @@ def dataset(tmp_path: Path) -> EpisodeDataset:
     """Hammer grasped, hammer never grasped, a plate pushed with the gripper open; no action column."""
     path = tmp_path / "video_only"
     path.mkdir()
-    features = {"observation.state": array_feature(["x_m", "gripper_opening_m"]), "observation.images.front": image_feature(4, 4)}
-    grips = {"hammer": opening((0.1, 22), (0.05, 41)), "assembly": opening((0.1, 50)), "plate-slide": opening((0.1, 47))}
+    features = {
+        "observation.state": array_feature(["x_m", "gripper_opening_m"]),
+        "observation.images.front": image_feature(4, 4),
+    }
+    grips = {
+        "hammer": opening((0.1, 22), (0.05, 41)),
+        "assembly": opening((0.1, 50)),
+        "plate-slide": opening((0.1, 47)),
+    }
     with DatasetWriter(path, features=features, fps=80, robot_type="sawyer", extra={}) as writer:
         for task, grip in grips.items():
             state = np.stack([np.zeros_like(grip), grip], 1).astype(np.float32)
@@ -142,7 +150,10 @@ def test_episodes_without_actions_become_skills(dataset: EpisodeDataset, tmp_pat
         save_length_plot(result, tmp_path / name / "clip_lengths.csv")
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
     skills = read_parquet(tmp_path / "a/skills.parquet").to_pylist()
-    spans = [(r["episode_index"], r["subset"], r["skill_index"], r["skill_count"], r["start"], r["end"], r["raw_end"]) for r in skills]
+    spans = [
+        (r["episode_index"], r["subset"], r["skill_index"], r["skill_count"], r["start"], r["end"], r["raw_end"])
+        for r in skills
+    ]
     assert spans == [(0, "train", 0, 2, 0, 24, 22), (0, "train", 1, 2, 24, 60, 62), (2, "heldout", 0, 1, 0, 44, 46)]
     assert skills[1]["prompt"] == "drive the nail into the block with the hammer" and skills[1]["provider"] == "schema"
     (discard,) = read_parquet(tmp_path / "a/discards.parquet").to_pylist()

@@ -33,8 +33,11 @@ from world2act.storage import write_parquet
 SETS = ("labelled", "video_only", "post_training", "test")
 INITIAL_STATES = pa.schema(
     [
-        ("set", pa.string()), ("task", pa.string()), ("seed", pa.int64()),
-        ("instruction", pa.string()), ("scene", pa.list_(pa.float32())),
+        ("set", pa.string()),
+        ("task", pa.string()),
+        ("seed", pa.int64()),
+        ("instruction", pa.string()),
+        ("scene", pa.list_(pa.float32())),
     ]
 )
 STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
@@ -96,7 +99,9 @@ def make_demonstrations(demos: Demos, base_seed: int, workers: int, directory: P
     simulator = load_simulator(demos.simulator)
     for task in demos.tasks:
         if task not in simulator.TASKS:
-            raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(simulator.TASKS)}", "correct the task's name")
+            raise BadInput(
+                "params.yaml", "demos.tasks", task, f"some of {sorted(simulator.TASKS)}", "correct the task's name"
+            )
     if len(set(demos.tasks)) < len(demos.tasks):
         raise BadInput("params.yaml", "demos.tasks", demos.tasks, "every task once", "remove the repeated task")
     metrics: dict[str, Any] = {}
@@ -113,7 +118,11 @@ def make_demonstrations(demos: Demos, base_seed: int, workers: int, directory: P
             for made in _run(pool, plan(demos, base_seed, name), name)
         ]
     write_parquet(directory / "initial_states.parquet", states, INITIAL_STATES)
-    return metrics | {"initial_states": len(states), "expert_failures": failed.total(), "expert_failures_by_task": dict(failed)}
+    return metrics | {
+        "initial_states": len(states),
+        "expert_failures": failed.total(),
+        "expert_failures_by_task": dict(failed),
+    }
 
 
 def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], name: str) -> Iterator[Made]:
@@ -123,7 +132,8 @@ def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], name: str) -> Iterator[
         yield from track(pool.map(run_job, jobs), name, len(jobs), console=console, disable=not console.is_terminal)
     except BrokenProcessPool as error:
         raise InfrastructureError(
-            f"demonstrations of set {name}\n  found:    a simulator process died\n  expected: every process alive to the end"
+            f"demonstrations of set {name}\n  found:    a simulator process died"
+            "\n  expected: every process alive to the end"
             "\n  remedy:   run the stage again, with fewer base.workers if memory ran out"
         ) from error
 
@@ -192,7 +202,7 @@ def _check_frames_vary(task: str, seed: int, images: dict[str, np.ndarray]) -> N
         still = int((frames[1:] == frames[:-1]).all(axis=(1, 2, 3)).sum())
         if still > len(frames) // 2:
             raise InfrastructureError(
-                f"{task}, seed {seed}, camera {camera}\n  found:    {still} of {len(frames)} frames equal the one before"
+                f"{task}, seed {seed}, {camera}\n  found:    {still} of {len(frames)} frames equal the one before"
                 "\n  expected: pictures that follow the moving arm\n  remedy:   run the stage again in a fresh process"
             )
 
@@ -209,13 +219,21 @@ def _write_dataset(
     if name == "labelled":
         features |= {ACTION: array_feature(embodiment.action_names), EXECUTED: array_feature(embodiment.action_names)}
     extra = {
-        "simulator": demos.simulator, "camera": demos.camera.model_dump(mode="json"), "image_convention": simulator.IMAGE_CONVENTION,
-        "renderer": simulator.RENDERER, "settle_steps": demos.settle_steps, "action_noise": demos.action_noise,
-        "noise_steps": demos.noise_steps, "max_steps": demos.max_steps, "set": name,
+        "simulator": demos.simulator,
+        "camera": demos.camera.model_dump(mode="json"),
+        "image_convention": simulator.IMAGE_CONVENTION,
+        "renderer": simulator.RENDERER,
+        "settle_steps": demos.settle_steps,
+        "action_noise": demos.action_noise,
+        "noise_steps": demos.noise_steps,
+        "max_steps": demos.max_steps,
+        "set": name,
     }
     path.mkdir()
     lengths: list[int] = []
-    with DatasetWriter(path, features=features, fps=embodiment.control_hz, robot_type=embodiment.name, extra=extra) as writer:
+    with DatasetWriter(
+        path, features=features, fps=embodiment.control_hz, robot_type=embodiment.name, extra=extra
+    ) as writer:
         for result in made:
             assert result.episode is not None
             writer.add(result.episode)
@@ -229,7 +247,9 @@ def heldout_split(episodes: int, tasks: int, share: float) -> dict[str, range]:
     """The last `share` of the episodes, whole rounds of the interleaved tasks, is held out; both parts get a round."""
     rounds = episodes // tasks
     if rounds < 2:
-        raise BadInput("params.yaml", "demos", f"{rounds} episode a task", "at least 2: one to train on, one held out", "raise it")
+        raise BadInput(
+            "params.yaml", "demos", f"{rounds} episode a task", "at least 2: one to train on, one held out", "raise it"
+        )
     first = episodes - tasks * min(max(round(rounds * share), 1), rounds - 1)
     return {"train": range(first), "heldout": range(first, episodes)}
 
@@ -237,4 +257,6 @@ def heldout_split(episodes: int, tasks: int, share: float) -> dict[str, range]:
 @cache
 def _environment(simulator: str, task: str, camera: Camera, image_size: int, settle_steps: int) -> Environment:
     """One environment a task and process, for its whole life."""
-    return load_simulator(simulator).make_environment(task, camera=camera, image_size=image_size, settle_steps=settle_steps)
+    return load_simulator(simulator).make_environment(
+        task, camera=camera, image_size=image_size, settle_steps=settle_steps
+    )

@@ -31,7 +31,13 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _CHUNK_FILES, _DATA_MB, _VIDEO_MB = 1000, 100, 200
 _PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_INDICES = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
+_INDICES = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
 _REMEDY = "restore it with `dvc checkout`, or delete it and run `dvc repro` to make it again"
 
 
@@ -63,7 +69,9 @@ class DatasetWriter:
     def __enter__(self) -> DatasetWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._parquet:
             self._parquet.close()
         if kind is None:
@@ -89,7 +97,9 @@ class DatasetWriter:
         for name, feature in self._features.items():
             if feature["dtype"] == "image":
                 camera = name.removeprefix(IMAGES)
-                columns[name] = [{"bytes": png, "path": f"frame-{i:06d}.png"} for i, png in enumerate(episode.pngs[camera])]
+                columns[name] = [
+                    {"bytes": png, "path": f"frame-{i:06d}.png"} for i, png in enumerate(episode.pngs[camera])
+                ]
                 statistics[name] = image_statistics(episode.histograms[camera], length)
                 self._histograms[name] = self._histograms.get(name, 0) + episode.histograms[camera]
             else:
@@ -100,17 +110,29 @@ class DatasetWriter:
             if name not in self._histograms:
                 numbers = episode.arrays[name] if name in episode.arrays else values[:, None]
                 self._arrays.setdefault(name, []).append(numbers)
-        self._data_file().write_table(pa.table([columns[f.name] for f in self._schema], schema=self._schema), row_group_size=length)
+        self._data_file().write_table(
+            pa.table([columns[f.name] for f in self._schema], schema=self._schema), row_group_size=length
+        )
         chunk, file = divmod(self._file, _CHUNK_FILES)
         self._rows.append(
             {
-                "episode_index": index, "tasks": [episode.instruction], "length": length,
-                "dataset_from_index": self._frames, "dataset_to_index": self._frames + length,
-                "data/chunk_index": chunk, "data/file_index": file,
-                "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0,
-                "task_key": episode.task, "seed": episode.seed,
+                "episode_index": index,
+                "tasks": [episode.instruction],
+                "length": length,
+                "dataset_from_index": self._frames,
+                "dataset_to_index": self._frames + length,
+                "data/chunk_index": chunk,
+                "data/file_index": file,
+                "meta/episodes/chunk_index": 0,
+                "meta/episodes/file_index": 0,
+                "task_key": episode.task,
+                "seed": episode.seed,
             }
-            | {f"stats/{name}/{key}": value for name in sorted(statistics) for key, value in sorted(statistics[name].items())}
+            | {
+                f"stats/{name}/{key}": value
+                for name in sorted(statistics)
+                for key, value in sorted(statistics[name].items())
+            }
         )
         self._frames += length
 
@@ -130,22 +152,35 @@ class DatasetWriter:
 
     def _write_metadata(self) -> None:
         if not self._rows:
-            raise BadInput(self._path, "", "no episode", "at least one episode", "raise the number of episodes in params.yaml")
+            raise BadInput(
+                self._path, "", "no episode", "at least one episode", "raise the number of episodes in params.yaml"
+            )
         statistics = {name: array_statistics(np.concatenate(parts)) for name, parts in self._arrays.items()}
         statistics |= {name: image_statistics(histogram, self._frames) for name, histogram in self._histograms.items()}
         indices = {name: {"dtype": dtype, "names": None, "shape": [1]} for name, dtype in _INDICES.items()}
         info = {
-            "codebase_version": VERSION, "robot_type": self._robot_type, "fps": self._fps,
-            "features": self._features | indices, "splits": self._splits,
-            "total_episodes": len(self._rows), "total_frames": self._frames, "total_tasks": len(self._tasks),
-            "chunks_size": _CHUNK_FILES, "data_files_size_in_mb": _DATA_MB, "video_files_size_in_mb": _VIDEO_MB,
-            "data_path": DATA_PATH, "video_path": None, "world2act": self._extra,
+            "codebase_version": VERSION,
+            "robot_type": self._robot_type,
+            "fps": self._fps,
+            "features": self._features | indices,
+            "splits": self._splits,
+            "total_episodes": len(self._rows),
+            "total_frames": self._frames,
+            "total_tasks": len(self._tasks),
+            "chunks_size": _CHUNK_FILES,
+            "data_files_size_in_mb": _DATA_MB,
+            "video_files_size_in_mb": _VIDEO_MB,
+            "data_path": DATA_PATH,
+            "video_path": None,
+            "world2act": self._extra,
         }
         write_json(self._path / "meta/info.json", info)
         write_json(self._path / "meta/stats.json", statistics)
         tasks = pa.table({"task_index": pa.array(self._tasks.values(), pa.int64()), "task": list(self._tasks)})
         pandas = {
-            "index_columns": ["task"], "column_indexes": [], "pandas_version": None,
+            "index_columns": ["task"],
+            "column_indexes": [],
+            "pandas_version": None,
             "columns": [
                 {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
                 for name, kind, numpy in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
@@ -183,7 +218,9 @@ class EpisodeDataset:
         cameras: names of the image features, without their prefix.
     """
 
-    def __init__(self, path: Path, info: dict[str, Any], episodes: list[EpisodeRecord], places: list[tuple[Path, int]]) -> None:
+    def __init__(
+        self, path: Path, info: dict[str, Any], episodes: list[EpisodeRecord], places: list[tuple[Path, int]]
+    ) -> None:
         self.path, self.info, self.episodes, self._places = path, info, episodes, places
         self.features: dict[str, dict[str, Any]] = info["features"]
         self.fps: int = info["fps"]
@@ -202,18 +239,34 @@ class EpisodeDataset:
         root = Path(path)
         info = read_json(root / "meta/info.json")
         if info.get("codebase_version") != VERSION:
-            raise BadInput(root / "meta/info.json", "codebase_version", info.get("codebase_version"), VERSION, "convert the dataset to v3.0")
+            raise BadInput(
+                root / "meta/info.json",
+                "codebase_version",
+                info.get("codebase_version"),
+                VERSION,
+                "convert the dataset to v3.0",
+            )
         splits = _splits(root, info)
         rows: list[dict[str, Any]] = []
         for file in sorted((root / "meta/episodes").glob("*/*.parquet")):
-            table = read_parquet(file, ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "task_key", "seed"])
+            table = read_parquet(
+                file, ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "task_key", "seed"]
+            )
             rows += table.to_pylist()
         if [row["episode_index"] for row in rows] != list(range(info["total_episodes"])) or not rows:
             found = f"{len(rows)} episodes"
-            raise BadInput(root / "meta/episodes", "episode_index", found, f"{info['total_episodes']} episodes in order, at least one", _REMEDY)
+            raise BadInput(
+                root / "meta/episodes",
+                "episode_index",
+                found,
+                f"{info['total_episodes']} episodes in order, at least one",
+                _REMEDY,
+            )
         records, places, groups = [], [], {}
         for i, row in enumerate(rows):
-            file = root / info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+            file = root / info["data_path"].format(
+                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+            )
             groups[file] = groups.get(file, -1) + 1
             subset = next((name for name, episodes in splits.items() if i in episodes), "")
             records.append(EpisodeRecord(i, row["task_key"], row["tasks"][0], row["seed"], row["length"], subset))
@@ -242,25 +295,41 @@ class EpisodeDataset:
         file, group = self._places[index]
         for name in names:
             if name not in self.features:
-                raise BadInput(self.path / "meta/info.json", f"features.{name}", sorted(self.features), "this feature", _REMEDY)
+                raise BadInput(
+                    self.path / "meta/info.json", f"features.{name}", sorted(self.features), "this feature", _REMEDY
+                )
         if not file.exists():
             raise BadInput(file, "", "nothing", f"the data of episode {index}", _REMEDY)
         try:
             table = self._file(file).read_row_group(group, columns=list(names))
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(file, f"episode {index}", str(error).splitlines()[0], "a whole parquet file", _REMEDY) from error
+            raise BadInput(
+                file, f"episode {index}", str(error).splitlines()[0], "a whole parquet file", _REMEDY
+            ) from error
         if len(table) != self.lengths[index]:
-            raise BadInput(file, f"row group {group}", f"{len(table)} rows", f"episode {index}'s {self.lengths[index]} frames", _REMEDY)
+            raise BadInput(
+                file,
+                f"row group {group}",
+                f"{len(table)} rows",
+                f"episode {index}'s {self.lengths[index]} frames",
+                _REMEDY,
+            )
         return table
 
     def _decode(self, index: int, column: pa.ChunkedArray, name: str) -> np.ndarray:
         if self.features[name]["dtype"] != "image":
             values = column.combine_chunks()
-            return values.flatten().to_numpy().reshape(len(values), -1) if pa.types.is_fixed_size_list(values.type) else values.to_numpy()
+            return (
+                values.flatten().to_numpy().reshape(len(values), -1)
+                if pa.types.is_fixed_size_list(values.type)
+                else values.to_numpy()
+            )
         try:
             return np.stack([np.asarray(Image.open(io.BytesIO(png["bytes"]))) for png in column.to_pylist()])
         except OSError as error:
-            raise BadInput(self._places[index][0], f"episode {index}, {name}", str(error), "PNG frames", _REMEDY) from error
+            raise BadInput(
+                self._places[index][0], f"episode {index}, {name}", str(error), "PNG frames", _REMEDY
+            ) from error
 
 
 def image_feature(height: int, width: int) -> dict[str, Any]:
@@ -280,7 +349,11 @@ def _data_schema(features: Mapping[str, dict[str, Any]]) -> pa.Schema:
     fields += [pa.field(name, pa.type_for_alias(dtype)) for name, dtype in _INDICES.items()]
     kinds: dict[str, Any] = {name: {"_type": "Value", "dtype": dtype} for name, dtype in _INDICES.items()}
     for name, feature in features.items():
-        sequence = {"_type": "Sequence", "feature": {"_type": "Value", "dtype": "float32"}, "length": feature["shape"][0]}
+        sequence = {
+            "_type": "Sequence",
+            "feature": {"_type": "Value", "dtype": "float32"},
+            "length": feature["shape"][0],
+        }
         kinds[name] = {"_type": "Image"} if feature["dtype"] == "image" else sequence
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": kinds}}, sort_keys=True)})
 
@@ -289,4 +362,6 @@ def _splits(path: Path, info: Mapping[str, Any]) -> dict[str, range]:
     try:
         return {name: range(*map(int, text.split(":"))) for name, text in info["splits"].items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise BadInput(path / "meta/info.json", "splits", info.get("splits"), 'ranges of episodes such as "0:40"', _REMEDY) from error
+        raise BadInput(
+            path / "meta/info.json", "splits", info.get("splits"), 'ranges of episodes such as "0:40"', _REMEDY
+        ) from error

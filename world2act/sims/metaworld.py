@@ -44,6 +44,12 @@ except ModuleNotFoundError:
 except (ImportError, AttributeError, OSError, RuntimeError) as error:
     raise _no_renderer(error) from error
 
+if getattr(mujoco.gl_context.GLContext, "__module__", None) != f"mujoco.{os.environ['MUJOCO_GL']}":
+    raise InfrastructureError(
+        "MuJoCo's off-screen renderer\n  found:    mujoco was imported before MUJOCO_GL was set"
+        f"\n  expected: it set first\n  remedy:   export MUJOCO_GL={os.environ['MUJOCO_GL']}"
+    )
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from metaworld import policies
@@ -180,7 +186,9 @@ class MetaWorld:
     def _place_camera(self) -> None:
         names = [self._model.camera(i).name for i in range(self._model.ncam)]
         if self._camera.name not in names:
-            raise BadInput("params.yaml", "demos.camera.name", self._camera.name, f"one of {names}", "name a camera of the model")
+            raise BadInput(
+                "params.yaml", "demos.camera.name", self._camera.name, f"one of {names}", "name a camera of the model"
+            )
         camera = self._model.camera(self._camera.name)
         camera.pos[:] = self._camera.position_m
         camera.fovy[:] = self._camera.fovy_deg

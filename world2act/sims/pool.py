@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -62,7 +63,9 @@ class EnvironmentPool:
         environment_options: passed to the simulator's `make_environment`.
     """
 
-    def __init__(self, simulator: str, tasks_of_slots: Sequence[str], *, workers: int, **environment_options: Any) -> None:
+    def __init__(
+        self, simulator: str, tasks_of_slots: Sequence[str], *, workers: int, **environment_options: Any
+    ) -> None:
         self.tasks = tuple(tasks_of_slots)
         self._simulator, self._options = simulator, environment_options
         self._seeds: dict[int, int] = {}
@@ -71,7 +74,9 @@ class EnvironmentPool:
     def __enter__(self) -> EnvironmentPool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def reset(self, seeds: Mapping[int, int]) -> dict[int, Observation]:
@@ -147,7 +152,10 @@ class EnvironmentPool:
     def _describe(self, slots: Iterable[int], fault: _WorkerFault) -> str:
         concerned = [fault.slot] if fault.slot is not None else list(slots)
         names = "; ".join(f"slot {slot}, task {self.tasks[slot]}, seed {self._seeds.get(slot)}" for slot in concerned)
-        return f"simulator: {names}\n  found:    {fault}\n  expected: an answer\n  remedy:   run again; fewer base.workers if memory ran out"
+        return (
+            f"simulator: {names}\n  found:    {fault}\n  expected: an answer"
+            "\n  remedy:   run again; fewer base.workers if memory ran out"
+        )
 
 
 class _WorkerFault(Exception):
@@ -168,10 +176,8 @@ class _Worker:
         theirs.close()
 
     def send(self, message: Any) -> None:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports the dead process
             self._connection.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # `receive` reports the dead process
 
     def receive(self) -> dict[int, Any]:
         try:

@@ -7,6 +7,7 @@ ends where it falls below the release width; two widths, so that an object that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -52,6 +53,6 @@ def contact_events(opening_m: np.ndarray, contact: Contact) -> list[Event]:
 def _remove_short(touching: np.ndarray, value: bool, min_frames: int) -> None:
     """Flip the inner runs of `value` that are shorter than `min_frames`, in place."""
     edges = np.flatnonzero(np.diff(touching)) + 1
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         if touching[start] == value and end - start < min_frames:
             touching[start:end] = not value

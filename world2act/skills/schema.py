@@ -37,7 +37,9 @@ class SchemaProvider:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         if not self._path.exists():
-            raise BadInput(path, "", "nothing", "the schema file that skills.schema_file names", "write it, or correct params.yaml")
+            raise BadInput(
+                path, "", "nothing", "the schema file that skills.schema_file names", "write it, or correct params.yaml"
+            )
         try:
             self._tasks = _Schema.model_validate(yaml.safe_load(self._path.read_text(encoding="utf-8"))).root
         except (yaml.YAMLError, ValidationError) as error:
@@ -49,7 +51,9 @@ class SchemaProvider:
     def _split(self, request: Request) -> Answer:
         prompts = self._tasks.get(request.task)
         if not prompts:
-            raise BadInput(self._path, request.task, "no prompts", "the task's prompts in order", "add the task to the schema file")
+            raise BadInput(
+                self._path, request.task, "no prompts", "the task's prompts in order", "add the task to the schema file"
+            )
         wanted = Counter(prompt.ends_at for prompt in prompts if prompt.ends_at != "episode_end")
         found = Counter(event.kind for event in request.events if event.kind in wanted)
         if wanted != found:

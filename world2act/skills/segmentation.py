@@ -28,8 +28,15 @@ _EPISODE = [("dataset", pa.string()), ("episode_index", pa.int64()), ("subset", 
 DISCARDS = pa.schema([*_EPISODE, ("reason", pa.string())])
 SKILLS = pa.schema(
     [
-        *_EPISODE, ("instruction", pa.string()), ("skill_index", pa.int64()), ("skill_count", pa.int64()),
-        ("start", pa.int64()), ("end", pa.int64()), ("raw_end", pa.int64()), ("prompt", pa.string()), ("provider", pa.string()),
+        *_EPISODE,
+        ("instruction", pa.string()),
+        ("skill_index", pa.int64()),
+        ("skill_count", pa.int64()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("raw_end", pa.int64()),
+        ("prompt", pa.string()),
+        ("provider", pa.string()),
     ]
 )
 
@@ -44,7 +51,9 @@ class Segmentation:
     episode_lengths: list[int]
 
 
-def segment(datasets: Mapping[str, EpisodeDataset], contacts: Mapping[str, Contact], provider: LanguageProvider) -> Segmentation:
+def segment(
+    datasets: Mapping[str, EpisodeDataset], contacts: Mapping[str, Contact], provider: LanguageProvider
+) -> Segmentation:
     """Divide every episode of every dataset into skills. Reads proprioception only: no frame, no action.
 
     Raises:
@@ -71,13 +80,27 @@ def segment(datasets: Mapping[str, EpisodeDataset], contacts: Mapping[str, Conta
 def _request(dataset: EpisodeDataset, index: int, contacts: Mapping[str, Contact]) -> Request:
     embodiment = dataset.info["robot_type"]
     if embodiment not in contacts:
-        raise BadInput("params.yaml", "skills.contact", sorted(contacts), f"an entry for {embodiment}", "calibrate the gripper and add it")
+        raise BadInput(
+            "params.yaml",
+            "skills.contact",
+            sorted(contacts),
+            f"an entry for {embodiment}",
+            "calibrate the gripper and add it",
+        )
     names = dataset.features[STATE]["names"]
     if GRIPPER not in names:
-        raise BadInput(dataset.path / "meta/info.json", f"features.{STATE}.names", names, f"{GRIPPER} among them", "name the column")
+        raise BadInput(
+            dataset.path / "meta/info.json",
+            f"features.{STATE}.names",
+            names,
+            f"{GRIPPER} among them",
+            "name the column",
+        )
     opening_m = dataset.columns(index, [STATE])[STATE][:, names.index(GRIPPER)]
     episode = dataset.episodes[index]
-    return Request(episode.task, episode.instruction, episode.length, tuple(contact_events(opening_m, contacts[embodiment])))
+    return Request(
+        episode.task, episode.instruction, episode.length, tuple(contact_events(opening_m, contacts[embodiment]))
+    )
 
 
 def save(result: Segmentation, directory: Path) -> None:
@@ -97,15 +120,27 @@ def metrics(result: Segmentation) -> dict[str, Any]:
         kept.setdefault(row["task"], set()).add((row["dataset"], row["episode_index"]))
     for row in result.discards:
         lost[row["task"]] = lost.get(row["task"], 0) + 1
-    rates = {task: len(kept.get(task, ())) / (len(kept.get(task, ())) + lost.get(task, 0)) for task in sorted({*kept, *lost})}
+    rates = {
+        task: len(kept.get(task, ())) / (len(kept.get(task, ())) + lost.get(task, 0)) for task in sorted({*kept, *lost})
+    }
     lengths = _clip_lengths(result)
     if not lengths:
         reasons = sorted({row["reason"] for row in result.discards})[:3]
-        raise BadInput("artifacts/skills", "discards.parquet", f"every episode was discarded: {reasons}", "skills", "correct the contact calibration or the schema")
+        raise BadInput(
+            "artifacts/skills",
+            "discards.parquet",
+            f"every episode was discarded: {reasons}",
+            "skills",
+            "correct the contact calibration or the schema",
+        )
     return {
-        "clips": len(lengths), "discarded_episodes": len(result.discards),
-        "synchronised": 1 - len(result.discards) / len(result.episode_lengths), "synchronised_by_task": rates,
-        "mean_clip_frames": float(np.mean(lengths)), "median_clip_frames": float(np.median(lengths)), "longest_clip_frames": max(lengths),
+        "clips": len(lengths),
+        "discarded_episodes": len(result.discards),
+        "synchronised": 1 - len(result.discards) / len(result.episode_lengths),
+        "synchronised_by_task": rates,
+        "mean_clip_frames": float(np.mean(lengths)),
+        "median_clip_frames": float(np.median(lengths)),
+        "longest_clip_frames": max(lengths),
     }
 
 
@@ -119,7 +154,10 @@ def save_length_plot(result: Segmentation, path: Path, bin_frames: int = 8) -> N
         writer.writerow(["frames", "what", "share"])
         for what, lengths in groups.items():
             counts, _ = np.histogram(lengths, edges)
-            writer.writerows([int(edge), what, round(float(count / len(lengths)), 6)] for edge, count in zip(edges, counts, strict=False))
+            writer.writerows(
+                [int(edge), what, round(float(count / len(lengths)), 6)]
+                for edge, count in zip(edges, counts, strict=False)
+            )
 
 
 def _clip_lengths(result: Segmentation) -> Sequence[int]:
