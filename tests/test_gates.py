@@ -197,7 +197,7 @@ def test_tokenizer(artifacts: Path) -> None:
 
     def change(rows: list[dict]) -> None:
         for row in rows:
-            row["psnr_db"] = 20.0
+            row["psnr_db"] = 10.0
         rows[1] |= {"psnr_db": 9.0, "frame_std": 0.0}
 
     edit(root / "reconstruction.parquet", change)
@@ -206,8 +206,9 @@ def test_tokenizer(artifacts: Path) -> None:
     poison(root / "vae/diffusion_pytorch_model.safetensors")
     failed = red("tokenizer", artifacts)
     median = read_json("reports/gates/tokenizer.json")["expectations"][0]
-    assert (median["observed"], median["expected"], median["success"]) == (20.0, "at least 22.0", False)
-    assert failed["clips", "psnr_db"]["failing_rows"][0]["skill_index"] == 1
+    assert (median["observed"], median["expected"], median["success"]) == (10.0, "at least 20.0", False)
+    assert ("clips", "over_still_db") in failed
+    assert (failed["clips", "psnr_db"]["observed"]["min"], failed["clips", "psnr_db"]["failing"]) == (9.0, 8)
     assert failed["clips", "frame_std"]["failing_rows"][0]["skill_index"] == 1
     assert failed["channels", "latent_std"]["failing_rows"][0]["channel"] == 0
     assert failed["channels", "latent_mean"]["failing_rows"][0]["channel"] == 1

@@ -194,10 +194,11 @@ class GateSkills(Section):
 
 
 class GateTokenizer(Section):
-    """Of the median and of every held-out clip, at least."""
+    """At least, of held-out clips: of the median, of every one, and of the median over its first frame held still."""
 
     psnr_db: Positive
     lowest_psnr_db: Positive
+    over_still_db: float
 
 
 class GateLatents(Section):
@@ -226,14 +227,14 @@ class GateBasePolicy(Section):
     """Success of the base policy less that of the random one over the check episodes, at least; share of episodes
     that ended in an infrastructure error, at most."""
 
-    success_gain: Share
+    success_gain: float
     error_share: Share
 
 
 class GateBridge(Section):
     """Top-1 retrieval over all held-out clips, in multiples of chance, at least."""
 
-    times_chance: Positive
+    times_chance: Annotated[float, Field(ge=0)]
 
 
 class GatePostTrain(Section):
