@@ -99,6 +99,16 @@ def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeD
     np.testing.assert_allclose(steps, 1, atol=1e-3)
 
 
+def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDataset, section: BasePolicy) -> None:
+    chunks = ChunkDataset.load(dataset, dataset.splits["train"])
+    model = ImitationObjective(section, dataset, chunks, seed=0).model
+    pixels = torch.from_numpy(chunks.images).permute(0, 1, 4, 2, 3)
+    scaled = model._scale(pixels)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros_like(scaled[0]), atol=1e-5, rtol=0)
+    assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    assert {"pixel_mean", "pixel_std"} <= model.state_dict().keys()
+
+
 def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     objective = ImitationObjective(section, dataset, chunks, seed=0)

@@ -56,6 +56,9 @@ class ImitationObjective:
         self.model = Gr00tModel(make_config(params, dataset, len(self.tokenizer)), seed)
         self._chunks, self._draws, self._seed = chunks, params.noise_draws, seed
         self._images = torch.from_numpy(chunks.images).permute(0, 1, 4, 2, 3).contiguous()
+        for camera in range(self._images.shape[1]):
+            mean, std = mean_image(self._images[:, camera])
+            self.model.pixel_mean[camera], self.model.pixel_std[camera] = mean, std
         self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
         self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
 
@@ -88,6 +91,18 @@ class ImitationObjective:
     def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Write a policy with these weights into an existing directory."""
         save_pretrained(directory, self.model.config, weights, self.statistics, self.tokenizer)
+
+
+def mean_image(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (C, H, W) of uint8 images (N, C, H, W), and the standard deviation around it over everything, ()."""
+    total = torch.zeros(images.shape[1:], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in images.split(1024):
+        exact = part.double()
+        total += exact.sum(0)
+        squares += exact.square().sum(0)
+    mean = total / len(images)
+    return mean.float(), (squares / len(images) - mean.square()).mean().sqrt().float()
 
 
 def masked_error(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor:
