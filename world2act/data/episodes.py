@@ -84,5 +84,5 @@ def image_statistics(histogram: np.ndarray, frames: int) -> dict[str, list]:
 
 def _png(frame: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, format="PNG", compress_level=6)
+    Image.fromarray(frame).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
