@@ -95,7 +95,7 @@ def roll_out(policy: Policy, pool: EnvironmentPool, states: Sequence[InitialStat
     results: dict[InitialState, EpisodeResult] = {}
     while any(waiting.values()):
         wave = {slot: waiting[task].popleft() for slot, task in enumerate(pool.tasks) if waiting[task]}
-        results |= {result_of: result for result_of, result in _run_wave(policy, pool, wave, max_steps).items()}
+        results |= _run_wave(policy, pool, wave, max_steps)
     return [results[state] for state in states]
 
 
