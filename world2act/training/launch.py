@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import get_args_parser, run
 
@@ -22,6 +23,10 @@ def main(module: str) -> None:
     except World2ActError as error:
         sys.exit(str(error))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # DeepSpeed still calls torch's collectives by their old names, at every step
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
     options = ["--standalone", "--nproc-per-node", str(ranks), "--module", module]
     try:
