@@ -59,6 +59,7 @@ def make_text_encoder(prompts: Sequence[str], dim: int, layers: int, length: int
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+    _hide_progress()
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
@@ -88,6 +89,7 @@ def load_text_encoder(directory: str | Path, length: int) -> TextEncoder:
     """
     from transformers import AutoTokenizer, T5EncoderModel
 
+    _hide_progress()
     root = Path(directory)
     names = [name for name in ("text_tokenizer", "tokenizer") if (root / name).is_dir()]
     if not names or not (root / "text_encoder").is_dir():
@@ -100,3 +102,10 @@ def load_text_encoder(directory: str | Path, length: int) -> TextEncoder:
                        "use a T5EncoderModel checkpoint")
     tokenizer = AutoTokenizer.from_pretrained(root / names[0], local_files_only=True)
     return TextEncoder(model.eval().requires_grad_(False), tokenizer, length)
+
+
+def _hide_progress() -> None:
+    """Transformers draws a bar for every file that it reads or writes, also where there is no terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
