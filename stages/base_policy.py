@@ -1,4 +1,4 @@
-"""base_policy: labelled demonstrations → artifacts/base_policy, imitated by a GR00T-family policy (docs/artifacts.md)."""
+"""base_policy: labelled demonstrations → artifacts/base_policy, a GR00T-family policy (docs/artifacts.md)."""
 
 from world2act.params import Params
 from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
@@ -18,15 +18,23 @@ def main(params: Params) -> Metrics:
     dataset = EpisodeDataset.open(demos / "labelled")
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     objective = ImitationObjective(section, dataset, chunks, params.base.seed)
-    trained = train(objective, section.training, name="base_policy", base=params.base, inputs=sha256(demos / "labelled"))
+    trained = train(
+        objective, section.training, name="base_policy", base=params.base, inputs=sha256(demos / "labelled")
+    )
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "base_policy") as directory:
         objective.save_policy(directory, trained.ema)
         (directory / "raw").mkdir()
         objective.save_policy(directory / "raw", trained.weights)
-        metrics = check_against_random(load_policy(directory), demos / "initial_states.parquet", params, directory / "check.parquet")
-    return {**metrics, "parameters": sum(value.numel() for value in trained.ema.values()), "training_frames": len(chunks)}
+        metrics = check_against_random(
+            load_policy(directory), demos / "initial_states.parquet", params, directory / "check.parquet"
+        )
+    return {
+        **metrics,
+        "parameters": sum(value.numel() for value in trained.ema.values()),
+        "training_frames": len(chunks),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""evaluate: policies and test initial states → artifacts/evaluate, paired episodes, intervals, videos (docs/artifacts.md)."""
+"""evaluate: policies on the same test initial states → artifacts/evaluate and its rates (docs/artifacts.md)."""
 
 from world2act.evaluation.records import describe_protocol, summarise, write_episodes, write_success_table
 from world2act.evaluation.rollout import read_initial_states, roll_out, tasks_of_slots
@@ -28,10 +28,20 @@ def main(params: Params) -> Metrics:
     ):
         results = {name: roll_out(policy, pool, states, section.max_steps) for name, policy in policies.items()}
         for name, policy in policies.items():
-            write_episodes(directory / "episodes" / name, results[name], describe_protocol(params, policy, saved.get(name)))
+            write_episodes(
+                directory / "episodes" / name, results[name], describe_protocol(params, policy, saved.get(name))
+            )
         fps = load_simulator(demos.simulator).EMBODIMENT.control_hz // 2
         for name in saved:
-            film(directory / "videos", name, results[name], pool, per_task=section.videos_per_task, size=section.video_size, fps=fps)
+            film(
+                directory / "videos",
+                name,
+                results[name],
+                pool,
+                per_task=section.videos_per_task,
+                size=section.video_size,
+                fps=fps,
+            )
         summary = summarise(results, section.confidence, incumbent=INCUMBENT, candidate=CANDIDATE)
         write_json(directory / "summary.json", summary)
         write_success_table(METRICS / "evaluate/success.csv", summary)

@@ -7,11 +7,21 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from world2act.errors import BadInput
+from world2act.errors import BadInput, InfrastructureError
+from world2act.evaluation.check import success_rate
 from world2act.evaluation.records import summarise, write_episodes, write_success_table
-from world2act.evaluation.rollout import EpisodeResult, InitialState, noise_seed, read_initial_states, roll_out, tasks_of_slots
+from world2act.evaluation.rollout import (
+    EpisodeResult,
+    InitialState,
+    noise_seed,
+    read_initial_states,
+    roll_out,
+    tasks_of_slots,
+)
 from world2act.evaluation.statistics import wilson
 from world2act.evaluation.videos import choose_episodes, film, write_video
 from world2act.params import Camera
@@ -132,14 +142,17 @@ def test_random_policy_is_uniform_and_seeded(tmp_path: Path) -> None:
     assert isinstance(policy, Policy) and isinstance(policy, RandomPolicy)
     observation = Observation({}, np.zeros(4, np.float32), "", np.zeros(0, np.float32))
     chunks = policy.predict([observation] * 500, range(500))
-    assert chunks.shape == (500, 4, 3) and abs(chunks.mean()) < 0.03 and chunks.std() == pytest.approx(3**-0.5, abs=0.02)
+    assert (
+        chunks.shape == (500, 4, 3) and abs(chunks.mean()) < 0.03 and chunks.std() == pytest.approx(3**-0.5, abs=0.02)
+    )
     assert np.array_equal(policy.predict([observation], [7])[0], chunks[7])
 
 
 def test_summary_counts_errors_apart_and_pairs_by_state(tmp_path: Path) -> None:
     results = {
         "base": [_result("a", s, s < 6) for s in range(10)] + [_result("b", s, False) for s in range(10)],
-        "post_train": [_result("a", s, s < 8 if s else None) for s in range(10)] + [_result("b", s, s == 3) for s in range(10)],
+        "post_train": [_result("a", s, s < 8 if s else None) for s in range(10)]
+        + [_result("b", s, s == 3) for s in range(10)],
     }
     summary = summarise(results, 0.95, incumbent="base", candidate="post_train")
     post = summary["policies"]["post_train"]
@@ -162,8 +175,17 @@ def test_a_candidate_that_lost_every_pair_to_errors_is_not_promoted() -> None:
     assert summarise(results, 0.95, incumbent="base", candidate="post_train")["promotion"]["promote"] is False
 
 
+def test_success_rate_leaves_errors_out() -> None:
+    assert success_rate([_result("a", 0, True), _result("a", 1, False), _result("a", 2, None)]) == 0.5
+    with pytest.raises(InfrastructureError):
+        success_rate([_result("a", 0, None)])
+
+
 def test_a_worse_candidate_is_not_promoted() -> None:
-    results = {"base": [_result("a", s, s < 35) for s in range(40)], "post_train": [_result("a", s, s < 5) for s in range(40)]}
+    results = {
+        "base": [_result("a", s, s < 35) for s in range(40)],
+        "post_train": [_result("a", s, s < 5) for s in range(40)],
+    }
     promotion = summarise(results, 0.95, incumbent="base", candidate="post_train")["promotion"]
     assert promotion["promote"] is False and promotion["reason"].startswith("worse")
 
@@ -177,12 +199,13 @@ def test_episode_files_carry_the_protocol(tmp_path: Path) -> None:
 
 
 def test_initial_states_of_one_set(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [{"set": kind, "task": task, "seed": s} for s in range(3) for task in "ab" for kind in ("test", "post_training")]
+    rows = [
+        {"set": kind, "task": task, "seed": s} for s in range(3) for task in "ab" for kind in ("test", "post_training")
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "states.parquet")
-    assert read_initial_states(tmp_path / "states.parquet", "test", 2) == [InitialState(t, s) for t in "ab" for s in (0, 1)]
+    assert read_initial_states(tmp_path / "states.parquet", "test", 2) == [
+        InitialState(t, s) for t in "ab" for s in (0, 1)
+    ]
     with pytest.raises(BadInput):
         read_initial_states(tmp_path / "states.parquet", "test", 4)
     with pytest.raises(BadInput):

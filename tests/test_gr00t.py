@@ -99,8 +99,8 @@ def test_blocks_attend_words_first_and_images_next_and_never_padding() -> None:
     padded[:, 2:] += 5
     torch.testing.assert_close(head((images, padded), mask, *rest, 0), velocity)
     seen: list[int] = []
-    for index, block in enumerate(head.transformer_blocks):
-        block.register_forward_pre_hook(lambda _, args, index=index: seen.append(-1 if args[2] is None else args[2].shape[1]))
+    for block in head.transformer_blocks:
+        block.register_forward_pre_hook(lambda _, args: seen.append(-1 if args[2] is None else args[2].shape[1]))
     head((images, words), mask, *rest, 0)
     assert seen == [words.shape[1], -1, images.shape[1], -1]
 
@@ -122,7 +122,9 @@ def test_sampling_follows_the_flow_in_euler_steps() -> None:
     actions = noise
     with torch.no_grad():
         for t in (0.0, 0.25, 0.5, 0.75):
-            actions = actions + 0.25 * model(images, words, mask, proprio, actions[:, None], torch.full((2, 1), t))[:, 0]
+            actions = (
+                actions + 0.25 * model(images, words, mask, proprio, actions[:, None], torch.full((2, 1), t))[:, 0]
+            )
     torch.testing.assert_close(model.sample(images, words, mask, proprio, noise), actions)
 
 
@@ -133,7 +135,8 @@ def test_patches_keep_their_place_through_pixel_unshuffle() -> None:
     image = torch.rand(1, 3, 32, 32)
     tokens = model._vision(image)
     grid = vision["last"].reshape(4, 4, -1)
-    expected = torch.stack([torch.cat([grid[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)]) for r in (0, 1) for c in (0, 1)])
+    square = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    expected = torch.stack([torch.cat([grid[2 * r + i, 2 * c + j] for i, j in square]) for r, c in square])
     torch.testing.assert_close(tokens[0], expected)
     patch = model.vision_model.embeddings.patch_embedding
     pixels = image[0, :, 8:16, 16:24].permute(1, 2, 0).flatten()
@@ -163,7 +166,9 @@ def test_words_need_no_download_and_unknown_ones_are_marked(tmp_path: Path) -> N
     assert mask.tolist() == [[True, False, False], [True, True, True]]
 
 
-@pytest.mark.parametrize("fault", ["truncated", "no statistics", "no tokenizer", "other sizes", "unknown key", "no weights"])
+@pytest.mark.parametrize(
+    "fault", ["truncated", "no statistics", "no tokenizer", "other sizes", "unknown key", "no weights"]
+)
 def test_a_damaged_policy_is_named(saved: Path, fault: str) -> None:
     file = saved / "model.safetensors"
     match fault:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from world2act.errors import InfrastructureError
 from world2act.evaluation.rollout import EpisodeResult, read_initial_states, roll_out, tasks_of_slots
 from world2act.params import Params
 from world2act.policies.base import Policy
@@ -15,7 +16,14 @@ from world2act.storage import write_parquet
 
 _SLOTS_PER_TASK = 2
 _SCHEMA = pa.schema(
-    [("policy", pa.string()), ("task", pa.string()), ("seed", pa.int64()), ("success", pa.bool_()), ("steps", pa.int64()), ("error", pa.string())]
+    [
+        ("policy", pa.string()),
+        ("task", pa.string()),
+        ("seed", pa.int64()),
+        ("success", pa.bool_()),
+        ("steps", pa.int64()),
+        ("error", pa.string()),
+    ]
 )
 
 
@@ -24,6 +32,9 @@ def check_against_random(policy: Policy, initial_states: Path, params: Params, t
 
     Returns:
         success rates over the episodes without an infrastructure error, and how many had one.
+
+    Raises:
+        InfrastructureError: all episodes of a policy had one.
     """
     demos = params.demos
     states = read_initial_states(initial_states, "post_training", params.base_policy.check_episodes_per_task)
@@ -43,6 +54,12 @@ def check_against_random(policy: Policy, initial_states: Path, params: Params, t
 
 
 def success_rate(results: list[EpisodeResult]) -> float:
-    """Successes over the episodes without an infrastructure error; 0 where there is none."""
+    """Successes over the episodes without an infrastructure error.
+
+    Raises:
+        InfrastructureError: there is no such episode.
+    """
     counted = [result.success for result in results if result.success is not None]
-    return sum(counted) / len(counted) if counted else 0.0
+    if not counted:
+        raise InfrastructureError(f"every episode failed in the simulator, the first with:\n{results[0].error}")
+    return sum(counted) / len(counted)

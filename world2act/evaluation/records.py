@@ -23,7 +23,9 @@ def describe_protocol(params: Params, policy: Policy, directory: Path | None) ->
     """All that is needed to run the same evaluation again. `directory` is the saved policy, None for the random one."""
     demos = params.demos
     simulator = load_simulator(demos.simulator)
-    saved = {"sha256": sha256(directory), "config": read_json(directory / "config.json")} if directory else {"family": "random"}
+    saved = {"family": "random"}
+    if directory:
+        saved = {"sha256": sha256(directory), "config": read_json(directory / "config.json")}
     return {
         "simulator": demos.simulator,
         "packages": {name: version(name) for name in (*simulator.PACKAGES, "torch")},
@@ -69,9 +71,8 @@ def summarise(results: Results, confidence: float, *, incumbent: str, candidate:
     pairs = _pairs(results[candidate], results[incumbent])
     pooled = paired_difference(*_columns(pairs.values()), confidence)
     tasks = _tasks(results[candidate])
-    by_task = {
-        task: asdict(paired_difference(*_columns(pair for key, pair in pairs.items() if key[0] == task), confidence)) for task in tasks
-    }
+    of_task = {task: _columns(pair for key, pair in pairs.items() if key[0] == task) for task in tasks}
+    by_task = {task: asdict(paired_difference(*columns, confidence)) for task, columns in of_task.items()}
     return {
         "confidence": confidence,
         "policies": policies,
@@ -116,5 +117,8 @@ def _promotion(pairs: Any, pooled: Difference, confidence: float) -> dict[str, A
         return {"promote": False, "reason": "no pair of episodes without an infrastructure error"}
     promote = not_worse(*_columns(pairs), confidence)
     verdict = "not worse" if promote else "worse"
-    interval = f"{pooled.difference:+.3f}, {confidence:.0%} interval {pooled.low:+.3f} to {pooled.high:+.3f}, {pooled.count} pairs"
-    return {"promote": promote, "reason": f"{verdict} than the incumbent beyond the interval of the difference ({interval})"}
+    interval = f"{confidence:.0%} interval {pooled.low:+.3f} to {pooled.high:+.3f}, {pooled.count} pairs"
+    reason = (
+        f"{verdict} than the incumbent beyond the interval of the difference ({pooled.difference:+.3f}, {interval})"
+    )
+    return {"promote": promote, "reason": reason}

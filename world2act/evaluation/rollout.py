@@ -1,4 +1,4 @@
-"""A policy acts in the simulator from given initial states, closed loop: episodes in, results with logged actions out."""
+"""A policy acts in the simulator, closed loop: initial states in, results with logged actions out."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def read_initial_states(path: str | Path, subset: str, per_task: int | None = No
         raise BadInput(path, "set", "no row", f"initial states of set {subset!r}", f"raise demos.{subset}_per_task")
     for task, states in by_task.items():
         if per_task and len(states) < per_task:
-            raise BadInput(path, f"{subset}, {task}", f"{len(states)} states", f"at least {per_task}", f"raise demos.{subset}_per_task")
+            found = f"{len(states)} states"
+            raise BadInput(path, f"{subset}, {task}", found, f"at least {per_task}", f"raise demos.{subset}_per_task")
     return [state for states in by_task.values() for state in states[:per_task]]
 
 
@@ -77,7 +78,9 @@ def tasks_of_slots(states: Sequence[InitialState], environments: int) -> list[st
     return [task for task, count in slots.items() for _ in range(count)]
 
 
-def roll_out(policy: Policy, pool: EnvironmentPool, states: Sequence[InitialState], max_steps: int) -> list[EpisodeResult]:
+def roll_out(
+    policy: Policy, pool: EnvironmentPool, states: Sequence[InitialState], max_steps: int
+) -> list[EpisodeResult]:
     """Run every initial state once, in the order given back.
 
     Chunks are executed open loop. The slots of the pool advance together, and start their next episodes together
@@ -91,7 +94,8 @@ def roll_out(policy: Policy, pool: EnvironmentPool, states: Sequence[InitialStat
     for state in states:
         waiting[state.task].append(state)
     for task in waiting.keys() - set(pool.tasks):
-        raise BadInput("the environment pool", "tasks", sorted(set(pool.tasks)), f"a slot for {task}", "give each task a slot")
+        found = sorted(set(pool.tasks))
+        raise BadInput("the environment pool", "tasks", found, f"a slot for {task}", "give each task a slot")
     results: dict[InitialState, EpisodeResult] = {}
     while any(waiting.values()):
         wave = {slot: waiting[task].popleft() for slot, task in enumerate(pool.tasks) if waiting[task]}

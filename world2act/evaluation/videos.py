@@ -41,7 +41,14 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def film(
-    directory: Path, policy: str, results: Sequence[EpisodeResult], pool: EnvironmentPool, *, per_task: int, size: int, fps: int
+    directory: Path,
+    policy: str,
+    results: Sequence[EpisodeResult],
+    pool: EnvironmentPool,
+    *,
+    per_task: int,
+    size: int,
+    fps: int,
 ) -> None:
     """Replay chosen episodes at `size` pixels a side into `<policy>-<task>-<seed>-<success|failure>.mp4`."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,13 @@ class ActionHead(nn.Module):
         self.action_decoder = EmbodimentMlp(slots, hidden, hidden, action_dim)
 
     def forward(
-        self, features: tuple[Tensor, Tensor], word_mask: Tensor, proprio: Tensor, noisy: Tensor, times: Tensor, slot: int
+        self,
+        features: tuple[Tensor, Tensor],
+        word_mask: Tensor,
+        proprio: Tensor,
+        noisy: Tensor,
+        times: Tensor,
+        slot: int,
     ) -> Tensor:
         """One evaluation of the velocity.
 

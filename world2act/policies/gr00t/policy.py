@@ -1,9 +1,9 @@
 """A GR00T-N1.6-family policy on disk and in use: weights, normalisation statistics and tokenizer in one directory.
 
-    config.json         every dimension (`configuration.py`)
-    model.safetensors   the weights
-    statistics.json     the box of proprioception and of actions over the training split
-    tokenizer/          words → ids
+config.json         every dimension (`configuration.py`)
+model.safetensors   the weights
+statistics.json     the box of proprioception and of actions over the training split
+tokenizer/          words → ids
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ _REMEDY = "restore it with `dvc checkout`, or delete the directory and run `dvc 
 class Gr00tPolicy:
     """See `world2act.policies.base.Policy`."""
 
-    def __init__(
-        self, model: Gr00tModel, statistics: Mapping[str, MinMax], tokenizer: PreTrainedTokenizerFast
-    ) -> None:
+    def __init__(self, model: Gr00tModel, statistics: Mapping[str, MinMax], tokenizer: PreTrainedTokenizerFast) -> None:
         self.config = model.config
         self.chunk_length, self.action_dim = model.config.chunk_length, model.config.action_dim
         self.statistics, self.tokenizer = statistics, tokenizer

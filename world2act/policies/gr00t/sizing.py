@@ -18,11 +18,13 @@ def make_config(params: BasePolicy, dataset: EpisodeDataset, vocabulary: int) ->
     """
     for key in ("vision_dim", "language_dim", "action_head_dim"):
         if getattr(params, key) % _HEAD_DIM:
-            raise BadInput("params.yaml", f"base_policy.{key}", getattr(params, key), f"a multiple of {_HEAD_DIM}", "round it")
+            expected = f"a multiple of {_HEAD_DIM}"
+            raise BadInput("params.yaml", f"base_policy.{key}", getattr(params, key), expected, "round it")
     shapes = {tuple(dataset.features[IMAGES + camera]["shape"][:2]) for camera in dataset.cameras}
     height, width = next(iter(shapes))
     if len(shapes) > 1 or height != width:
-        raise BadInput(dataset.path / "meta/info.json", "features", sorted(shapes), "square images of one size", "make the dataset anew")
+        path = dataset.path / "meta/info.json"
+        raise BadInput(path, "features", sorted(shapes), "square images of one size", "make the dataset anew")
     if height % (2 * params.vision_patch):
         expected = f"a patch of which an even number makes {height} pixels"
         raise BadInput("params.yaml", "base_policy.vision_patch", params.vision_patch, expected, "choose 4, 8 or 16")

@@ -60,7 +60,7 @@ class VisionLanguageModel(nn.Module):
         Returns:
             image features (B, V·(S / patch / 2)², D) and word features (B, L, D).
         """
-        image_tokens = self.mlp1(self._vision(images.flatten(0, 1))).reshape(len(images), -1, self.mlp1[-1].out_features)
+        image_tokens = self.mlp1(self._vision(images.flatten(0, 1))).unflatten(0, images.shape[:2]).flatten(1, 2)
         seen = torch.ones(image_tokens.shape[:2], dtype=torch.bool, device=images.device)
         features = self.language_model(
             inputs_embeds=torch.cat([image_tokens, self.language_model.embed_tokens(words)], 1),
