@@ -56,7 +56,9 @@ def make_episode(task: str, seed: int, rng: np.random.Generator, *, shift: int =
 
     `shift` frames of observation are dropped at the start, as by a writer that stores them after the step.
     """
-    actions = np.clip(rng.normal(0, 0.4, (FRAMES + shift, 3)).repeat(2, axis=0)[: FRAMES + shift], -1, 1).astype(np.float32)
+    actions = np.clip(rng.normal(0, 0.4, (FRAMES + shift, 3)).repeat(2, axis=0)[: FRAMES + shift], -1, 1).astype(
+        np.float32
+    )
     speed = 0.006 * actions + 0.008 * np.vstack([np.zeros((1, 3)), actions[:-1]])
     positions = np.vstack([np.zeros((1, 3)), np.cumsum(speed, 0)[:-1]])[shift:].astype(np.float32)
     scene = rng.uniform(-0.1, 0.1, 2).astype(np.float32)
@@ -103,7 +105,9 @@ def make_episodes(name: str, rng: np.random.Generator, *, shift: int = 0) -> lis
 def initial_states() -> list[dict[str, Any]]:
     return [
         {"set": name, "task": task, "seed": first + i, "instruction": f"{task} the object", "scene": [0.0, 0.0]}
-        for name, first in (("post_training", 200), ("test", 300)) for i in range(2) for task in TASKS
+        for name, first in (("post_training", 200), ("test", 300))
+        for i in range(2)
+        for task in TASKS
     ]
 
 
@@ -120,17 +124,34 @@ def skill_rows() -> list[dict[str, Any]]:
         for index in range(1 if dataset == "labelled" else 0, EPISODES * len(TASKS)):
             for skill, (start, end, raw_end) in enumerate(((0, 16, 15), (16, 40, 40))):
                 task = TASKS[index % len(TASKS)]
-                rows.append({
-                    "dataset": dataset, "episode_index": index, "subset": "train" if index < (EPISODES - 2) * len(TASKS) else "heldout",
-                    "task": task, "instruction": f"{task} the object", "skill_index": skill, "skill_count": 2,
-                    "start": start, "end": end, "raw_end": raw_end, "prompt": f"{task} part {skill}", "provider": "schema",
-                })
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "episode_index": index,
+                        "subset": "train" if index < (EPISODES - 2) * len(TASKS) else "heldout",
+                        "task": task,
+                        "instruction": f"{task} the object",
+                        "skill_index": skill,
+                        "skill_count": 2,
+                        "start": start,
+                        "end": end,
+                        "raw_end": raw_end,
+                        "prompt": f"{task} part {skill}",
+                        "provider": "schema",
+                    }
+                )
     return rows
 
 
 def _skills(root: Path) -> None:
     write_parquet(root / "skills.parquet", skill_rows(), SKILLS)
-    discard = {"dataset": "labelled", "episode_index": 0, "subset": "train", "task": TASKS[0], "reason": "one prompt, no event"}
+    discard = {
+        "dataset": "labelled",
+        "episode_index": 0,
+        "subset": "train",
+        "task": TASKS[0],
+        "reason": "one prompt, no event",
+    }
     write_parquet(root / "discards.parquet", [discard], DISCARDS)
 
 
@@ -141,11 +162,13 @@ def _tokenizer(root: Path) -> None:
     write_json(root / "text_tokenizer/tokenizer.json", {"model": {"vocab": {str(i): i for i in range(20)}}})
     write_json(root / "text_tokenizer/tokenizer_config.json", {})
     schema = pa.schema([
-        ("episode_index", pa.int64()), ("task", pa.string()), ("skill_index", pa.int64()), ("psnr_db", pa.float64()), ("frame_std", pa.float64()),
+        ("episode_index", pa.int64()), ("task", pa.string()), ("skill_index", pa.int64()), ("psnr_db", pa.float64()),
+        ("frame_std", pa.float64()),
     ])  # fmt: skip
     rows = [
         {key: row[key] for key in ("episode_index", "task", "skill_index")} | {"psnr_db": 30.0, "frame_std": 4.0}
-        for row in skill_rows() if row["dataset"] == "video_only" and row["subset"] == "heldout"
+        for row in skill_rows()
+        if row["dataset"] == "video_only" and row["subset"] == "heldout"
     ]
     write_parquet(root / "reconstruction.parquet", rows, schema)
 
@@ -154,9 +177,13 @@ def _latents(artifacts: Path, rng: np.random.Generator) -> None:
     skills, root = skill_rows(), artifacts / "latents"
     root.mkdir(parents=True)
     prompts = [*sorted({row["prompt"] for row in skills}), ""]
-    clips = [rng.normal(0, 1, (1 + (row["end"] - row["start"]) // 4, CHANNELS, 4, 4)).astype(np.float32) for row in skills]
+    clips = [
+        rng.normal(0, 1, (1 + (row["end"] - row["start"]) // 4, CHANNELS, 4, 4)).astype(np.float32) for row in skills
+    ]
     meta = {f"{part}_sha256": sha256(artifacts / "tokenizer" / part) for part in ("vae", "text_encoder")}
-    write_latents(root, skills, enumerate(clips), (CHANNELS, 4, 4), prompts, rng.normal(0, 1, (len(prompts), 3, 5)), meta)
+    write_latents(
+        root, skills, enumerate(clips), (CHANNELS, 4, 4), prompts, rng.normal(0, 1, (len(prompts), 3, 5)), meta
+    )
 
 
 def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
@@ -168,12 +195,20 @@ def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
     rows = []
     for clip in cache.select("video_only", "heldout"):
         latents = cache.latents(clip).astype(np.float64)
-        rows.append({
-            **{key: getattr(clip, key) for key in ("episode_index", "task", "skill_index", "prompt", "latents")},
-            "error_model": 0.1, "error_one_sample": 0.2, "error_first_frame": float(np.square(latents[1:] - latents[0]).mean()),
-            "error_skill_mean": 0.3, "error_ridge": 0.1, "error_shuffled": 0.4,
-            "correlation": 0.7, "correlation_ridge": 0.7, "correlation_shuffled": 0.1,
-        })
+        rows.append(
+            {
+                **{key: getattr(clip, key) for key in ("episode_index", "task", "skill_index", "prompt", "latents")},
+                "error_model": 0.1,
+                "error_one_sample": 0.2,
+                "error_first_frame": float(np.square(latents[1:] - latents[0]).mean()),
+                "error_skill_mean": 0.3,
+                "error_ridge": 0.1,
+                "error_shuffled": 0.4,
+                "correlation": 0.7,
+                "correlation_ridge": 0.7,
+                "correlation_shuffled": 0.1,
+            }
+        )
     write_parquet(root / "heldout.parquet", rows, HELDOUT_SCHEMA)
     write_json(root / "config.json", {"latents_sha256": sha256(artifacts / "latents")})
 
@@ -183,11 +218,22 @@ def rollout_rows(artifacts: Path) -> list[dict[str, Any]]:
     digest = sha256(artifacts / "world_model/transformer")
     for rollout, state in enumerate(s for s in initial_states() if s["set"] == "post_training"):
         for skill in range(2):
-            rows.append({
-                "rollout": rollout, "seed": state["seed"], "task": state["task"], "instruction": state["instruction"], "skill_index": skill,
-                "prompt": f"{state['task']} part {skill}", "offset": offset, "latents": 6, "world_model_sha256": digest,
-                "first_frame_sha256": hashlib.sha256(str(rollout).encode()).hexdigest(), "sampler": '{"steps": 8}', "sampler_seed": offset,
-            })
+            rows.append(
+                {
+                    "rollout": rollout,
+                    "seed": state["seed"],
+                    "task": state["task"],
+                    "instruction": state["instruction"],
+                    "skill_index": skill,
+                    "prompt": f"{state['task']} part {skill}",
+                    "offset": offset,
+                    "latents": 6,
+                    "world_model_sha256": digest,
+                    "first_frame_sha256": hashlib.sha256(str(rollout).encode()).hexdigest(),
+                    "sampler": '{"steps": 8}',
+                    "sampler_seed": offset,
+                }
+            )
             offset += 6
     return rows
 
@@ -197,15 +243,26 @@ def _rollouts(artifacts: Path, rng: np.random.Generator) -> None:
 
     rows, root = rollout_rows(artifacts), artifacts / "rollouts"
     write_parquet(root / "rollouts.parquet", rows, ROLLOUT_SCHEMA)
-    np.save(root / "latents.npy", rng.normal(0, 1, (sum(row["latents"] for row in rows), CHANNELS, 4, 4)).astype(np.float32))
+    np.save(
+        root / "latents.npy", rng.normal(0, 1, (sum(row["latents"] for row in rows), CHANNELS, 4, 4)).astype(np.float32)
+    )
 
 
 def _base_policy(root: Path) -> None:
     from world2act.evaluation.check import _SCHEMA
 
     rows = [
-        {"policy": policy, "task": task, "seed": 200 + i, "success": policy == "base" and i > 0, "steps": 100, "error": ""}
-        for policy in ("base", "random") for task in TASKS for i in range(2)
+        {
+            "policy": policy,
+            "task": task,
+            "seed": 200 + i,
+            "success": policy == "base" and i > 0,
+            "steps": 100,
+            "error": "",
+        }
+        for policy in ("base", "random")
+        for task in TASKS
+        for i in range(2)
     ]
     write_parquet(root / "check.parquet", rows, _SCHEMA)
     write_json(root / "statistics.json", {"action": {"min": [-1.0] * 4, "max": [1.0] * 4}})
@@ -214,7 +271,14 @@ def _base_policy(root: Path) -> None:
 
 def _bridge(root: Path) -> None:
     rows = [
-        {"prompt": f"{TASKS[i % 2]} part 0", "rank": 1 + (i == 0), "candidates": 8, "rank_same_skill": 1 + (i == 0), "candidates_same_skill": 4, "cosine": 0.6}
+        {
+            "prompt": f"{TASKS[i % 2]} part 0",
+            "rank": 1 + (i == 0),
+            "candidates": 8,
+            "rank_same_skill": 1 + (i == 0),
+            "candidates_same_skill": 4,
+            "cosine": 0.6,
+        }
         for i in range(8)
     ]
     write_parquet(root / "heldout.parquet", rows, RETRIEVAL)
@@ -240,13 +304,18 @@ def _evaluate(artifacts: Path) -> None:
     wins = {"base": (True, False, True, False), "post_train": (True, True, True, False), "random": (False,) * 4}
     states = [state for state in initial_states() if state["set"] == "test"]
     results = {
-        policy: [EpisodeResult(s["task"], s["seed"], win, np.full((5, 4), 0.5, np.float32), "") for s, win in zip(states, row, strict=True)]
+        policy: [
+            EpisodeResult(s["task"], s["seed"], win, np.full((5, 4), 0.5, np.float32), "")
+            for s, win in zip(states, row, strict=True)
+        ]
         for policy, row in wins.items()
     }
     directories = {"base": artifacts / "base_policy", "post_train": artifacts / "post_train"}
     for policy, episodes in results.items():
         saved = {"sha256": sha256(directories[policy])} if policy in directories else {"family": "random"}
-        write_episodes(root / "episodes" / policy, episodes, {"simulator": "metaworld", "chunk_length": 4, "policy": saved})
+        write_episodes(
+            root / "episodes" / policy, episodes, {"simulator": "metaworld", "chunk_length": 4, "policy": saved}
+        )
     write_json(root / "summary.json", summarise(results, 0.95, incumbent="base", candidate="post_train"))
     (root / "videos").mkdir()
     for policy in directories:

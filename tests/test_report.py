@@ -20,9 +20,10 @@ from world2act.evaluation.videos import write_video
 from world2act.gates.suites import ARTIFACTS, validate
 from world2act.params import compose
 from world2act.report.drawing import _direct_needs, draw_pipeline
-from world2act.report.page import render, verdict
+from world2act.report.page import render
 from world2act.report.sources import read_stages
 from world2act.report.summary import print_summary
+from world2act.report.wording import points, verdict
 from world2act.storage import write_json
 
 TRAINED = ("tokenizer", "world_model", "base_policy", "bridge", "post_train")
@@ -42,10 +43,18 @@ def make_pipeline_root(root: Path) -> Path:
         folder.mkdir(parents=True)
         lines = [f"{step}\t{2 / (1 + step)}" for step in range(12)]
         (folder / "loss.tsv").write_text("step\tloss\n" + "\n".join(lines) + "\n")
-    counts = {"labelled_episodes": 20, "labelled_frames": 820, "video_only_episodes": 20, "video_only_frames": 820, "initial_states": 8}
+    counts = {
+        "labelled_episodes": 20,
+        "labelled_frames": 820,
+        "video_only_episodes": 20,
+        "video_only_frames": 820,
+        "initial_states": 8,
+    }
     write_json(root / "metrics/demos/metrics.json", counts | {"expert_failures": 1})
     write_json(root / "metrics/skills/metrics.json", {"clips": 78, "synchronised": 0.975, "median_clip_frames": 21.0})
-    (root / "metrics/skills/clip_lengths.csv").write_text("frames,what,share\n0,episodes,0.0\n8,episodes,1.0\n0,skill clips,0.5\n8,skill clips,0.5\n")
+    (root / "metrics/skills/clip_lengths.csv").write_text(
+        "frames,what,share\n0,episodes,0.0\n8,episodes,1.0\n0,skill clips,0.5\n8,skill clips,0.5\n"
+    )
     strip = Image.fromarray(rng.integers(0, 255, (18, 80, 3), np.uint8))
     for name in ("world_model/preview", "rollouts/frames", "tokenizer/preview"):
         (artifacts / name).mkdir()
@@ -98,7 +107,16 @@ def test_page_needs_nothing_but_itself(page: str) -> None:
 
 
 def test_page_shows_every_part(page: str) -> None:
-    for heading in ("Pipeline", "Evaluation", "Imagination", "Alignment", "Training", "Data and skills", "Gates", "Parameters and lineage"):
+    for heading in (
+        "Pipeline",
+        "Evaluation",
+        "Imagination",
+        "Alignment",
+        "Training",
+        "Data and skills",
+        "Gates",
+        "Parameters and lineage",
+    ):
         assert f"<h2>{heading}</h2>" in page
     assert page.count("<video ") == 2 and page.count("data:video/mp4;base64,") == 2
     assert page.count('class="gate"') == len(ARTIFACTS)
@@ -124,7 +142,8 @@ def test_charts_are_well_formed_and_follow_the_theme(page: str) -> None:
 @pytest.mark.parametrize(
     "missing",
     [
-        "artifacts/evaluate/summary.json", "artifacts/world_model/heldout.parquet", "artifacts/world_model/preview/reach-0-episode-3.png",
+        "artifacts/evaluate/summary.json", "artifacts/world_model/heldout.parquet",
+        "artifacts/world_model/preview/reach-0-episode-3.png",
         "metrics/bridge/train/plots/metrics/loss.tsv", "metrics/skills/clip_lengths.csv", "dvc.yaml", "params.yaml",
     ],
 )  # fmt: skip
@@ -138,7 +157,10 @@ def test_a_missing_input_names_itself(finished: Path, tmp_path: Path, missing: s
 
 
 def summary_with(low: float, difference: float, high: float) -> dict:
-    return {"confidence": 0.95, "difference": {"pooled": {"count": 60, "difference": difference, "low": low, "high": high}}}
+    return {
+        "confidence": 0.95,
+        "difference": {"pooled": {"count": 60, "difference": difference, "low": low, "high": high}},
+    }
 
 
 def test_verdict_claims_only_what_the_interval_allows() -> None:
@@ -146,7 +168,7 @@ def test_verdict_claims_only_what_the_interval_allows() -> None:
     assert verdict(summary_with(-0.2, -0.1, -0.01))[0] == "worse"
     for low, difference, high in ((-0.03, 0.1, 0.22), (-0.2, -0.05, 0.0), (0.0, 0.05, 0.1)):
         kind, sentence = verdict(summary_with(low, difference, high))
-        assert kind == "noise" and "beyond noise" in sentence and f"{100 * difference:+.1f}".replace("-", "−") in sentence
+        assert kind == "noise" and "beyond noise" in sentence and points(difference) in sentence
 
 
 def test_gate_states(finished: Path, tmp_path: Path) -> None:
@@ -156,14 +178,23 @@ def test_gate_states(finished: Path, tmp_path: Path) -> None:
     results = json.loads(path.read_text())
     results["expectations"][0] |= {"success": False, "severity": "warning"}
     write_json(path, results)
-    write_json(root / "reports/gates/latents.json", json.loads((root / "reports/gates/latents.json").read_text()) | {"success": False})
+    write_json(
+        root / "reports/gates/latents.json",
+        json.loads((root / "reports/gates/latents.json").read_text()) | {"success": False},
+    )
     (root / "reports/gates/evaluate.json").unlink()
     states = {stage.name: stage.state for stage in read_stages(root)}
-    assert (states["bridge"], states["latents"], states["evaluate"], states["demos"], states["report"]) == ("amber", "red", "unknown", "green", "none")
+    assert (states["bridge"], states["latents"], states["evaluate"], states["demos"], states["report"]) == (
+        "amber",
+        "red",
+        "unknown",
+        "green",
+        "none",
+    )
 
 
 def test_drawing_is_the_graph_of_dvc_yaml(finished: Path) -> None:
-    """Against the graph itself: every stage is drawn, and its arrows reach all that it reads, directly or further up."""
+    """Against the graph: every stage is drawn, and its arrows reach all that it reads, directly or further up."""
     graph = yaml.safe_load((finished / "dvc.yaml").read_text())["stages"]
     stages = read_stages(finished)
     arrows = {stage.name: _direct_needs(stage, stages) for stage in stages}
@@ -180,7 +211,10 @@ def test_drawing_is_the_graph_of_dvc_yaml(finished: Path) -> None:
 
 
 def test_summary_names_stages_gates_numbers_and_the_report(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_json(finished / "metrics/evaluate/metrics.json", {"success_base": 0.5, "success_post_train": 0.75, "difference": 0.25})
+    write_json(
+        finished / "metrics/evaluate/metrics.json",
+        {"success_base": 0.5, "success_post_train": 0.75, "difference": 0.25},
+    )
     (finished / "reports/report.html").write_text("a page")
     print_summary(finished)
     printed = capsys.readouterr().out

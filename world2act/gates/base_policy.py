@@ -22,19 +22,50 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     limits, root = params.gates.base_policy, artifacts / "base_policy"
     episodes = read_parquet(root / "check.parquet", ["policy", "task", "seed", "success", "error"]).to_pandas()
     return [
-        Table("check", _comparison(episodes), ("episodes",), [
-            gxe.ExpectColumnValuesToBeBetween(column="success_gain", min_value=limits.success_gain, **why(
-                "The base policy succeeds more often than a random one from the same check scenes (difference of success rates).", _TRAIN)),
-            gxe.ExpectColumnValuesToBeInSet(column="paired", value_set=[True], **why(
-                "Base and random policy were checked from the same scenes.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="error_share", max_value=limits.error_share, **why(
-                "Next to no check episode ended in an infrastructure error (share; they count for neither policy).",
-                "read `error` in artifacts/base_policy/check.parquet: a simulator or its process failed; run the stage again")),
-        ]),
-        Table("statistics", pd.DataFrame(_statistic_rows(root)), ("feature", "dimension"), [
-            gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="max", column_B="min", or_equal=True, **why(
-                "Normalisation boxes are not inside out.", _AGAIN)),
-        ]),
+        Table(
+            "check",
+            _comparison(episodes),
+            ("episodes",),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="success_gain",
+                    min_value=limits.success_gain,
+                    **why(
+                        "The base policy succeeds more often than a random one from the same check scenes "
+                        "(difference of success rates).",
+                        _TRAIN,
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="paired",
+                    value_set=[True],
+                    **why("Base and random policy were checked from the same scenes.", _AGAIN),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="error_share",
+                    max_value=limits.error_share,
+                    **why(
+                        "Next to no check episode ended in an infrastructure error (share; they count for neither "
+                        "policy).",
+                        "read `error` in artifacts/base_policy/check.parquet: a simulator or its process failed; "
+                        "run the stage again",
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "statistics",
+            pd.DataFrame(_statistic_rows(root)),
+            ("feature", "dimension"),
+            [
+                gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                    column_A="max",
+                    column_B="min",
+                    or_equal=True,
+                    **why("Normalisation boxes are not inside out.", _AGAIN),
+                ),
+            ],
+        ),
         weights_table(weight_rows(root, ["model.safetensors"]), _AGAIN),
     ]
 
@@ -43,10 +74,16 @@ def _comparison(episodes: pd.DataFrame) -> pd.DataFrame:
     base, random = (episodes[episodes["policy"] == name] for name in ("base", "random"))
     scenes = [sorted(zip(part["task"], part["seed"], strict=True)) for part in (base, random)]
     rates = [part.loc[part["error"] == "", "success"].astype(float).mean() for part in (base, random)]
-    return pd.DataFrame([{
-        "episodes": len(base), "success_gain": rates[0] - rates[1], "paired": scenes[0] == scenes[1] != [],
-        "error_share": float((episodes["error"] != "").mean()),
-    }])
+    return pd.DataFrame(
+        [
+            {
+                "episodes": len(base),
+                "success_gain": rates[0] - rates[1],
+                "paired": scenes[0] == scenes[1] != [],
+                "error_share": float((episodes["error"] != "").mean()),
+            }
+        ]
+    )
 
 
 def _statistic_rows(root: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from world2act.params import Params
 from world2act.storage import read_parquet
 
 _AGAIN = "delete artifacts/bridge and run `dvc repro bridge`"
-_TRAIN = "raise bridge.training.steps, or look at the world model first: its imagination is what the bridge is trained on"
+_TRAIN = (
+    "raise bridge.training.steps, or look at the world model first: its imagination is what the bridge is trained on"
+)
 _COLUMNS = ["prompt", "rank", "candidates", "rank_same_skill", "candidates_same_skill", "cosine"]
 _PARTS = ("video_adapter", "action_adapter", "action_decoder")
 
@@ -25,21 +27,59 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     weights = weight_rows(root, ["model.safetensors"])
     parts = [{"part": part, "tensors": sum(row["tensor"].startswith(f"{part}.") for row in weights)} for part in _PARTS]
     return [
-        Table("clips", clips.rename_axis("clip").reset_index(), ("clip", "prompt"), [
-            gxe.ExpectColumnValuesToBeBetween(column="cosine", min_value=-1.001, max_value=1.001, **why("Similarities are cosines.", _AGAIN)),
-            gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="candidates", column_B="rank", or_equal=True, **why(
-                "A clip's rank lies among its candidates.", _AGAIN)),
-        ]),
-        Table("retrieval", _retrieval(clips), ("heldout_clips",), [
-            gxe.ExpectColumnValuesToBeBetween(column="times_chance", min_value=params.gates.bridge.times_chance, **why(
-                "Imagined video finds its own actions among all held-out clips' (top-1 retrieval, in multiples of chance).", _TRAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="times_chance_same_skill", min_value=1, severity="warning", **why(
-                "It finds them among clips of its own skill too: the bridge tells executions apart, not only skills "
-                "(top-1 retrieval, in multiples of chance).", _TRAIN)),
-        ]),
-        Table("parts", pd.DataFrame(parts), ("part",), [
-            gxe.ExpectColumnValuesToBeBetween(column="tensors", min_value=1, **why("Adapters and decoder are all there.", _AGAIN)),
-        ]),
+        Table(
+            "clips",
+            clips.rename_axis("clip").reset_index(),
+            ("clip", "prompt"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="cosine", min_value=-1.001, max_value=1.001, **why("Similarities are cosines.", _AGAIN)
+                ),
+                gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                    column_A="candidates",
+                    column_B="rank",
+                    or_equal=True,
+                    **why("A clip's rank lies among its candidates.", _AGAIN),
+                ),
+            ],
+        ),
+        Table(
+            "retrieval",
+            _retrieval(clips),
+            ("heldout_clips",),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="times_chance",
+                    min_value=params.gates.bridge.times_chance,
+                    **why(
+                        "Imagined video finds its own actions among all held-out clips' (top-1 retrieval, in "
+                        "multiples of chance).",
+                        _TRAIN,
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="times_chance_same_skill",
+                    min_value=1,
+                    severity="warning",
+                    **why(
+                        "It finds them among clips of its own skill too: the bridge tells executions apart, not "
+                        "only skills "
+                        "(top-1 retrieval, in multiples of chance).",
+                        _TRAIN,
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "parts",
+            pd.DataFrame(parts),
+            ("part",),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="tensors", min_value=1, **why("Adapters and decoder are all there.", _AGAIN)
+                ),
+            ],
+        ),
         weights_table(weights, _AGAIN),
     ]
 

@@ -16,7 +16,7 @@ from world2act.storage import atomic_directory
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _REMOTE = re.compile(
-    r"<link[^>]*>|<script[^>]*\bsrc=[^>]*>\s*</script>|<script\b[^>]*>.*?</script>|<footer.*?</footer>|<nav class=\"navbar.*?</nav>\s*</div>\s*</nav>",
+    r"<link[^>]*>|<script\b[^>]*>.*?</script>|<footer.*?</footer>|<nav class=\"navbar.*?</nav>\s*</div>\s*</nav>",
     re.DOTALL,
 )
 
@@ -51,7 +51,6 @@ def _index(artifact: str, results: Mapping[str, ExpectationSuiteValidationResult
         f"<td>{sum(bool(each.success) for each in result.results)} of {len(result.results)} expectations hold</td></tr>"
         for table, result in results.items()
     )
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{artifact}</title><style>{style}</style></head>'
-        f'<body><div class="container-fluid"><h1>{artifact}</h1><table class="table">{rows}</table></div></body></html>\n'
-    )
+    head = f'<head><meta charset="utf-8"><title>{artifact}</title><style>{style}</style></head>'
+    body = f'<body><div class="container-fluid"><h1>{artifact}</h1><table class="table">{rows}</table></div></body>'
+    return f'<!DOCTYPE html><html lang="en">{head}{body}</html>\n'

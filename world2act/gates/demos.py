@@ -36,45 +36,114 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
             rows.append(row)
             first[episode.task].append((frame, scene))
     return [
-        Table("episodes", pd.DataFrame(rows), ("dataset", "episode", "task", "seed"), [
-            gxe.ExpectColumnValuesToBeBetween(column="contrast", min_value=limits.contrast, **why(
-                "Every frame shows something: pixels differ within the frame (standard deviation, of 255).",
-                f"frames are blank: check MUJOCO_GL and that no simulator was freed before another rendered; {_AGAIN}")),
-            gxe.ExpectColumnValuesToBeBetween(column="change", min_value=limits.change, **why(
-                "Frames follow the motion: pixels change between the first frame and later ones (mean absolute difference, of 255).",
-                f"the renderer repeats one picture: {_AGAIN}")),
-            gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why(
-                "Proprioception and scene are finite numbers in every frame.", _AGAIN)),
-        ]),
+        Table(
+            "episodes",
+            pd.DataFrame(rows),
+            ("dataset", "episode", "task", "seed"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="contrast",
+                    min_value=limits.contrast,
+                    **why(
+                        "Every frame shows something: pixels differ within the frame (standard deviation, of 255).",
+                        "frames are blank: check MUJOCO_GL and that no simulator was freed before another rendered; "
+                        f"{_AGAIN}",
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="change",
+                    min_value=limits.change,
+                    **why(
+                        "Frames follow the motion: pixels change between the first frame and later ones (mean "
+                        "absolute difference, of 255).",
+                        f"the renderer repeats one picture: {_AGAIN}",
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="finite",
+                    value_set=[True],
+                    **why("Proprioception and scene are finite numbers in every frame.", _AGAIN),
+                ),
+            ],
+        ),
         _labelled(datasets["labelled"]),
         _alignment(datasets["labelled"], params),
-        Table("positions", pd.DataFrame(_scene_rows(first, datasets["labelled"])), ("task", "position"), [
-            gxe.ExpectColumnValuesToBeBetween(column="r2", min_value=limits.scene_r2, **why(
-                "The scene can be read from the conditioning frame: ridge regression from the first frame's pixels finds each "
-                "position that varies, in episodes it was not fitted to (R²).",
-                "the first frame shows another scene or hides the object: raise demos.settle_steps, or move demos.camera")),
-        ]),
-        Table("sets", pd.DataFrame(_set_rows(datasets, states, params)), ("set", "task"), [
-            gxe.ExpectColumnValuesToBeBetween(column="count", min_value=1, **why(
-                "Every task is present in every set, and in the held-out part of both datasets.",
-                "raise demos.*_per_task or demos.heldout_share")),
-        ]),
-        Table("seeds", pd.DataFrame(_seed_rows(datasets, states)), ("seed", "sets"), [
-            gxe.ExpectColumnValuesToBeBetween(column="set_count", max_value=1, **why(
-                "The four sets are disjoint: no scene seed occurs in two of them.", f"the policy would be tested on scenes it was trained in: {_AGAIN}")),
-        ]),
-        Table("video_columns", pd.DataFrame({"column": _stored_columns(datasets["video_only"])}), ("column",), [
-            gxe.ExpectColumnValuesToNotMatchRegex(column="column", regex="(?i)action", **why(
-                "The video-only set holds no action, under any name.", f"the world model must not see actions: {_AGAIN}")),
-        ]),
+        Table(
+            "positions",
+            pd.DataFrame(_scene_rows(first, datasets["labelled"])),
+            ("task", "position"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="r2",
+                    min_value=limits.scene_r2,
+                    **why(
+                        "The scene can be read from the conditioning frame: ridge regression from the first frame's "
+                        "pixels finds each "
+                        "position that varies, in episodes it was not fitted to (R²).",
+                        "the first frame shows another scene or hides the object: raise demos.settle_steps, or move "
+                        "demos.camera",
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "sets",
+            pd.DataFrame(_set_rows(datasets, states, params)),
+            ("set", "task"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="count",
+                    min_value=1,
+                    **why(
+                        "Every task is present in every set, and in the held-out part of both datasets.",
+                        "raise demos.*_per_task or demos.heldout_share",
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "seeds",
+            pd.DataFrame(_seed_rows(datasets, states)),
+            ("seed", "sets"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="set_count",
+                    max_value=1,
+                    **why(
+                        "The four sets are disjoint: no scene seed occurs in two of them.",
+                        f"the policy would be tested on scenes it was trained in: {_AGAIN}",
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "video_columns",
+            pd.DataFrame({"column": _stored_columns(datasets["video_only"])}),
+            ("column",),
+            [
+                gxe.ExpectColumnValuesToNotMatchRegex(
+                    column="column",
+                    regex="(?i)action",
+                    **why(
+                        "The video-only set holds no action, under any name.",
+                        f"the world model must not see actions: {_AGAIN}",
+                    ),
+                ),
+            ],
+        ),
     ]
 
 
 def _episode(dataset: EpisodeDataset, name: str, index: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     record, arrays = dataset.episodes[index], dataset.columns(index, [STATE, SCENE])
-    frames = dataset.frames(index, dataset.cameras[0], np.linspace(0, record.length - 1, _FRAMES).astype(int).tolist()).astype(np.float32)
+    frames = dataset.frames(
+        index, dataset.cameras[0], np.linspace(0, record.length - 1, _FRAMES).astype(int).tolist()
+    ).astype(np.float32)
     row = {
-        "dataset": name, "episode": index, "task": record.task, "seed": record.seed,
+        "dataset": name,
+        "episode": index,
+        "task": record.task,
+        "seed": record.seed,
         "contrast": float(frames.std((1, 2, 3)).min()),
         "change": float(np.abs(frames[1:] - frames[0]).mean((1, 2, 3)).min()),
         "finite": is_finite(arrays[STATE]) and is_finite(arrays[SCENE]),
@@ -87,17 +156,42 @@ def _labelled(dataset: EpisodeDataset) -> Table:
     for record in dataset.episodes:
         arrays = dataset.columns(record.index, [ACTION, EXECUTED])
         both = np.stack([arrays[ACTION], arrays[EXECUTED]])
-        rows.append({
-            "episode": record.index, "task": record.task, "seed": record.seed, "finite": is_finite(both),
-            "largest_action": float(np.abs(both).max()), "action_spread": float(arrays[ACTION].std(0).max()),
-        })
-    return Table("labelled_episodes", pd.DataFrame(rows), ("episode", "task", "seed"), [
-        gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why("Actions are finite numbers.", _AGAIN)),
-        gxe.ExpectColumnValuesToBeBetween(column="largest_action", max_value=1, **why(
-            "Actions lie in [-1, 1], the box of the environment.", "clip the expert's actions where the demonstrations are made")),
-        gxe.ExpectColumnValuesToBeBetween(column="action_spread", min_value=0.05, **why(
-            "The expert acts: at least one action dimension changes over the episode (standard deviation).", _AGAIN)),
-    ])
+        rows.append(
+            {
+                "episode": record.index,
+                "task": record.task,
+                "seed": record.seed,
+                "finite": is_finite(both),
+                "largest_action": float(np.abs(both).max()),
+                "action_spread": float(arrays[ACTION].std(0).max()),
+            }
+        )
+    return Table(
+        "labelled_episodes",
+        pd.DataFrame(rows),
+        ("episode", "task", "seed"),
+        [
+            gxe.ExpectColumnValuesToBeInSet(
+                column="finite", value_set=[True], **why("Actions are finite numbers.", _AGAIN)
+            ),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="largest_action",
+                max_value=1,
+                **why(
+                    "Actions lie in [-1, 1], the box of the environment.",
+                    "clip the expert's actions where the demonstrations are made",
+                ),
+            ),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="action_spread",
+                min_value=0.05,
+                **why(
+                    "The expert acts: at least one action dimension changes over the episode (standard deviation).",
+                    _AGAIN,
+                ),
+            ),
+        ],
+    )
 
 
 def _alignment(dataset: EpisodeDataset, params: Params) -> Table:
@@ -110,15 +204,34 @@ def _alignment(dataset: EpisodeDataset, params: Params) -> Table:
     for task, pairs in episodes.items():
         onset, explained = response_onset(*zip(*pairs, strict=True))
         rows.append({"task": task, "episodes": len(pairs), "onset_steps": onset, "explained": explained})
-    return Table("tasks", pd.DataFrame(rows), ("task", "episodes"), [
-        gxe.ExpectColumnValuesToBeBetween(column="onset_steps", min_value=0, max_value=0, **why(
-            "Observation and action are aligned: the end effector begins to move between frame t and t + 1 of executed action t "
-            "(onset of the fitted impulse response, in control steps).",
-            "observations are shifted against actions (negative: observation stored after the step): correct the source or importer")),
-        gxe.ExpectColumnValuesToBeBetween(column="explained", min_value=params.gates.demos.motion_explained, **why(
-            "The actions stored are the ones that moved the arm: they explain its displacement (share of variance).",
-            "action.executed does not belong to these observations: correct the source or importer")),
-    ])
+    return Table(
+        "tasks",
+        pd.DataFrame(rows),
+        ("task", "episodes"),
+        [
+            gxe.ExpectColumnValuesToBeBetween(
+                column="onset_steps",
+                min_value=0,
+                max_value=0,
+                **why(
+                    "Observation and action are aligned: the end effector begins to move between frame t and t + 1 "
+                    "of executed action t "
+                    "(onset of the fitted impulse response, in control steps).",
+                    "observations are shifted against actions (negative: observation stored after the step): "
+                    "correct the source or importer",
+                ),
+            ),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="explained",
+                min_value=params.gates.demos.motion_explained,
+                **why(
+                    "The actions stored are the ones that moved the arm: they explain its displacement (share of "
+                    "variance).",
+                    "action.executed does not belong to these observations: correct the source or importer",
+                ),
+            ),
+        ],
+    )
 
 
 def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
@@ -126,8 +239,13 @@ def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
     action, state = (dataset.features[name]["names"] for name in (EXECUTED, STATE))
     pairs = [(f"delta_{axis}", f"ee_{axis}_m") for axis in "xyz"]
     if not all(a in action and s in state for a, s in pairs):
-        raise BadInput(dataset.path / "meta/info.json", f"features.{EXECUTED}.names", [action, state], "delta_x and ee_x_m, also y and z",
-                       "name the axes of the end effector so in the embodiment")
+        raise BadInput(
+            dataset.path / "meta/info.json",
+            f"features.{EXECUTED}.names",
+            [action, state],
+            "delta_x and ee_x_m, also y and z",
+            "name the axes of the end effector so in the embodiment",
+        )
     return [action.index(a) for a, _ in pairs], [state.index(s) for _, s in pairs]
 
 
@@ -137,15 +255,23 @@ def _scene_rows(first: dict[str, list[tuple[np.ndarray, np.ndarray]]], dataset: 
         pixels, scenes = (np.stack(part) for part in zip(*pairs, strict=True))
         varying = np.flatnonzero(scenes.std(0) > _VARIES_M)
         scores = readable(pixels, scenes[:, varying])
-        rows += [{"task": task, "position": names[i], "r2": float(score)} for i, score in zip(varying, scores, strict=True)]
+        rows += [
+            {"task": task, "position": names[i], "r2": float(score)} for i, score in zip(varying, scores, strict=True)
+        ]
     return rows
 
 
-def _set_rows(datasets: dict[str, EpisodeDataset], states: list[dict[str, Any]], params: Params) -> list[dict[str, Any]]:
-    found = [(f"{name} {episode.subset}", episode.task) for name, dataset in datasets.items() for episode in dataset.episodes]
+def _set_rows(
+    datasets: dict[str, EpisodeDataset], states: list[dict[str, Any]], params: Params
+) -> list[dict[str, Any]]:
+    found = [
+        (f"{name} {episode.subset}", episode.task) for name, dataset in datasets.items() for episode in dataset.episodes
+    ]
     found += [(state["set"], state["task"]) for state in states]
     sets = [f"{name} {subset}" for name in datasets for subset in ("train", "heldout")] + ["post_training", "test"]
-    return [{"set": name, "task": task, "count": found.count((name, task))} for name in sets for task in params.demos.tasks]
+    return [
+        {"set": name, "task": task, "count": found.count((name, task))} for name in sets for task in params.demos.tasks
+    ]
 
 
 def _seed_rows(datasets: dict[str, EpisodeDataset], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -155,7 +281,10 @@ def _seed_rows(datasets: dict[str, EpisodeDataset], states: list[dict[str, Any]]
             sets[episode.seed].add(name)
     for state in states:
         sets[state["seed"]].add(state["set"])
-    return [{"seed": seed, "sets": ", ".join(sorted(names)), "set_count": len(names)} for seed, names in sorted(sets.items())]
+    return [
+        {"seed": seed, "sets": ", ".join(sorted(names)), "set_count": len(names)}
+        for seed, names in sorted(sets.items())
+    ]
 
 
 def _stored_columns(dataset: EpisodeDataset) -> list[str]:

@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import great_expectations as gx
@@ -52,20 +51,40 @@ def why(meaning: str, remedy: str) -> dict[str, Any]:
 
 def weights_table(rows: list[dict[str, Any]], remedy: str) -> Table:
     """The table of a model's tensors (`world2act.gates.probes.weight_rows`) and what must hold of any."""
-    return Table("weights", pd.DataFrame(rows), ("file", "tensor"), [
-        gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why(
-            "Every weight is finite.", f"training diverged: lower the learning rate or clip_norm; {remedy}")),
-        gxe.ExpectColumnMaxToBeBetween(column="largest", min_value=1e-6, **why(
-            "The model is not all zeros.", remedy)),
-    ])
+    return Table(
+        "weights",
+        pd.DataFrame(rows),
+        ("file", "tensor"),
+        [
+            gxe.ExpectColumnValuesToBeInSet(
+                column="finite",
+                value_set=[True],
+                **why("Every weight is finite.", f"training diverged: lower the learning rate or clip_norm; {remedy}"),
+            ),
+            gxe.ExpectColumnMaxToBeBetween(
+                column="largest", min_value=1e-6, **why("The model is not all zeros.", remedy)
+            ),
+        ],
+    )
 
 
 def provenance_table(rows: list[dict[str, Any]], remedy: str) -> Table:
     """Rows of `part`, `recorded` and `found` sha256: the artifact was made from what stands beside it."""
-    return Table("provenance", pd.DataFrame(rows), ("part",), [
-        gxe.ExpectColumnPairValuesToBeEqual(column_A="recorded", column_B="found", **why(
-            "The artifact was made from the artifacts that stand beside it now (sha256 recorded and found).", remedy)),
-    ])
+    return Table(
+        "provenance",
+        pd.DataFrame(rows),
+        ("part",),
+        [
+            gxe.ExpectColumnPairValuesToBeEqual(
+                column_A="recorded",
+                column_B="found",
+                **why(
+                    "The artifact was made from the artifacts that stand beside it now (sha256 recorded and found).",
+                    remedy,
+                ),
+            ),
+        ],
+    )
 
 
 def run_gate(artifact: str, tables: Sequence[Table]) -> dict[str, int]:
@@ -84,12 +103,16 @@ def run_gate(artifact: str, tables: Sequence[Table]) -> dict[str, int]:
     records = [_record(table, result) for table, suite in results for result in suite.results]
     failed = [record for record in records if not record["success"]]
     red = [record for record in failed if record["severity"] == "critical"]
-    write_json(REPORTS / "gates" / f"{artifact}.json", {"artifact": artifact, "success": not red, "expectations": records})
+    write_json(
+        REPORTS / "gates" / f"{artifact}.json", {"artifact": artifact, "success": not red, "expectations": records}
+    )
     write_data_docs(REPORTS / "data_docs" / artifact, artifact, {table.name: suite for table, suite in results})
     if red:
         raise GateFailed(_message(artifact, red))
     return {
-        "expectations": len(records), "warnings": len(failed), "rows": sum(len(table.frame) for table in tables),
+        "expectations": len(records),
+        "warnings": len(failed),
+        "rows": sum(len(table.frame) for table in tables),
     }
 
 
@@ -104,7 +127,11 @@ def _validate(context: AbstractDataContext, artifact: str, table: Table) -> Expe
     expectations = [*table.expectations, _all_measured()]
     frame = table.frame.assign(**{_UNMEASURED: _missing_columns(table.frame, table.expectations)})
     suite = context.suites.add(gx.ExpectationSuite(f"{artifact}.{table.name}", expectations=expectations))
-    batch = context.data_sources.add_pandas(table.name).add_dataframe_asset(table.name).add_batch_definition_whole_dataframe("all")
+    batch = (
+        context.data_sources.add_pandas(table.name)
+        .add_dataframe_asset(table.name)
+        .add_batch_definition_whole_dataframe("all")
+    )
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=table.name, data=batch, suite=suite))
     rows = {"result_format": "COMPLETE", "unexpected_index_column_names": list(table.ids)}
     return definition.run(batch_parameters={"dataframe": frame}, result_format=rows)
@@ -112,7 +139,8 @@ def _validate(context: AbstractDataContext, artifact: str, table: Table) -> Expe
 
 def _all_measured() -> gxe.Expectation:
     return gxe.ExpectColumnValuesToBeInSet(
-        column=_UNMEASURED, value_set=[""],
+        column=_UNMEASURED,
+        value_set=[""],
         **why(
             "Everything that an expectation looks at could be measured (Great Expectations skips missing values).",
             "the artifact holds non-finite or missing numbers there: delete it and run its stage again",
@@ -130,7 +158,9 @@ def _missing_columns(frame: pd.DataFrame, expectations: Sequence[gxe.Expectation
 
 def _record(table: Table, result: ExpectationValidationResult) -> dict[str, Any]:
     config, found = result.expectation_config, result.result
-    column = config.kwargs.get("column") or " and ".join(filter(None, (config.kwargs.get("column_A"), config.kwargs.get("column_B"))))
+    column = config.kwargs.get("column") or " and ".join(
+        filter(None, (config.kwargs.get("column_A"), config.kwargs.get("column_B")))
+    )
     failing = found.get("unexpected_index_list") or []
     return {
         "table": table.name,
@@ -143,7 +173,10 @@ def _record(table: Table, result: ExpectationValidationResult) -> dict[str, Any]
         "expected": _expected(config.type, config.kwargs),
         "rows": len(table.frame),
         "failing": int(found.get("unexpected_count", 0)),
-        "failing_rows": [{key: _plain(row[key]) for key in [*table.ids, *sorted(set(row) - set(table.ids))]} for row in failing[:_SHOWN_ROWS]],
+        "failing_rows": [
+            {key: _plain(row[key]) for key in [*table.ids, *sorted(set(row) - set(table.ids))]}
+            for row in failing[:_SHOWN_ROWS]
+        ],
         "remedy": config.meta["remedy"],
     }
 
@@ -176,9 +209,12 @@ def _observed(frame: pd.DataFrame, column: str, result: ExpectationValidationRes
         return f"could not be judged: {result.exception_info['exception_message']}"
     if "observed_value" in result.result:
         return _plain(result.result["observed_value"])
-    if column in frame.columns and pd.api.types.is_numeric_dtype(frame[column]):
-        return {name: _plain(getattr(frame[column], name)()) for name in ("min", "mean", "max")}
-    return f"{result.result.get('unexpected_count', 0)} of {len(frame)} rows differ"
+    values = frame.get(column)
+    if values is None or not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return f"{result.result.get('unexpected_count', 0)} of {len(frame)} rows fail"
+    if len(frame) == 1:
+        return _plain(values.iloc[0])
+    return {name: _plain(getattr(values, name)()) for name in ("min", "mean", "max")}
 
 
 def _plain(value: Any) -> Any:
@@ -202,7 +238,9 @@ def _message(artifact: str, red: list[dict[str, Any]]) -> str:
             f"    expected: {record['expected']}",
         ]
         if record["failing"]:
-            lines.append(f"    rows:     {record['failing']} failing, first: " + "; ".join(map(_words, record["failing_rows"])))
+            lines.append(
+                f"    rows:     {record['failing']} failing, first: " + "; ".join(map(_words, record["failing_rows"]))
+            )
         lines.append(f"    remedy:   {record['remedy']}")
     lines.append(f"results: {REPORTS / 'gates' / artifact}.json, pages: {REPORTS / 'data_docs' / artifact}")
     return "\n".join(lines)

@@ -24,31 +24,91 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     limits, cache = params.gates.latents, open_latents(artifacts / "latents")
     low, high = limits.std
     return [
-        Table("channels", pd.DataFrame(channel_rows(cache)), ("channel",), [
-            gxe.ExpectColumnValuesToBeBetween(column="mean", min_value=-limits.mean, max_value=limits.mean, **why(
-                "Latents are normalised: each channel's mean over the training clips is near 0.",
-                "latents_mean in the VAE's config is not that of these frames: run `dvc repro tokenizer`")),
-            gxe.ExpectColumnValuesToBeBetween(column="std", min_value=low, max_value=high, **why(
-                "Latents are normalised and no channel is dead: each channel's standard deviation over the training clips is near 1.",
-                "latents_std in the VAE's config is not that of these frames, or the channel is unused: run `dvc repro tokenizer`")),
-        ]),
-        Table("clips", pd.DataFrame(_clip_rows(cache)), ("dataset", "episode_index", "skill_index", "task"), [
-            gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why("Every latent is finite.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="motion", min_value=0.01, **why(
-                "Latents follow the video: they change from the conditioning frame to the end of the clip (mean absolute difference).", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="spread", min_value=0.1, **why(
-                "The conditioning latent shows something: it varies over its positions (standard deviation).", _AGAIN)),
-        ]),
-        Table("skills", pd.DataFrame(_skill_rows(artifacts, cache)), ("dataset", "episode_index", "skill_index"), [
-            gxe.ExpectColumnValuesToBeInSet(column="cached", value_set=[True], **why(
-                "Every clip of skills.parquet is in the cache, with the same frames and prompt.", _AGAIN)),
-        ]),
-        Table("prompts", pd.DataFrame(_prompt_rows(cache)), ("row", "prompt"), [
-            gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why("Every prompt embedding is finite.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="nearest", min_value=1e-4, **why(
-                "Prompts can be told apart: no two have the same embedding (distance to the nearest other one).",
-                "the text encoder gives every prompt the same embedding: run `dvc repro tokenizer`")),
-        ]),
+        Table(
+            "channels",
+            pd.DataFrame(channel_rows(cache)),
+            ("channel",),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="mean",
+                    min_value=-limits.mean,
+                    max_value=limits.mean,
+                    **why(
+                        "Latents are normalised: each channel's mean over the training clips is near 0.",
+                        "latents_mean in the VAE's config is not that of these frames: run `dvc repro tokenizer`",
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="std",
+                    min_value=low,
+                    max_value=high,
+                    **why(
+                        "Latents are normalised and no channel is dead: each channel's standard deviation over the "
+                        "training clips is near 1.",
+                        "latents_std in the VAE's config is not that of these frames, or the channel is unused: run "
+                        "`dvc repro tokenizer`",
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "clips",
+            pd.DataFrame(_clip_rows(cache)),
+            ("dataset", "episode_index", "skill_index", "task"),
+            [
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="finite", value_set=[True], **why("Every latent is finite.", _AGAIN)
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="motion",
+                    min_value=0.01,
+                    **why(
+                        "Latents follow the video: they change from the conditioning frame to the end of the clip "
+                        "(mean absolute difference).",
+                        _AGAIN,
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="spread",
+                    min_value=0.1,
+                    **why(
+                        "The conditioning latent shows something: it varies over its positions (standard deviation).",
+                        _AGAIN,
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "skills",
+            pd.DataFrame(_skill_rows(artifacts, cache)),
+            ("dataset", "episode_index", "skill_index"),
+            [
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="cached",
+                    value_set=[True],
+                    **why("Every clip of skills.parquet is in the cache, with the same frames and prompt.", _AGAIN),
+                ),
+            ],
+        ),
+        Table(
+            "prompts",
+            pd.DataFrame(_prompt_rows(cache)),
+            ("row", "prompt"),
+            [
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="finite", value_set=[True], **why("Every prompt embedding is finite.", _AGAIN)
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="nearest",
+                    min_value=1e-4,
+                    **why(
+                        "Prompts can be told apart: no two have the same embedding (distance to the nearest other "
+                        "one).",
+                        "the text encoder gives every prompt the same embedding: run `dvc repro tokenizer`",
+                    ),
+                ),
+            ],
+        ),
         provenance_table(_provenance_rows(artifacts, cache), _AGAIN),
     ]
 
@@ -65,11 +125,17 @@ def _clip_rows(cache: LatentCache) -> list[dict[str, Any]]:
     rows = []
     for clip in cache.clips:
         latents = cache.latents(clip)
-        rows.append({
-            "dataset": clip.dataset, "episode_index": clip.episode_index, "skill_index": clip.skill_index, "task": clip.task,
-            "finite": is_finite(latents), "motion": float(np.abs(latents[1:] - latents[0]).mean((1, 2, 3)).max()),
-            "spread": float(latents[0].std((1, 2)).max()),
-        })
+        rows.append(
+            {
+                "dataset": clip.dataset,
+                "episode_index": clip.episode_index,
+                "skill_index": clip.skill_index,
+                "task": clip.task,
+                "finite": is_finite(latents),
+                "motion": float(np.abs(latents[1:] - latents[0]).mean((1, 2, 3)).max()),
+                "spread": float(latents[0].std((1, 2)).max()),
+            }
+        )
     return rows
 
 
@@ -92,6 +158,10 @@ def _prompt_rows(cache: LatentCache) -> list[dict[str, Any]]:
 def _provenance_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:
     parts = ("vae", "text_encoder")
     return [
-        {"part": part, "recorded": str(cache.meta.get(f"{part}_sha256")), "found": sha256(artifacts / "tokenizer" / part)}
+        {
+            "part": part,
+            "recorded": str(cache.meta.get(f"{part}_sha256")),
+            "found": sha256(artifacts / "tokenizer" / part),
+        }
         for part in parts
     ]

@@ -23,28 +23,63 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     history = read_parquet(root / "history.parquet", ["step", "loss", "cosine", "residual"]).to_pandas()
     recorded = str(read_json(root / "config.json").get("base_sha256"))
     window = max(1, len(history) // 5)
-    course = pd.DataFrame([{
-        "rows": len(history), "cosine_start": history["cosine"].head(window).mean(skipna=False),
-        "cosine_end": history["cosine"].tail(window).mean(skipna=False),
-        "residual": history["residual"].tail(window).mean(skipna=False),
-    }]).assign(cosine_gain=lambda row: row["cosine_end"] - row["cosine_start"])
+    course = pd.DataFrame(
+        [
+            {
+                "rows": len(history),
+                "cosine_start": history["cosine"].head(window).mean(skipna=False),
+                "cosine_end": history["cosine"].tail(window).mean(skipna=False),
+                "residual": history["residual"].tail(window).mean(skipna=False),
+            }
+        ]
+    ).assign(cosine_gain=lambda row: row["cosine_end"] - row["cosine_start"])
     return [
-        Table("history", history.replace([np.inf, -np.inf], np.nan), ("step",), [
-            gxe.ExpectTableRowCountToBeBetween(min_value=1, **why("Post-training took steps.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeIncreasing(column="step", strictly=True, **why("Steps are in order, none twice.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="loss", min_value=0, **why("The contrastive loss is a number, at least 0.", _GENTLER)),
-            gxe.ExpectColumnValuesToBeBetween(column="cosine", min_value=-1.001, max_value=1.001, **why("Similarities are cosines.", _AGAIN)),
-        ]),
-        Table("course", course, ("rows",), [
-            gxe.ExpectColumnValuesToBeBetween(column="residual", min_value=1e-6, max_value=limits.residual, **why(
-                "The residual learnt something and stays a correction of the base policy (mean absolute residual action at the end, "
-                "in the action's units).", _GENTLER)),
-            gxe.ExpectColumnValuesToBeBetween(column="cosine_gain", min_value=-limits.cosine_drop, **why(
-                "Actions did not drift away from what was imagined (cosine, end less start).", _GENTLER)),
-        ]),
+        Table(
+            "history",
+            history.replace([np.inf, -np.inf], np.nan),
+            ("step",),
+            [
+                gxe.ExpectTableRowCountToBeBetween(min_value=1, **why("Post-training took steps.", _AGAIN)),
+                gxe.ExpectColumnValuesToBeIncreasing(
+                    column="step", strictly=True, **why("Steps are in order, none twice.", _AGAIN)
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="loss", min_value=0, **why("The contrastive loss is a number, at least 0.", _GENTLER)
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="cosine", min_value=-1.001, max_value=1.001, **why("Similarities are cosines.", _AGAIN)
+                ),
+            ],
+        ),
+        Table(
+            "course",
+            course,
+            ("rows",),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="residual",
+                    min_value=1e-6,
+                    max_value=limits.residual,
+                    **why(
+                        "The residual learnt something and stays a correction of the base policy (mean absolute "
+                        "residual action at the end, "
+                        "in the action's units).",
+                        _GENTLER,
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="cosine_gain",
+                    min_value=-limits.cosine_drop,
+                    **why("Actions did not drift away from what was imagined (cosine, end less start).", _GENTLER),
+                ),
+            ],
+        ),
         weights_table(weight_rows(root, ["model.safetensors", "base/model.safetensors"]), _AGAIN),
-        provenance_table([
-            {"part": "base policy beside it", "recorded": recorded, "found": sha256(artifacts / "base_policy")},
-            {"part": "base policy inside it", "recorded": recorded, "found": sha256(root / "base")},
-        ], _AGAIN),
+        provenance_table(
+            [
+                {"part": "base policy beside it", "recorded": recorded, "found": sha256(artifacts / "base_policy")},
+                {"part": "base policy inside it", "recorded": recorded, "found": sha256(root / "base")},
+            ],
+            _AGAIN,
+        ),
     ]

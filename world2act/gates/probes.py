@@ -83,10 +83,21 @@ def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:
     for pattern in files:
         found = sorted(directory.glob(pattern))
         if not found:
-            raise BadInput(directory / pattern, "", "nothing", "safetensors weights", "run the stage that writes it: `dvc repro`, or `dvc pull`")
+            raise BadInput(
+                directory / pattern,
+                "",
+                "nothing",
+                "safetensors weights",
+                "run the stage that writes it: `dvc repro`, or `dvc pull`",
+            )
         for file in found:
             rows += [
-                {"file": file.relative_to(directory).as_posix(), "tensor": name, "finite": is_finite(values), "largest": _largest(values)}
+                {
+                    "file": file.relative_to(directory).as_posix(),
+                    "tensor": name,
+                    "finite": is_finite(values),
+                    "largest": _largest(values),
+                }
                 for name, values in read_tensors(file).items()
             ]
     return rows

@@ -19,7 +19,17 @@ from world2act.storage import read_array, read_parquet, sha256
 
 _AGAIN = "delete artifacts/rollouts and run `dvc repro rollouts`"
 _COLUMNS = [
-    "rollout", "seed", "task", "skill_index", "prompt", "offset", "latents", "world_model_sha256", "first_frame_sha256", "sampler", "sampler_seed",
+    "rollout",
+    "seed",
+    "task",
+    "skill_index",
+    "prompt",
+    "offset",
+    "latents",
+    "world_model_sha256",
+    "first_frame_sha256",
+    "sampler",
+    "sampler_seed",
 ]
 _SHA256 = "^[0-9a-f]{64}$"
 
@@ -31,40 +41,112 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     latents = read_array(root / "latents.npy")
     low, high = limits.spread
     return [
-        Table("skills", pd.DataFrame(_skill_rows(rows, latents)), ("rollout", "skill_index", "task", "seed"), [
-            gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True], **why("Imagined latents are finite.", _AGAIN)),
-            gxe.ExpectColumnPairValuesToBeEqual(column_A="offset", column_B="expected_offset", **why(
-                "Imagined skills lie one behind another in latents.npy, and fill it.", _AGAIN)),
-            gxe.ExpectColumnPairValuesToBeEqual(column_A="skill_index", column_B="expected_skill", **why(
-                "Skills of a rollout follow one another from 0 on.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="latents", min_value=2, **why(
-                "Something was imagined behind the conditioning latent (latents).", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="motion", min_value=0.01, **why(
-                "Imagined video moves: latents change from the conditioning frame on (largest mean absolute difference).",
-                "the world model repeats its conditioning frame: look at reports/gates/world_model.json")),
-            gxe.ExpectColumnValueLengthsToBeBetween(column="prompt", min_value=3, **why("Every skill was imagined to a prompt.", _AGAIN)),
-            gxe.ExpectColumnValuesToMatchRegex(column="first_frame_sha256", regex=_SHA256, **why("The conditioning frame is on record.", _AGAIN)),
-            gxe.ExpectColumnValueLengthsToBeBetween(column="sampler", min_value=3, **why("The sampler's settings are on record.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeUnique(column="sampler_seed", **why("No two skills were imagined from the same noise.", _AGAIN)),
-        ]),
-        Table("channels", pd.DataFrame(_channel_rows(artifacts, latents)), ("channel",), [
-            gxe.ExpectColumnValuesToBeBetween(column="shift", min_value=-limits.shift, max_value=limits.shift, **why(
-                "Imagined latents look like those of real video: a channel's mean is near that of the training latents "
-                "(difference in their standard deviations).", "the sampler drifts: more world_model training, or rollouts.sampler_steps")),
-            gxe.ExpectColumnValuesToBeBetween(column="spread", min_value=low, max_value=high, **why(
-                "Imagined latents look like those of real video: a channel's standard deviation is near that of the training latents (ratio).",
-                "imagination blurs or explodes: more world_model training, or rollouts.sampler_steps")),
-        ]),
-        Table("initial_states", pd.DataFrame(_state_rows(artifacts, rows)), ("task", "seed"), [
-            gxe.ExpectColumnValuesToBeInSet(column="set", value_set=["post_training"], **why(
-                "Rollouts start from post-training scenes, never from test scenes.", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="rollouts", min_value=1, max_value=1, **why(
-                "Every post-training scene was imagined, once.", f"the demonstrations changed since: {_AGAIN}")),
-        ]),
-        provenance_table([
-            {"part": f"world model of rollout {row['rollout']}, skill {row['skill_index']}", "recorded": row["world_model_sha256"], "found": found}
-            for found in [sha256(artifacts / "world_model/transformer")] for row in rows
-        ], _AGAIN),
+        Table(
+            "skills",
+            pd.DataFrame(_skill_rows(rows, latents)),
+            ("rollout", "skill_index", "task", "seed"),
+            [
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="finite", value_set=[True], **why("Imagined latents are finite.", _AGAIN)
+                ),
+                gxe.ExpectColumnPairValuesToBeEqual(
+                    column_A="offset",
+                    column_B="expected_offset",
+                    **why("Imagined skills lie one behind another in latents.npy, and fill it.", _AGAIN),
+                ),
+                gxe.ExpectColumnPairValuesToBeEqual(
+                    column_A="skill_index",
+                    column_B="expected_skill",
+                    **why("Skills of a rollout follow one another from 0 on.", _AGAIN),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="latents",
+                    min_value=2,
+                    **why("Something was imagined behind the conditioning latent (latents).", _AGAIN),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="motion",
+                    min_value=0.01,
+                    **why(
+                        "Imagined video moves: latents change from the conditioning frame on (largest mean absolute "
+                        "difference).",
+                        "the world model repeats its conditioning frame: look at reports/gates/world_model.json",
+                    ),
+                ),
+                gxe.ExpectColumnValueLengthsToBeBetween(
+                    column="prompt", min_value=3, **why("Every skill was imagined to a prompt.", _AGAIN)
+                ),
+                gxe.ExpectColumnValuesToMatchRegex(
+                    column="first_frame_sha256", regex=_SHA256, **why("The conditioning frame is on record.", _AGAIN)
+                ),
+                gxe.ExpectColumnValueLengthsToBeBetween(
+                    column="sampler", min_value=3, **why("The sampler's settings are on record.", _AGAIN)
+                ),
+                gxe.ExpectColumnValuesToBeUnique(
+                    column="sampler_seed", **why("No two skills were imagined from the same noise.", _AGAIN)
+                ),
+            ],
+        ),
+        Table(
+            "channels",
+            pd.DataFrame(_channel_rows(artifacts, latents)),
+            ("channel",),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="shift",
+                    min_value=-limits.shift,
+                    max_value=limits.shift,
+                    **why(
+                        "Imagined latents look like those of real video: a channel's mean is near that of the "
+                        "training latents "
+                        "(difference in their standard deviations).",
+                        "the sampler drifts: more world_model training, or rollouts.sampler_steps",
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="spread",
+                    min_value=low,
+                    max_value=high,
+                    **why(
+                        "Imagined latents look like those of real video: a channel's standard deviation is near "
+                        "that of the training latents (ratio).",
+                        "imagination blurs or explodes: more world_model training, or rollouts.sampler_steps",
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "initial_states",
+            pd.DataFrame(_state_rows(artifacts, rows)),
+            ("task", "seed"),
+            [
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="set",
+                    value_set=["post_training"],
+                    **why("Rollouts start from post-training scenes, never from test scenes.", _AGAIN),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="rollouts",
+                    min_value=1,
+                    max_value=1,
+                    **why(
+                        "Every post-training scene was imagined, once.", f"the demonstrations changed since: {_AGAIN}"
+                    ),
+                ),
+            ],
+        ),
+        provenance_table(
+            [
+                {
+                    "part": f"world model of rollout {row['rollout']}, skill {row['skill_index']}",
+                    "recorded": row["world_model_sha256"],
+                    "found": found,
+                }
+                for found in [sha256(artifacts / "world_model/transformer")]
+                for row in rows
+            ],
+            _AGAIN,
+        ),
     ]
 
 
@@ -73,11 +155,15 @@ def _skill_rows(rows: list[dict[str, Any]], latents: np.ndarray) -> list[dict[st
     for i, row in enumerate(rows):
         clip = latents[row["offset"] : row["offset"] + row["latents"]]
         fills = i < len(rows) - 1 or row["offset"] + row["latents"] == len(latents)
-        result.append(row | {
-            "finite": is_finite(clip), "expected_offset": offset if fills else len(latents) - row["latents"],
-            "expected_skill": skills[row["rollout"]],
-            "motion": float(np.abs(clip[1:] - clip[:1]).mean((1, 2, 3)).max(initial=0.0)) if len(clip) else 0.0,
-        })
+        result.append(
+            row
+            | {
+                "finite": is_finite(clip),
+                "expected_offset": offset if fills else len(latents) - row["latents"],
+                "expected_skill": skills[row["rollout"]],
+                "motion": float(np.abs(clip[1:] - clip[:1]).mean((1, 2, 3)).max(initial=0.0)) if len(clip) else 0.0,
+            }
+        )
         skills[row["rollout"]] += 1
         offset += row["latents"]
     return result

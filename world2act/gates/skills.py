@@ -18,7 +18,17 @@ from world2act.storage import read_parquet
 _GRID = 4
 _AGAIN = "delete artifacts/skills and run `dvc repro skills`"
 _COLUMNS = [
-    "dataset", "episode_index", "subset", "task", "skill_index", "skill_count", "start", "end", "raw_end", "prompt", "provider",
+    "dataset",
+    "episode_index",
+    "subset",
+    "task",
+    "skill_index",
+    "skill_count",
+    "start",
+    "end",
+    "raw_end",
+    "prompt",
+    "provider",
 ]
 
 Episode = tuple[str, int]
@@ -28,38 +38,111 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/skills against the episodes it divides. Raises `BadInput` when a file is missing or damaged."""
     datasets = {name: EpisodeDataset.open(artifacts / "demos" / name) for name in ("labelled", "video_only")}
     skills = read_parquet(artifacts / "skills/skills.parquet", _COLUMNS).to_pylist()
-    discards = read_parquet(artifacts / "skills/discards.parquet", ["dataset", "episode_index", "task", "reason"]).to_pylist()
+    discards = read_parquet(
+        artifacts / "skills/discards.parquet", ["dataset", "episode_index", "task", "reason"]
+    ).to_pylist()
     episodes = _episode_rows(datasets, skills, discards)
     return [
-        Table("skills", pd.DataFrame(_skill_rows(datasets, skills)), ("dataset", "episode_index", "skill_index", "task"), [
-            gxe.ExpectColumnValuesToBeBetween(column="gap", min_value=0, max_value=0, **why(
-                "Skills are contiguous: the first starts at frame 0, each next one where the one before ended (frames between).", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="off_grid", min_value=0, max_value=0, **why(
-                "A skill spans whole latents: end - start is a multiple of 4 (frames too many).", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="steps", min_value=_GRID, **why(
-                "A skill is at least one latent long behind its conditioning frame (frames from start to end).", _AGAIN)),
-            gxe.ExpectColumnValuesToBeBetween(column="overrun", max_value=0, **why(
-                "A skill ends inside its episode (frames beyond the last one).", f"the demonstrations changed since: {_AGAIN}")),
-            gxe.ExpectColumnValuesToBeBetween(column="moved", min_value=-_GRID + 1, max_value=_GRID - 1, **why(
-                "A boundary was moved onto the grid by less than one latent (frames).", _AGAIN)),
-            gxe.ExpectColumnPairValuesToBeEqual(column_A="skill_index", column_B="expected_index", **why(
-                "Skills of an episode are numbered 0, 1, … and as many as skill_count says.", _AGAIN)),
-            gxe.ExpectColumnValueLengthsToBeBetween(column="prompt", min_value=3, **why(
-                "Every skill has a prompt.", "correct the task's entry in skills.schema_file, or the language provider's answer in transcripts.jsonl")),
-            gxe.ExpectColumnValuesToBeInSet(column="same_episode", value_set=[True], **why(
-                "Task and subset are those of the episode in artifacts/demos: nothing crossed the split.", f"the demonstrations changed since: {_AGAIN}")),
-        ]),
-        Table("episodes", pd.DataFrame(episodes), ("dataset", "episode_index", "task"), [
-            gxe.ExpectColumnValuesToBeInSet(column="state", value_set=["skills", "discarded"], **why(
-                "Every episode is either divided into skills or discarded, never both, never forgotten.", _AGAIN)),
-            gxe.ExpectColumnValueLengthsToBeBetween(column="reason", min_value=1, **why(
-                "A discarded episode has its reason.", _AGAIN)),
-        ]),
-        Table("tasks", pd.DataFrame(_task_rows(episodes)), ("dataset", "task", "episodes"), [
-            gxe.ExpectColumnValuesToBeBetween(column="synchronised", min_value=params.gates.skills.synchronised, **why(
-                "Gripper contacts and prompts agree in number: this share of a task's episodes was kept.",
-                "read the reasons in discards.parquet; calibrate skills.contact, or correct the task's entry in skills.schema_file")),
-        ]),
+        Table(
+            "skills",
+            pd.DataFrame(_skill_rows(datasets, skills)),
+            ("dataset", "episode_index", "skill_index", "task"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="gap",
+                    min_value=0,
+                    max_value=0,
+                    **why(
+                        "Skills are contiguous: the first starts at frame 0, each next one where the one before "
+                        "ended (frames between).",
+                        _AGAIN,
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="off_grid",
+                    min_value=0,
+                    max_value=0,
+                    **why("A skill spans whole latents: end - start is a multiple of 4 (frames too many).", _AGAIN),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="steps",
+                    min_value=_GRID,
+                    **why(
+                        "A skill is at least one latent long behind its conditioning frame (frames from start to end).",
+                        _AGAIN,
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="overrun",
+                    max_value=0,
+                    **why(
+                        "A skill ends inside its episode (frames beyond the last one).",
+                        f"the demonstrations changed since: {_AGAIN}",
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="moved",
+                    min_value=-_GRID + 1,
+                    max_value=_GRID - 1,
+                    **why("A boundary was moved onto the grid by less than one latent (frames).", _AGAIN),
+                ),
+                gxe.ExpectColumnPairValuesToBeEqual(
+                    column_A="skill_index",
+                    column_B="expected_index",
+                    **why("Skills of an episode are numbered 0, 1, … and as many as skill_count says.", _AGAIN),
+                ),
+                gxe.ExpectColumnValueLengthsToBeBetween(
+                    column="prompt",
+                    min_value=3,
+                    **why(
+                        "Every skill has a prompt.",
+                        "correct the task's entry in skills.schema_file, or the language provider's answer in "
+                        "transcripts.jsonl",
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="same_episode",
+                    value_set=[True],
+                    **why(
+                        "Task and subset are those of the episode in artifacts/demos: nothing crossed the split.",
+                        f"the demonstrations changed since: {_AGAIN}",
+                    ),
+                ),
+            ],
+        ),
+        Table(
+            "episodes",
+            pd.DataFrame(episodes),
+            ("dataset", "episode_index", "task"),
+            [
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="state",
+                    value_set=["skills", "discarded"],
+                    **why(
+                        "Every episode is either divided into skills or discarded, never both, never forgotten.", _AGAIN
+                    ),
+                ),
+                gxe.ExpectColumnValueLengthsToBeBetween(
+                    column="reason", min_value=1, **why("A discarded episode has its reason.", _AGAIN)
+                ),
+            ],
+        ),
+        Table(
+            "tasks",
+            pd.DataFrame(_task_rows(episodes)),
+            ("dataset", "task", "episodes"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="synchronised",
+                    min_value=params.gates.skills.synchronised,
+                    **why(
+                        "Gripper contacts and prompts agree in number: this share of a task's episodes was kept.",
+                        "read the reasons in discards.parquet; calibrate skills.contact, or correct the task's "
+                        "entry in skills.schema_file",
+                    ),
+                ),
+            ],
+        ),
     ]
 
 
@@ -69,16 +152,18 @@ def _skill_rows(datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, A
         episode: Episode = (skill["dataset"], skill["episode_index"])
         records = datasets[episode[0]].episodes if episode[0] in datasets else []
         record = records[episode[1]] if 0 <= episode[1] < len(records) else None
-        rows.append({
-            **{key: skill[key] for key in ("dataset", "episode_index", "skill_index", "task", "prompt")},
-            "gap": skill["start"] - last.get(episode, 0),
-            "off_grid": (skill["end"] - skill["start"]) % _GRID,
-            "steps": skill["end"] - skill["start"],
-            "overrun": skill["end"] - record.length + 1 if record else skill["end"],
-            "moved": skill["end"] - skill["raw_end"],
-            "expected_index": counts[episode],
-            "same_episode": record is not None and (record.task, record.subset) == (skill["task"], skill["subset"]),
-        })
+        rows.append(
+            {
+                **{key: skill[key] for key in ("dataset", "episode_index", "skill_index", "task", "prompt")},
+                "gap": skill["start"] - last.get(episode, 0),
+                "off_grid": (skill["end"] - skill["start"]) % _GRID,
+                "steps": skill["end"] - skill["start"],
+                "overrun": skill["end"] - record.length + 1 if record else skill["end"],
+                "moved": skill["end"] - skill["raw_end"],
+                "expected_index": counts[episode],
+                "same_episode": record is not None and (record.task, record.subset) == (skill["task"], skill["subset"]),
+            }
+        )
         last[episode] = skill["end"]
         counts[episode] += 1
     for row, skill in zip(rows, skills, strict=True):
@@ -98,16 +183,26 @@ def _episode_rows(
             key = (name, record.index)
             found = [state for state, there in (("skills", key in divided), ("discarded", key in reasons)) if there]
             state = " and ".join(found) or "forgotten"
-            rows.append({
-                "dataset": name, "episode_index": record.index, "task": record.task, "state": state,
-                "reason": reasons.get(key, "not discarded"),
-            })
+            rows.append(
+                {
+                    "dataset": name,
+                    "episode_index": record.index,
+                    "task": record.task,
+                    "state": state,
+                    "reason": reasons.get(key, "not discarded"),
+                }
+            )
     return rows
 
 
 def _task_rows(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     frame = pd.DataFrame(episodes)
     return [
-        {"dataset": dataset, "task": task, "episodes": len(group), "synchronised": float((group["state"] == "skills").mean())}
+        {
+            "dataset": dataset,
+            "task": task,
+            "episodes": len(group),
+            "synchronised": float((group["state"] == "skills").mean()),
+        }
         for (dataset, task), group in frame.groupby(["dataset", "task"])
     ]

@@ -11,7 +11,16 @@ from world2act.gates.engine import Table, run_gate
 from world2act.params import Params
 
 ARTIFACTS = (
-    "demos", "skills", "tokenizer", "latents", "world_model", "rollouts", "base_policy", "bridge", "post_train", "evaluate",
+    "demos",
+    "skills",
+    "tokenizer",
+    "latents",
+    "world_model",
+    "rollouts",
+    "base_policy",
+    "bridge",
+    "post_train",
+    "evaluate",
 )
 
 
@@ -23,6 +32,8 @@ def validate(artifact: str, root: Path, params: Params) -> dict[str, int]:
         BadInput: there is no such gate, or the artifact is missing or damaged.
     """
     if artifact not in ARTIFACTS:
-        raise BadInput("stages.validate", "", artifact, f"one of {', '.join(ARTIFACTS)}", "name the artifact to validate")
+        raise BadInput(
+            "stages.validate", "", artifact, f"one of {', '.join(ARTIFACTS)}", "name the artifact to validate"
+        )
     tables: Callable[[Path, Params], list[Table]] = import_module(f"world2act.gates.{artifact}").tables
     return run_gate(artifact, tables(root, params))

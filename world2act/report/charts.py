@@ -24,13 +24,14 @@ INK, MUTE, LINE, ACCENT, BASE, SOFT = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 _VARIABLES = {INK: "ink", MUTE: "mute", LINE: "line", ACCENT: "accent", BASE: "base", SOFT: "soft"}
 _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 12, "text.color": INK, "axes.labelcolor": MUTE,
-    "axes.edgecolor": LINE, "xtick.color": MUTE, "ytick.color": MUTE, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.titlesize": 12.5,
+    "axes.edgecolor": LINE, "xtick.color": MUTE, "ytick.color": MUTE, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "axes.titlesize": 12.5,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK, "figure.facecolor": "none",
     "axes.facecolor": "none", "legend.frameon": False, "legend.labelcolor": INK, "lines.linewidth": 1.8,
     "xtick.major.size": 0, "ytick.major.size": 0,
 }  # fmt: skip
-_FULL, _HALF, _THIRD = 15.0, 7.2, 4.7  # inches of 72 pixels, as wide as the page shows them: letters keep their size
+FULL, HALF, THIRD = 15.0, 7.2, 4.7  # inches of 72 pixels, as wide as the page shows them: letters keep their size
 POLICIES = {"random": ("random", SOFT), "base": ("base policy", BASE), "post_train": ("post-trained", ACCENT)}
 
 Points = Sequence[tuple[float, float]]
@@ -41,7 +42,7 @@ def success_bars(summary: Mapping[str, Any]) -> Markup:
     figures = {name: summary["policies"][name] for name in POLICIES if name in summary["policies"]}
     tasks = [*next(iter(figures.values()))["tasks"], "all tasks"]
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_FULL, 4.0))
+        figure, axes = plt.subplots(figsize=(FULL, 4.0))
         width = 0.8 / len(figures)
         for i, (name, policy) in enumerate(figures.items()):
             rates = [*policy["tasks"].values(), policy["pooled"]]
@@ -63,7 +64,7 @@ def curves(named: Mapping[str, Points], columns: int = 3) -> Markup:
     """Small multiples: one panel a curve over steps."""
     rows = -(-len(named) // columns)
     with plt.rc_context(_STYLE):
-        figure, grid = plt.subplots(rows, columns, figsize=(_FULL, 2.5 * rows), squeeze=False)
+        figure, grid = plt.subplots(rows, columns, figsize=(FULL, 2.5 * rows), squeeze=False)
         for axes, (name, points) in zip(grid.flat, named.items(), strict=False):
             _line(axes, points, ACCENT)
             axes.set_title(name)
@@ -76,7 +77,7 @@ def curves(named: Mapping[str, Points], columns: int = 3) -> Markup:
 def together(named: Mapping[str, Points]) -> Markup:
     """Curves over steps in one panel."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_THIRD, 3.1))
+        figure, axes = plt.subplots(figsize=(THIRD, 3.1))
         for (name, points), colour in zip(named.items(), (ACCENT, BASE, SOFT), strict=False):
             _line(axes, points, colour, label=name)
         axes.set(xlabel="optimiser step")
@@ -85,11 +86,11 @@ def together(named: Mapping[str, Points]) -> Markup:
         return _svg(figure, "together " + " ".join(named))
 
 
-def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, height: float) -> Markup:
-    """Horizontal bars under their names, with their values; the highlighted ones stand out. `height` in inches."""
+def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, width: float) -> Markup:
+    """Horizontal bars with their values; the highlighted ones stand out. `width` in inches."""
     names = list(values)[::-1]
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_HALF, height))
+        figure, axes = plt.subplots(figsize=(width, 3.2))
         colours = [ACCENT if name in highlight else SOFT for name in names]
         drawn = axes.barh(names, [values[name] for name in names], color=colours, height=0.68)
         axes.bar_label(drawn, [f"{values[name]:.3g}" for name in names], color=INK, padding=4)
@@ -102,7 +103,7 @@ def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, 
 def lengths(named: Mapping[str, Points]) -> Markup:
     """Histograms: the share of clips by length."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(_HALF, 3.2))
+        figure, axes = plt.subplots(figsize=(HALF, 3.2))
         for (name, points), colour in zip(named.items(), (SOFT, ACCENT), strict=False):
             frames, shares = (np.array(column) for column in zip(*points, strict=True))
             axes.stairs(shares, [*frames, 2 * frames[-1] - frames[-2]], fill=True, color=colour, alpha=0.65, label=name)
@@ -121,7 +122,9 @@ def _line(axes: Axes, points: Points, colour: str, **options: Any) -> None:
 def _svg(figure: Figure, salt: str) -> Markup:
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", pad_inches=0.04)
+        figure.savefig(
+            buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", pad_inches=0.04
+        )
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from world2act.report.sources import Stage
+from world2act.report.wording import memory, seconds
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 106, 78, 24, 24, 2
-_STATES = {"green": "gate green", "amber": "gate green, with warnings", "red": "gate red", "none": "no gate", "unknown": "not run"}
+_STATES = {
+    "green": "gate green",
+    "amber": "gate green, with warnings",
+    "red": "gate red",
+    "none": "no gate",
+    "unknown": "not run",
+}
 
 
 def draw_pipeline(stages: Sequence[Stage]) -> Markup:
@@ -22,7 +29,9 @@ def draw_pipeline(stages: Sequence[Stage]) -> Markup:
     }
     width = max(x for x, _ in place.values()) + _WIDTH + _MARGIN
     height = max(y for _, y in place.values()) + _HEIGHT + _MARGIN
-    arrows = "".join(_arrow(place[need], place[stage.name]) for stage in stages for need in _direct_needs(stage, stages))
+    arrows = "".join(
+        _arrow(place[need], place[stage.name]) for stage in stages for need in _direct_needs(stage, stages)
+    )
     boxes = "".join(_box(stage, *place[stage.name]) for stage in stages)
     return Markup(
         f'<svg class="pipeline" viewBox="0 0 {width} {height}" role="img" aria-label="the pipeline">'
@@ -50,9 +59,14 @@ def _rows(stages: Sequence[Stage], layers: dict[str, int]) -> dict[str, int]:
     """Stage → row: a chain stays in its row; those that wait several layers for their reader come below all others."""
     rows: dict[str, int] = {}
     taken: set[tuple[int, int]] = set()
-    readers = {stage.name: [other for other in stages if stage.name in _direct_needs(other, stages)] for stage in stages}
+    readers = {
+        stage.name: [other for other in stages if stage.name in _direct_needs(other, stages)] for stage in stages
+    }
     spans = {
-        stage.name: range(layers[stage.name], min((layers[other.name] for other in readers[stage.name]), default=layers[stage.name] + 1))
+        stage.name: range(
+            layers[stage.name],
+            min((layers[other.name] for other in readers[stage.name]), default=layers[stage.name] + 1),
+        )
         for stage in stages
     }
     for stage in sorted(stages, key=lambda each: (len(spans[each.name]), layers[each.name])):
@@ -83,7 +97,9 @@ def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
 
 
 def _box(stage: Stage, x: int, y: int) -> str:
-    time, peak = (seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])) if stage.cost else ("not run", "")
+    time, peak = (
+        (seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])) if stage.cost else ("not run", "")
+    )
     gate = f"gate {seconds(stage.gate_s)}" if stage.gate_s is not None else _STATES[stage.state]
     lines = [
         f'<text class="name" x="{x + 10}" y="{y + 20}">{escape(stage.name)}</text>',
@@ -97,20 +113,6 @@ def _box(stage: Stage, x: int, y: int) -> str:
         ]
     return (
         f"<g><title>{escape(stage.name)}: {escape(stage.description)} ({_STATES[stage.state]})</title>"
-        f'<rect class="box {stage.state}" x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="8"/>{"".join(lines)}</g>'
+        f'<rect class="box {stage.state}" x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="8"/>'
+        f"{''.join(lines)}</g>"
     )
-
-
-def seconds(value: float) -> str:
-    """9.4 s, 48 s, 2:05 min."""
-    if value < 10:
-        return f"{value:.1f} s"
-    if value < 60:
-        return f"{value:.0f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes}:{rest:02d} min"
-
-
-def memory(mib: float) -> str:
-    """812 MiB, 1.3 GiB."""
-    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"

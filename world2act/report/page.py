@@ -19,7 +19,8 @@ from PIL import Image
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.report import charts, sources
-from world2act.report.drawing import draw_pipeline, memory, seconds
+from world2act.report.drawing import draw_pipeline
+from world2act.report.wording import memory, percent, points, seconds, verdict, words
 from world2act.storage import read_json
 
 _FRAMES = 8
@@ -43,13 +44,24 @@ def render(root: Path) -> str:
         BadInput: a file that the report shows is missing or damaged.
     """
     environment = Environment(
-        loader=PackageLoader("world2act.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("world2act.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points, "seconds": seconds, "memory": memory, "words": _words}
+    environment.filters |= {"percent": percent, "points": points, "seconds": seconds, "memory": memory, "words": words}
     template = environment.get_template("report.html.j2")
     style = Markup(files("world2act.report").joinpath("report.css").read_text(encoding="utf-8"))
     stages = sources.read_stages(root)
-    return template.render(style=style, **_pipeline(root, stages), **_learning(root), **_imagination(root), **_evaluation(root), **_data(root))
+    return template.render(
+        style=style,
+        **_pipeline(root, stages),
+        **_learning(root),
+        **_imagination(root),
+        **_evaluation(root),
+        **_data(root),
+    )
 
 
 def _pipeline(root: Path, stages: Sequence[sources.Stage]) -> dict[str, Any]:
@@ -57,11 +69,15 @@ def _pipeline(root: Path, stages: Sequence[sources.Stage]) -> dict[str, Any]:
     ran = [stage for stage in stages if stage.cost]
     gates = [stage for stage in stages if stage.gate]
     return {
-        "stages": stages, "drawing": draw_pipeline(stages), "gates": gates,
+        "stages": stages,
+        "drawing": draw_pipeline(stages),
+        "gates": gates,
         "green": sum(stage.state in ("green", "amber") for stage in gates),
         "wall_s": sum(stage.cost["wall_s"] + (stage.gate_s or 0) for stage in ran if stage.cost),
         "peak_mib": max((stage.cost["peak_memory_mib"] for stage in ran if stage.cost), default=0.0),
-        "profile": params.get("profile", "?"), "params": _flat(params), "lineage": sources.lineage(root, list(stages)),
+        "profile": params.get("profile", "?"),
+        "params": _flat(params),
+        "lineage": sources.lineage(root, list(stages)),
     }
 
 
@@ -69,27 +85,14 @@ def _evaluation(root: Path) -> dict[str, Any]:
     summary = read_json(root / "artifacts/evaluate/summary.json")
     difference, policies = summary["difference"]["pooled"], summary["policies"]
     return {
-        "evaluation": summary, "difference": difference, "verdict": verdict(summary), "policies": policies,
-        "success": charts.success_bars(summary), "labels": {name: label for name, (label, _) in charts.POLICIES.items()},
+        "evaluation": summary,
+        "difference": difference,
+        "verdict": verdict(summary),
+        "policies": policies,
+        "success": charts.success_bars(summary),
+        "labels": {name: label for name, (label, _) in charts.POLICIES.items()},
         "videos": _videos(root / "artifacts/evaluate/videos"),
     }
-
-
-def verdict(summary: dict[str, Any]) -> tuple[str, str]:
-    """(kind, sentence): what the paired difference allows one to say, and no more."""
-    pooled = summary["difference"]["pooled"]
-    interval = f"{summary['confidence']:.0%} interval {_points(pooled['low'])} to {_points(pooled['high'])}, {pooled['count']} paired episodes"
-    change = _points(pooled["difference"])
-    if pooled["count"] == 0:
-        return "noise", "No pair of episodes ended without an infrastructure error: nothing can be said."
-    if pooled["low"] > 0:
-        return "better", f"Post-training raised success by {change} points ({interval})."
-    if pooled["high"] < 0:
-        return "worse", f"Post-training lowered success by {change.lstrip('−')} points ({interval})."
-    return "noise", (
-        f"No difference beyond noise: {change} points ({interval}). The interval holds zero, so these episodes cannot tell "
-        "the post-trained policy from the base policy."
-    )
 
 
 def _data(root: Path) -> dict[str, Any]:
@@ -100,18 +103,24 @@ def _data(root: Path) -> dict[str, Any]:
     for task, episode in sorted(examples.items()):
         which = np.linspace(0, episode.length - 1, _FRAMES).astype(int).tolist()
         strip = np.concatenate(list(dataset.frames(episode.index, dataset.cameras[0], which)), axis=1)
-        prompts = [row["prompt"] for row in skills if row["dataset"] == "labelled" and row["episode_index"] == episode.index]
+        prompts = [
+            row["prompt"] for row in skills if row["dataset"] == "labelled" and row["episode_index"] == episode.index
+        ]
         shown.append({"task": task, "instruction": episode.instruction, "prompts": prompts, "strip": _png(strip)})
     return {
-        "examples": shown, "lengths": charts.lengths(sources.read_clip_lengths(root)),
-        "skills": read_json(root / "metrics/skills/metrics.json"), "demos": read_json(root / "metrics/demos/metrics.json"),
+        "examples": shown,
+        "lengths": charts.lengths(sources.read_clip_lengths(root)),
+        "skills": read_json(root / "metrics/skills/metrics.json"),
+        "demos": read_json(root / "metrics/demos/metrics.json"),
     }
 
 
 def _imagination(root: Path) -> dict[str, Any]:
     artifacts = root / "artifacts"
     clips = sources.read_rows(artifacts / "world_model/heldout.parquet", [*_ERRORS, *_CORRELATIONS])
-    bridge = sources.read_rows(artifacts / "bridge/heldout.parquet", ["rank", "candidates", "rank_same_skill", "candidates_same_skill"])
+    bridge = sources.read_rows(
+        artifacts / "bridge/heldout.parquet", ["rank", "candidates", "rank_same_skill", "candidates_same_skill"]
+    )
     retrieval = {}
     for suffix, what in (("", "among all clips"), ("_same_skill", "within its skill")):
         retrieval[what] = _mean([row[f"rank{suffix}"] == 1 for row in bridge])
@@ -119,23 +128,41 @@ def _imagination(root: Path) -> dict[str, Any]:
     errors = {label: _mean([row[name] for row in clips]) for name, label in _ERRORS.items()}
     correlations = {label: _mean([row[name] for row in clips]) for name, label in _CORRELATIONS.items()}
     return {
-        "heldout_clips": len(clips), "bridge_clips": len(bridge), "retrieval": retrieval,
-        "errors": charts.bars(errors, highlight=list(_ERRORS.values())[:1], xlabel="mean squared error of normalised latents", height=3.2),
-        "correlations": charts.bars(correlations, highlight=["world model"], xlabel="correlation with the true deviation", height=3.2),
-        "retrieval_bars": charts.bars(retrieval, highlight=[name for name in retrieval if "chance" not in name], xlabel="share of clips", height=3.2),
-        "previews": _strips(artifacts / "world_model/preview"), "rollouts": _strips(artifacts / "rollouts/frames"),
+        "heldout_clips": len(clips),
+        "bridge_clips": len(bridge),
+        "retrieval": retrieval,
+        "errors": charts.bars(
+            errors,
+            highlight=list(_ERRORS.values())[:1],
+            xlabel="mean squared error of normalised latents",
+            width=charts.HALF,
+        ),
+        "correlations": charts.bars(
+            correlations, highlight=["world model"], xlabel="correlation with the true deviation", width=charts.HALF
+        ),
+        "retrieval_bars": charts.bars(
+            retrieval,
+            highlight=[name for name in retrieval if "chance" not in name],
+            xlabel="share of clips",
+            width=charts.THIRD,
+        ),
+        "previews": _strips(artifacts / "world_model/preview"),
+        "rollouts": _strips(artifacts / "rollouts/frames"),
         "reconstructions": _strips(artifacts / "tokenizer/preview")[:2],
     }
 
 
 def _learning(root: Path) -> dict[str, Any]:
     losses = {stage: sources.read_curves(root, stage)["loss"] for stage in _TRAINED}
-    history = sources.read_rows(root / "artifacts/post_train/history.parquet", ["step", "cosine", "cosine_base", "residual"])
+    history = sources.read_rows(
+        root / "artifacts/post_train/history.parquet", ["step", "cosine", "cosine_base", "residual"]
+    )
     steps = {name: [(row["step"], row[name]) for row in history] for name in ("cosine", "cosine_base", "residual")}
     cosine = {"post-trained policy": steps["cosine"], "base policy, same states": steps["cosine_base"]}
     return {
         "losses": charts.curves({stage.replace("_", " "): points for stage, points in losses.items()}),
-        "cosine": charts.together(cosine), "residual": charts.together({"residual": steps["residual"]}),
+        "cosine": charts.together(cosine),
+        "residual": charts.together({"residual": steps["residual"]}),
     }
 
 
@@ -158,7 +185,12 @@ def _videos(folder: Path) -> dict[str, list[dict[str, str]]]:
     videos: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.glob("*.mp4")):
         policy, *task, seed, outcome = path.stem.split("-")
-        video = {"policy": policy, "seed": seed, "outcome": outcome, "source": _data_uri(path.read_bytes(), "video/mp4")}
+        video = {
+            "policy": policy,
+            "seed": seed,
+            "outcome": outcome,
+            "source": _data_uri(path.read_bytes(), "video/mp4"),
+        }
         videos.setdefault("-".join(task), []).append(video)
     return dict(sorted(videos.items()))
 
@@ -184,19 +216,3 @@ def _mean(values: Sequence[float | bool | None]) -> float:
     """Of the values that there are."""
     there = [float(value) for value in values if value is not None]
     return sum(there) / len(there) if there else 0.0
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
-
-
-def _points(value: float) -> str:
-    """A difference of shares in percentage points, signed."""
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def _words(value: Any) -> str:
-    """An observed value of a gate in words."""
-    if isinstance(value, dict):
-        return " · ".join(f"{key} {item}" for key, item in value.items())
-    return str(value)

@@ -129,7 +129,9 @@ def git_revision(root: Path) -> str:
     if git is None:
         return "unknown: git is not installed"
     commands = ([git, "rev-parse", "HEAD"], [git, "status", "--porcelain", "--untracked-files=no"])
-    head, changes = (subprocess.run(command, cwd=root, capture_output=True, text=True, check=False) for command in commands)
+    head, changes = (
+        subprocess.run(command, cwd=root, capture_output=True, text=True, check=False) for command in commands
+    )
     if head.returncode:
         return "unknown: not a git checkout"
     return head.stdout.strip() + (", with local changes" if changes.stdout.strip() else "")

@@ -9,28 +9,30 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from world2act.report.drawing import memory, seconds
-from world2act.report.page import verdict
 from world2act.report.sources import Stage, read_stages
+from world2act.report.wording import memory, percent, seconds, verdict
 from world2act.storage import read_json
 
 _COLOURS = {"green": "green", "amber": "yellow", "red": "red", "unknown": "dim", "none": "dim"}
-_SHARE: Callable[[float], str] = "{:.0%}".format
 _NUMBER: Callable[[float], str] = "{:.3g}".format
 # The figures of metrics/<stage>/metrics.json that tell most: what they are called here, and how they are written.
 _FIGURES: dict[str, dict[str, tuple[str, Callable[[Any], str]]]] = {
     "demos": {"labelled_episodes": ("labelled", str), "video_only_episodes": ("video-only episodes", str)},
-    "skills": {"clips": ("clips", str), "synchronised": ("synchronised", _SHARE)},
+    "skills": {"clips": ("clips", str), "synchronised": ("synchronised", percent)},
     "tokenizer": {"psnr_db": ("dB PSNR", "{:.1f}".format)},
     "latents": {"clips": ("clips", str), "latents": ("latents", str)},
     "world_model": {
-        "error_model": ("error", _NUMBER), "error_skill_mean": ("skill mean", _NUMBER), "error_first_frame": ("first frame", _NUMBER),
+        "error_model": ("error", _NUMBER), "error_skill_mean": ("skill mean", _NUMBER),
+        "error_first_frame": ("first frame", _NUMBER),
     },
     "rollouts": {"rollouts": ("rollouts", str), "skills": ("skills", str)},
-    "bridge": {"retrieval_over_chance": ("× chance retrieval", "{:.1f}".format)},
-    "base_policy": {"success_base": ("base", _SHARE), "success_random": ("random", _SHARE)},
+    "bridge": {"retrieval_over_chance": ("x chance retrieval", "{:.1f}".format)},
+    "base_policy": {"success_base": ("base", percent), "success_random": ("random", percent)},
     "post_train": {"cosine_base": ("cosine, base", _NUMBER), "cosine": ("post-trained", _NUMBER)},
-    "evaluate": {"success_base": ("base", _SHARE), "success_post_train": ("post-trained", _SHARE), "success_random": ("random", _SHARE)},
+    "evaluate": {
+        "success_base": ("base", percent), "success_post_train": ("post-trained", percent),
+        "success_random": ("random", percent),
+    },
 }  # fmt: skip
 
 
@@ -45,7 +47,9 @@ def print_summary(root: Path = Path()) -> None:
     for column, justify in (("stage", "left"), ("time", "right"), ("memory", "right"), ("gate", "left"), ("", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for stage in stages:
-        time, peak = (seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])) if stage.cost else ("not run", "")
+        time, peak = (
+            (seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])) if stage.cost else ("not run", "")
+        )
         state = f"[{_COLOURS[stage.state]}]{'' if stage.state == 'none' else stage.state}[/]"
         table.add_row(stage.name, time, peak, state, _figures(root, stage))
     console = Console(highlight=False, soft_wrap=True)
