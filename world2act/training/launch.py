@@ -21,7 +21,8 @@ def main(module: str) -> None:
     try:
         ranks = load_params().base.ranks
     except World2ActError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
     # DeepSpeed still calls torch's collectives by their old names, at every step
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")

@@ -1,0 +1,70 @@
+"""One run of the whole pipeline on the tiny profile, which the end-to-end tests share."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from world2act.dvc_process import stage_environment
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A copy of this tree, in a git repository of its own, whose path holds a space."""
+
+    root: Path
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, as in an activated environment; `python` and `world2act` run the copy's code."""
+        variables = stage_environment() | {
+            "PYTHONPATH": str(self.root),
+            "PREFECT_HOME": str(self.root.parent / "prefect"),
+            "COLUMNS": "200",
+        }
+        if command[0] == "world2act":
+            command = (sys.executable, "-m", "world2act.cli", *command[1:])
+        return subprocess.run(command, cwd=self.root, env=variables | environment, capture_output=True, text=True)
+
+    def must(self, *command: str, **environment: str) -> str:
+        """Run a command that has to succeed. Returns: what it printed."""
+        done = self.run(*command, **environment)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+
+def make_clone(folder: Path) -> Clone:
+    """Copy what git knows, or would know, of this tree, and put the tiny profile in force."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    clone = Clone(folder / "a clone")
+    for name in filter(None, listed):
+        if (ROOT / name).exists():
+            (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone.root / name)
+    (clone.root / "dvc.lock").unlink(missing_ok=True)
+    clone.must("git", "init", "--quiet")
+    clone.must("git", "config", "user.name", "test")
+    clone.must("git", "config", "user.email", "test@localhost")
+    clone.must("world2act", "profile", "tiny", "--force")
+    clone.must("git", "add", "--all")
+    clone.must("git", "commit", "--quiet", "--message", "a clone")
+    return clone
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """The pipeline after its first run, by Prefect. Shared: a test that changes something in it puts it back."""
+    clone = make_clone(tmp_path_factory.mktemp("tiny"))
+    done = clone.run("python", "-m", "flows.pipeline")
+    (clone.root / "flow.log").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return clone
