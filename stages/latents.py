@@ -12,15 +12,21 @@ from world2act.world_model.tokenizer import load_tokenizer
 
 def main(params: Params) -> Metrics:
     skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
-    datasets = {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in sorted({row["dataset"] for row in skills})}
+    datasets = {
+        name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in sorted({row["dataset"] for row in skills})
+    }
     models = ARTIFACTS / "tokenizer"
     tokenizer, text_encoder = load_tokenizer(models), load_text_encoder(models, params.tokenizer.text_length)
     prompts = [*sorted({row["prompt"] for row in skills}), ""]
-    height, width = datasets["video_only"].features[f"observation.images.{datasets['video_only'].cameras[0]}"]["shape"][:2]
+    height, width = datasets["video_only"].features[f"observation.images.{datasets['video_only'].cameras[0]}"]["shape"][
+        :2
+    ]
     shape = tokenizer.latent_shape(height, width)
     meta = {
-        "vae_sha256": sha256(models / "vae"), "text_encoder_sha256": sha256(models / "text_encoder"),
-        "latent_shape": list(shape), "frame_size": [height, width],
+        "vae_sha256": sha256(models / "vae"),
+        "text_encoder_sha256": sha256(models / "text_encoder"),
+        "latent_shape": list(shape),
+        "frame_size": [height, width],
     }
     with atomic_directory(ARTIFACTS / "latents") as directory:
         clips = encode_clips(tokenizer, datasets, skills, params.latents.batch_size)
@@ -28,8 +34,11 @@ def main(params: Params) -> Metrics:
         cache = open_latents(directory)
         lengths = [clip.latents for clip in cache.clips]
         return {
-            "clips": len(lengths), "latents": sum(lengths), "prompts": len(prompts) - 1,
-            "shortest_clip": min(lengths), "longest_clip": max(lengths),
+            "clips": len(lengths),
+            "latents": sum(lengths),
+            "prompts": len(prompts) - 1,
+            "shortest_clip": min(lengths),
+            "longest_clip": max(lengths),
         }
 
 

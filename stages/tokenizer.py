@@ -8,7 +8,9 @@ from world2act.params import Params
 from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.storage import atomic_directory, read_parquet, sha256
 from world2act.training.loop import train
-from world2act.world_model import text, tokenizer
+from world2act.world_model.reconstruction import ReconstructionObjective, measure_latents, measure_reconstruction
+from world2act.world_model.text import load_text_encoder, make_text_encoder
+from world2act.world_model.tokenizer import load_tokenizer, make_vae
 
 
 def main(params: Params) -> Metrics:
@@ -18,24 +20,24 @@ def main(params: Params) -> Metrics:
     if own.source == "train":
         training = [e for e in episodes.episodes if e.subset == "train"]
         frames = [episodes.frames(e.index, episodes.cameras[0]) for e in training]
-        vae = tokenizer.make_vae(own, params.base.seed)
-        objective = tokenizer.ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
+        vae = make_vae(own, params.base.seed)
+        objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
         trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "tokenizer") as directory:
         if own.source == "train":
             objective.model.load_state_dict(trained.ema)
-            tokenizer.measure_latents(vae, frames)
+            measure_latents(vae, frames)
             vae.save_pretrained(directory / "vae")
             words = [row["prompt"] for row in skills] + [row["instruction"] for row in skills]
-            text.make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, params.base.seed).save(directory)
+            make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, params.base.seed).save(directory)
         else:
-            text.load_text_encoder(own.source, own.text_length)
+            load_text_encoder(own.source, own.text_length)
             for name in ("vae", "text_encoder", "text_tokenizer"):
                 shutil.copytree(Path(own.source) / name, directory / name)
         heldout = [row for row in skills if row["dataset"] == "video_only" and row["subset"] == "heldout"]
-        return tokenizer.measure_reconstruction(tokenizer.load_tokenizer(directory), episodes, heldout, directory)
+        return measure_reconstruction(load_tokenizer(directory), episodes, heldout, directory)
 
 
 if __name__ == "__main__":

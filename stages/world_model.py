@@ -21,8 +21,14 @@ def main(params: Params) -> Metrics:
     if own.source == "train":
         network = make_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
         objective = DenoisingObjective(
-            network, cache, training.clips, make_space(config), conditioning_latents=own.conditioning_latents,
-            text_dropout=own.text_dropout, high_sigma_share=own.high_sigma_share, seed=seed,
+            network,
+            cache,
+            training.clips,
+            make_space(config),
+            conditioning_latents=own.conditioning_latents,
+            text_dropout=own.text_dropout,
+            high_sigma_share=own.high_sigma_share,
+            seed=seed,
         )
         trained = train(objective, own.training, name="world_model", base=params.base, inputs=config["latents_sha256"])
         weights, ema = trained.weights, trained.ema
@@ -37,13 +43,23 @@ def main(params: Params) -> Metrics:
             network.save_pretrained(directory / name)
         write_json(directory / "config.json", config)
         rows, imagined = quality.measure(
-            make_world_model(network.cpu(), config), cache, training.clips, heldout.clips, samples=own.evaluation_samples,
-            seed=seed, steps=own.sampler_steps, guidance=own.guidance,
+            make_world_model(network.cpu(), config),
+            cache,
+            training.clips,
+            heldout.clips,
+            samples=own.evaluation_samples,
+            seed=seed,
+            steps=own.sampler_steps,
+            guidance=own.guidance,
         )
         write_parquet(directory / "heldout.parquet", rows, quality.HELDOUT_SCHEMA)
-        quality.save_previews(directory / "preview", load_tokenizer(ARTIFACTS / "tokenizer"), cache, heldout.clips, imagined)
+        quality.save_previews(
+            directory / "preview", load_tokenizer(ARTIFACTS / "tokenizer"), cache, heldout.clips, imagined
+        )
     discarded = {"discarded_train_clips": training.discarded, "discarded_heldout_clips": heldout.discarded}
-    return quality.summarise(rows) | {"train_clips": len(training.clips), "heldout_clips": len(heldout.clips)} | discarded
+    return (
+        quality.summarise(rows) | {"train_clips": len(training.clips), "heldout_clips": len(heldout.clips)} | discarded
+    )
 
 
 if __name__ == "__main__":

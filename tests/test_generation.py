@@ -1,5 +1,6 @@
 """Generation: skills chained through decoded and encoded frames, and imagination that a batch does not change."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ OPTIONS = {"steps": 3, "guidance": 1.0}
 def parts() -> tuple[WorldModel, VideoTokenizer, dict[str, torch.Tensor]]:
     params = parse_params(compose("default", ROOT), "conf/profile/default.yaml")
     vae = make_vae(params.tokenizer.model_copy(update={"base_dim": 4, "dim_mult": [1, 2, 2], "patch_size": 2}), 0)
-    network = make_transformer(params.world_model.model_copy(update={"heads": 2, "head_dim": 16, "layers": 2}), 16, 8, 0)
+    network = make_transformer(
+        params.world_model.model_copy(update={"heads": 2, "head_dim": 16, "layers": 2}), 16, 8, 0
+    )
     generator = torch.Generator().manual_seed(0)
     embeds = {prompt: torch.randn(4, 8, generator=generator) for prompt in ("lift", "place", "")}
     return make_world_model(network.requires_grad_(False), CONFIG), VideoTokenizer(vae), embeds
@@ -41,7 +44,7 @@ def test_the_last_frame_of_a_skill_conditions_the_next(parts: tuple) -> None:
     for i, skills in enumerate(imagined):
         first = tokenizer.encode(frames(3)[i : i + 1, None])[0, 0]
         assert torch.allclose(skills[0][0], first, atol=1e-5)
-        for earlier, later in zip(skills, skills[1:], strict=False):
+        for earlier, later in pairwise(skills):
             last_frame = tokenizer.decode(earlier[None])[:, -1:]
             assert torch.allclose(later[0], tokenizer.encode(last_frame)[0, 0], atol=1e-2)
 
@@ -50,10 +53,14 @@ def test_a_rollout_does_not_depend_on_the_others(parts: tuple) -> None:
     world_model, tokenizer, embeds = parts
     chains, seeds = [["lift", "place"]] * 3, [[11, 12], [21, 22], [31, 32]]
     together = imagine_skills(world_model, tokenizer, frames(3), chains, embeds, seeds, batch_size=3, **OPTIONS)
-    alone = imagine_skills(world_model, tokenizer, frames(3)[1:2], chains[:1], embeds, seeds[1:2], batch_size=3, **OPTIONS)
+    alone = imagine_skills(
+        world_model, tokenizer, frames(3)[1:2], chains[:1], embeds, seeds[1:2], batch_size=3, **OPTIONS
+    )
     assert torch.allclose(together[1][0], alone[0][0], atol=1e-4)
     again = imagine_skills(world_model, tokenizer, frames(3), chains, embeds, seeds, batch_size=3, **OPTIONS)
-    assert all(torch.equal(a, b) for one, two in zip(together, again, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        torch.equal(a, b) for one, two in zip(together, again, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
 def test_what_the_model_was_not_trained_on_is_refused(parts: tuple) -> None:

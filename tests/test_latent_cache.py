@@ -17,19 +17,35 @@ SHAPE = (3, 2, 2)
 
 def skill(dataset: str, episode: int, start: int, end: int, prompt: str, subset: str = "train") -> dict[str, Any]:
     return {
-        "dataset": dataset, "episode_index": episode, "subset": subset, "task": "toy", "instruction": "do it", "skill_index": 0,
-        "skill_count": 1, "start": start, "end": end, "raw_end": end, "prompt": prompt, "provider": "schema",
+        "dataset": dataset,
+        "episode_index": episode,
+        "subset": subset,
+        "task": "toy",
+        "instruction": "do it",
+        "skill_index": 0,
+        "skill_count": 1,
+        "start": start,
+        "end": end,
+        "raw_end": end,
+        "prompt": prompt,
+        "provider": "schema",
     }
 
 
-SKILLS = [skill("labelled", 0, 0, 8, "reach"), skill("video_only", 0, 4, 8, "lift"), skill("video_only", 1, 0, 12, "reach", "heldout")]
+SKILLS = [
+    skill("labelled", 0, 0, 8, "reach"),
+    skill("video_only", 0, 4, 8, "lift"),
+    skill("video_only", 1, 0, 12, "reach", "heldout"),
+]
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     clips = [(i, np.full((length, *SHAPE), i, np.float32)) for i, length in ((2, 4), (0, 3), (1, 2))]
-    write_latents(tmp_path, SKILLS, clips, SHAPE, ["lift", "reach", ""], rng.normal(size=(3, 5, 8)), {"latent_shape": list(SHAPE)})
+    write_latents(
+        tmp_path, SKILLS, clips, SHAPE, ["lift", "reach", ""], rng.normal(size=(3, 5, 8)), {"latent_shape": list(SHAPE)}
+    )
     return tmp_path
 
 
@@ -76,4 +92,7 @@ def test_a_pickle_is_never_read(cache: Path) -> None:
 
 def test_reading_needs_no_model_library() -> None:
     code = "import sys, world2act.data.latent_cache; print({'torch', 'diffusers', 'transformers'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "set()"
+    )

@@ -1,5 +1,7 @@
 """The sampler against independent computations, and a sample's independence of its batch."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,9 @@ class Oracle(nn.Module):
 class Blend(nn.Module):
     """A network that mixes its inputs, prompt included, within each sample alone."""
 
-    def forward(self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **_: object) -> tuple[Tensor]:
+    def forward(
+        self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **_: object
+    ) -> tuple[Tensor]:
         text = encoder_hidden_states.mean((1, 2)).view(-1, 1, 1, 1, 1)
         return (torch.tanh(hidden_states.mean(2, keepdim=True) + hidden_states * timestep + text),)
 
@@ -39,13 +43,24 @@ def test_levels_are_evenly_spaced_in_the_seventh_root() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_a_network_that_knows_the_clip_gives_the_clip(steps: int) -> None:
     x0 = torch.randn(2, 3, 5, 4, 4)
-    made = sample(Oracle(x0), x0[:, :, :1], torch.zeros(2, 1, 1), torch.zeros(1, 1, 1), latents=5, seeds=[1, 2], steps=steps, guidance=0.0)
+    made = sample(
+        Oracle(x0),
+        x0[:, :, :1],
+        torch.zeros(2, 1, 1),
+        torch.zeros(1, 1, 1),
+        latents=5,
+        seeds=[1, 2],
+        steps=steps,
+        guidance=0.0,
+    )
     assert torch.allclose(made, x0, atol=1e-3)
 
 
 def test_conditioning_latents_come_out_as_they_went_in() -> None:
     first = torch.randn(2, 3, 2, 4, 4)
-    made = sample(Blend(), first, torch.randn(2, 4, 8), torch.zeros(1, 4, 8), latents=6, seeds=[1, 2], steps=4, guidance=3.0)
+    made = sample(
+        Blend(), first, torch.randn(2, 4, 8), torch.zeros(1, 4, 8), latents=6, seeds=[1, 2], steps=4, guidance=3.0
+    )
     assert torch.equal(made[:, :, :2], first)
 
 
@@ -54,7 +69,7 @@ def test_euler_steps_follow_the_ordinary_differential_equation() -> None:
     made = sample(network, first, embeds, torch.zeros(1, 4, 8), latents=3, seeds=[7], steps=5, guidance=0.0)
     x = seeded_noise((3, 3, 4, 4), [7]) * 80
     levels = [float(s) for s in karras_sigmas(5)] + [0.0]
-    for sigma, following in zip(levels, levels[1:], strict=False):  # dx/dsigma = (x - denoised(x)) / sigma
+    for sigma, following in pairwise(levels):  # dx/dsigma = (x - denoised(x)) / sigma
         t = sigma / (1 + sigma)
         shown = (1 - t) * x
         shown[:, :, :1] = first
@@ -70,7 +85,16 @@ def test_guidance_zero_asks_the_network_once_a_step() -> None:
     x0 = torch.randn(1, 3, 3, 4, 4)
     for guidance, calls in ((0.0, 6), (2.0, 12)):
         oracle = Oracle(x0)
-        sample(oracle, x0[:, :, :1], torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), latents=3, seeds=[0], steps=6, guidance=guidance)
+        sample(
+            oracle,
+            x0[:, :, :1],
+            torch.zeros(1, 1, 1),
+            torch.zeros(1, 1, 1),
+            latents=3,
+            seeds=[0],
+            steps=6,
+            guidance=guidance,
+        )
         assert oracle.calls == calls
 
 

@@ -10,8 +10,9 @@ from world2act.errors import BadInput
 from world2act.params import Tokenizer, compose, parse_params
 from world2act.training.objective import Place
 from world2act.world_model.encoding import encode_clips
+from world2act.world_model.reconstruction import ReconstructionObjective, measure_latents
 from world2act.world_model.text import load_text_encoder, make_text_encoder
-from world2act.world_model.tokenizer import ReconstructionObjective, VideoTokenizer, load_tokenizer, make_vae, measure_latents, to_video
+from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer, make_vae, to_video
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,8 +72,13 @@ def test_measured_statistics_normalise_latents() -> None:
 
 
 def test_a_batch_depends_on_its_place_alone() -> None:
-    objective = ReconstructionObjective(make_vae(tiny(), 0), list(videos(3, 20)), ["a", "b", "a"], tiny(clip_frames=9, image_share=0.5), 10)
-    first, again, other = (objective.batch(Place(5, 0, 1, 4, torch.device("cpu"), torch.Generator().manual_seed(seed))) for seed in (1, 1, 2))
+    objective = ReconstructionObjective(
+        make_vae(tiny(), 0), list(videos(3, 20)), ["a", "b", "a"], tiny(clip_frames=9, image_share=0.5), 10
+    )
+    first, again, other = (
+        objective.batch(Place(5, 0, 1, 4, torch.device("cpu"), torch.Generator().manual_seed(seed)))
+        for seed in (1, 1, 2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
     assert first[0].shape == (4, 3, 9, 16, 16) and first[1].shape == (4, 16, 3, 2, 2)
@@ -84,11 +90,16 @@ def test_what_differs_from_the_tasks_picture_weighs_more() -> None:
     scene = np.full((2, 20, 16, 16, 3), 90, np.uint8)
     scene[1] = 180
     scene[0, 3, 4:6, 4:6] = 250
-    objective = ReconstructionObjective(make_vae(tiny(), 0), list(scene), ["a", "b"], tiny(clip_frames=17, image_share=0.0, foreground_weight=9.0), 1)
+    objective = ReconstructionObjective(
+        make_vae(tiny(), 0), list(scene), ["a", "b"], tiny(clip_frames=17, image_share=0.0, foreground_weight=9.0), 1
+    )
     video, _, weights = objective.batch(Place(0, 0, 1, 16, torch.device("cpu"), torch.Generator().manual_seed(0)))
     bright = (video > 0.9).all(1, keepdim=True)
     assert bright.any() and weights.mean().item() == pytest.approx(1)
-    assert torch.allclose(weights[bright], 10 * weights[~bright].max()) and weights[~bright].min() == weights[~bright].max()
+    assert (
+        torch.allclose(weights[bright], 10 * weights[~bright].max())
+        and weights[~bright].min() == weights[~bright].max()
+    )
 
 
 def test_an_untrained_vae_is_a_per_frame_model() -> None:
@@ -105,7 +116,9 @@ def test_clips_are_encoded_from_their_own_first_frame(tokenizer: VideoTokenizer)
         def frames(self, index: int, camera: str, which: range) -> np.ndarray:
             return videos(2, 20)[index][list(which)]
 
-    skills = [{"dataset": "toy", "episode_index": i, "start": s, "end": e} for i, s, e in ((0, 3, 11), (1, 0, 4), (0, 11, 19))]
+    skills = [
+        {"dataset": "toy", "episode_index": i, "start": s, "end": e} for i, s, e in ((0, 3, 11), (1, 0, 4), (0, 11, 19))
+    ]
     encoded = dict(encode_clips(tokenizer, {"toy": Episodes()}, skills, 2))
     assert sorted(encoded) == [0, 1, 2]
     assert np.allclose(encoded[2], tokenizer.encode(videos(2, 20)[:1, 11:20])[0], atol=1e-5)
@@ -134,7 +147,9 @@ def test_prompts_are_embedded_apart_and_padded_with_zeros(tmp_path: Path) -> Non
     assert torch.equal(embeds, made.embed(["pick up the mug", "push the mug", "", "an unseen sentence"[:10]]))
     assert embeds[0, :5].abs().sum(-1).min() > 0 and embeds[0, 5:].abs().max() == 0  # four words and the end of text
     assert (embeds[0] - embeds[1]).norm() > 1
-    assert torch.equal(make_text_encoder(["pick up the mug", "push the mug"], 32, 1, 12, seed=0).embed(["x"]), made.embed(["x"]))
+    assert torch.equal(
+        make_text_encoder(["pick up the mug", "push the mug"], 32, 1, 12, seed=0).embed(["x"]), made.embed(["x"])
+    )
 
 
 def test_a_prompt_that_does_not_fit_is_refused() -> None:

@@ -38,12 +38,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
     skills, clips = [], []
     for i in range(12):
         length, prompt = (3, 4, 6)[i % 3], ("lift", "reach")[i % 2]
-        skills.append({
-            "dataset": "video_only", "episode_index": i, "subset": "heldout" if i >= 8 else "train", "task": "toy", "instruction": "do it",
-            "skill_index": 0, "skill_count": 1, "start": 0, "end": 4 * (length - 1), "raw_end": 0, "prompt": prompt, "provider": "schema",
-        })
+        skills.append(
+            {
+                "dataset": "video_only",
+                "episode_index": i,
+                "subset": "heldout" if i >= 8 else "train",
+                "task": "toy",
+                "instruction": "do it",
+                "skill_index": 0,
+                "skill_count": 1,
+                "start": 0,
+                "end": 4 * (length - 1),
+                "raw_end": 0,
+                "prompt": prompt,
+                "provider": "schema",
+            }
+        )
         first = rng.normal(size=(1, 16, 4, 4))
-        clips.append((i, first + np.arange(length)[:, None, None, None] * (0.1 + 0.1 * first) * (1 if prompt == "lift" else -1)))
+        clips.append(
+            (i, first + np.arange(length)[:, None, None, None] * (0.1 + 0.1 * first) * (1 if prompt == "lift" else -1))
+        )
     write_latents(directory, skills, clips, (16, 4, 4), ["lift", "reach", ""], rng.normal(size=(3, 4, 8)), {})
     return open_latents(directory)
 
@@ -101,7 +115,10 @@ def test_the_network_is_asked_without_a_frame_rate() -> None:
 def test_frames_of_one_clip_get_their_own_timesteps() -> None:
     network = make_transformer(tiny(), 16, 8, 0).eval()
     x0, mask = torch.randn(1, 16, 3, 4, 4), torch.zeros(1, 1, 3, 1, 1)
-    inputs = network_inputs(x0, torch.tensor([1.0]), x0, mask) | {"encoder_hidden_states": torch.randn(1, 4, 8), "return_dict": False}
+    inputs = network_inputs(x0, torch.tensor([1.0]), x0, mask) | {
+        "encoder_hidden_states": torch.randn(1, 4, 8),
+        "return_dict": False,
+    }
     outputs = []
     for shift in (0.0, 0.3):
         inputs["timestep"] = torch.full((1, 1, 3, 1, 1), 0.5)
@@ -133,8 +150,12 @@ def test_changes_have_unit_variance_in_every_channel(cache: LatentCache) -> None
     clips = usable_clips(cache, "train", 6).clips
     config = describe(tiny(target="change"), cache, clips)
     space = make_world_model(nn.Identity(), config).space
-    changes = [space.to_network(torch.from_numpy(np.array(cache.latents(c))).transpose(0, 1)[None])[0, :, 1:] for c in clips]
-    assert torch.cat([c.transpose(0, 1) for c in changes]).square().mean((0, 2, 3)) == pytest.approx(np.ones(16), rel=1e-3)
+    changes = [
+        space.to_network(torch.from_numpy(np.array(cache.latents(c))).transpose(0, 1)[None])[0, :, 1:] for c in clips
+    ]
+    assert torch.cat([c.transpose(0, 1) for c in changes]).square().mean((0, 2, 3)) == pytest.approx(
+        np.ones(16), rel=1e-3
+    )
 
 
 def test_no_clip_is_cut_or_padded(cache: LatentCache) -> None:
@@ -164,7 +185,11 @@ def test_a_batch_depends_on_its_place_alone_and_ranks_agree_on_the_length(cache:
 def test_a_share_of_the_prompts_is_dropped(cache: LatentCache) -> None:
     own = objective(cache, text_dropout=0.2)
     nothing = torch.from_numpy(np.array(cache.prompt_embeds[cache.no_prompt]))
-    dropped = [torch.isclose(e, nothing).all().item() for step in range(50) for e in own.batch(place(step, batch_size=40, seed=step)).prompt_embeds]
+    dropped = [
+        torch.isclose(e, nothing).all().item()
+        for step in range(50)
+        for e in own.batch(place(step, batch_size=40, seed=step)).prompt_embeds
+    ]
     assert np.mean(dropped) == pytest.approx(0.2, abs=0.03)
 
 
@@ -191,7 +216,10 @@ def test_weights_are_loaded_by_strict_keys(tmp_path: Path) -> None:
 
     network = make_transformer(tiny(), 16, 8, 0)
     network.save_pretrained(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), load_transformer(tmp_path).state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), load_transformer(tmp_path).state_dict().values(), strict=True)
+    )
     weights = next(tmp_path.glob("*.safetensors"))
     state = load_file(weights)
     save_file({key: value for key, value in state.items() if key != "proj_out.weight"}, weights)
@@ -211,7 +239,14 @@ def test_ridge_leaves_one_out_as_a_refit_would() -> None:
 
     def left_out(strength: float) -> float:
         keep = [np.arange(12) != i for i in range(12)]
-        return float(np.mean([np.square(fit(inputs[k], targets[k], inputs[i], strength) - targets[i]).mean() for i, k in enumerate(keep)]))
+        return float(
+            np.mean(
+                [
+                    np.square(fit(inputs[k], targets[k], inputs[i], strength) - targets[i]).mean()
+                    for i, k in enumerate(keep)
+                ]
+            )
+        )
 
     best = min(quality._RIDGE_STRENGTHS, key=left_out)
     assert np.allclose(quality._fit_ridge(inputs, targets, query), fit(inputs, targets, query, best), atol=1e-6)
@@ -221,7 +256,10 @@ def test_quality_of_a_world_model_that_is_right(cache: LatentCache, monkeypatch:
     train, heldout = cache.select("video_only", "train"), cache.select("video_only", "heldout")
 
     def truth(clips: list[Clip], first_frames: list[Clip], seed: int) -> list[np.ndarray]:
-        return [np.array(cache.latents(clip)) if clip is first else np.zeros_like(cache.latents(clip)) for clip, first in zip(clips, first_frames, strict=True)]
+        return [
+            np.array(cache.latents(clip)) if clip is first else np.zeros_like(cache.latents(clip))
+            for clip, first in zip(clips, first_frames, strict=True)
+        ]
 
     monkeypatch.setattr(quality, "_Imagination", lambda *_: truth)
     rows, _ = quality.measure(None, cache, train, heldout, samples=2, seed=0, steps=1, guidance=0.0)

@@ -17,12 +17,25 @@ import pyarrow as pa
 from world2act.errors import BadInput
 from world2act.storage import create_array, read_array, read_json, read_parquet, write_json, write_parquet
 
-CLIP_SCHEMA = pa.schema([
-    ("dataset", pa.string()), ("episode_index", pa.int64()), ("subset", pa.string()), ("task", pa.string()),
-    ("instruction", pa.string()), ("skill_index", pa.int64()), ("skill_count", pa.int64()), ("start", pa.int64()),
-    ("end", pa.int64()), ("raw_end", pa.int64()), ("prompt", pa.string()), ("provider", pa.string()),
-    ("offset", pa.int64()), ("latents", pa.int64()), ("prompt_row", pa.int64()),
-])
+CLIP_SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("episode_index", pa.int64()),
+        ("subset", pa.string()),
+        ("task", pa.string()),
+        ("instruction", pa.string()),
+        ("skill_index", pa.int64()),
+        ("skill_count", pa.int64()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("raw_end", pa.int64()),
+        ("prompt", pa.string()),
+        ("provider", pa.string()),
+        ("offset", pa.int64()),
+        ("latents", pa.int64()),
+        ("prompt_row", pa.int64()),
+    ]
+)
 _AGAIN = "run the latents stage again: `dvc repro latents`"
 
 
@@ -81,8 +94,13 @@ class LatentCache:
         """
         chosen = [clip for clip in self.clips if (clip.dataset, clip.subset) == (dataset, subset)]
         if not chosen:
-            raise BadInput("artifacts/latents/clips.parquet", "dataset, subset", "no clip", f"clips of {dataset}/{subset}",
-                           "collect more episodes (demos.*_per_task), or lower skills discards")
+            raise BadInput(
+                "artifacts/latents/clips.parquet",
+                "dataset, subset",
+                "no clip",
+                f"clips of {dataset}/{subset}",
+                "collect more episodes (demos.*_per_task), or lower skills discards",
+            )
         return chosen
 
     @property
@@ -104,12 +122,23 @@ def open_latents(directory: str | Path) -> LatentCache:
     if latents.ndim != 4 or latents.dtype != np.float32:
         raise BadInput(root / "latents.npy", "", f"{latents.dtype} {latents.shape}", "float32 (N, C, h, w)", _AGAIN)
     if embeds.ndim != 3 or len(embeds) != len(prompts) or not prompts or prompts[-1] != "":
-        raise BadInput(root / "prompts.json", "", f"{len(prompts)} prompts, embeddings {embeds.shape}",
-                       "one embedding a prompt, the last prompt empty", _AGAIN)
+        raise BadInput(
+            root / "prompts.json",
+            "",
+            f"{len(prompts)} prompts, embeddings {embeds.shape}",
+            "one embedding a prompt, the last prompt empty",
+            _AGAIN,
+        )
     clips, offset = tuple(Clip(**row) for row in table.to_pylist()), 0
     for row, clip in enumerate(clips):
-        if clip.offset != offset or (clip.end - clip.start) != 4 * (clip.latents - 1) or prompts[clip.prompt_row] != clip.prompt:
-            raise BadInput(root / "clips.parquet", f"row {row}", clip, f"offset {offset}, 1 + (end - start) / 4 latents", _AGAIN)
+        if (
+            clip.offset != offset
+            or (clip.end - clip.start) != 4 * (clip.latents - 1)
+            or prompts[clip.prompt_row] != clip.prompt
+        ):
+            raise BadInput(
+                root / "clips.parquet", f"row {row}", clip, f"offset {offset}, 1 + (end - start) / 4 latents", _AGAIN
+            )
         offset += clip.latents
     if offset != len(latents):
         raise BadInput(root / "latents.npy", "", f"{len(latents)} latents", f"{offset}, as clips.parquet says", _AGAIN)
@@ -117,8 +146,13 @@ def open_latents(directory: str | Path) -> LatentCache:
 
 
 def write_latents(
-    directory: Path, skills: Sequence[dict[str, Any]], latents: Iterable[tuple[int, np.ndarray]], latent_shape: tuple[int, int, int],
-    prompts: Sequence[str], prompt_embeds: np.ndarray, meta: dict[str, Any],
+    directory: Path,
+    skills: Sequence[dict[str, Any]],
+    latents: Iterable[tuple[int, np.ndarray]],
+    latent_shape: tuple[int, int, int],
+    prompts: Sequence[str],
+    prompt_embeds: np.ndarray,
+    meta: dict[str, Any],
 ) -> None:
     """Write a cache into an existing directory, clip by clip as they come.
 

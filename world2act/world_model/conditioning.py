@@ -47,7 +47,9 @@ def denoised(output: Tensor, noised: Tensor, sigma: Tensor, clean: Tensor, mask:
     return mask * clean + (1 - mask) * ((1 - t) * noised - t * output)
 
 
-def denoise(network: nn.Module, noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor, prompt_embeds: Tensor) -> Tensor:
+def denoise(
+    network: nn.Module, noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor, prompt_embeds: Tensor
+) -> Tensor:
     """One pass of the network: the estimate of x0.
 
     Args:

@@ -41,8 +41,15 @@ class WorldModel:
 
     @torch.no_grad()
     def imagine(
-        self, conditioning: Tensor, prompt_embeds: Tensor, no_prompt_embeds: Tensor, *,
-        latents: int, seeds: Sequence[int], steps: int, guidance: float,
+        self,
+        conditioning: Tensor,
+        prompt_embeds: Tensor,
+        no_prompt_embeds: Tensor,
+        *,
+        latents: int,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
     ) -> Tensor:
         """Imagine one skill for each sample of a batch.
 
@@ -60,17 +67,36 @@ class WorldModel:
             BadInput: more latents than the model was trained on.
         """
         if latents > self.max_latents:
-            raise BadInput("params.yaml", "world_model.max_latents", f"{latents} latents asked for", f"at most {self.max_latents}",
-                           "train the world model on longer clips")
+            raise BadInput(
+                "params.yaml",
+                "world_model.max_latents",
+                f"{latents} latents asked for",
+                f"at most {self.max_latents}",
+                "train the world model on longer clips",
+            )
         first = self.space.to_network(conditioning.unsqueeze(2))
-        values = sample(self.network, first, prompt_embeds, no_prompt_embeds[None], latents=latents, seeds=seeds, steps=steps, guidance=guidance)
+        values = sample(
+            self.network,
+            first,
+            prompt_embeds,
+            no_prompt_embeds[None],
+            latents=latents,
+            seeds=seeds,
+            steps=steps,
+            guidance=guidance,
+        )
         return self.space.to_latents(values).transpose(1, 2).contiguous()
 
     def skill_length(self, prompt: str) -> int:
         """How many latents a skill gets. Raises `BadInput` for a prompt that no training clip has."""
         if prompt not in self.skill_latents:
-            raise BadInput("artifacts/world_model/config.json", "skill_latents", repr(prompt), f"one of {sorted(self.skill_latents)}",
-                           "record demonstrations of this skill, or name a known prompt")
+            raise BadInput(
+                "artifacts/world_model/config.json",
+                "skill_latents",
+                repr(prompt),
+                f"one of {sorted(self.skill_latents)}",
+                "record demonstrations of this skill, or name a known prompt",
+            )
         return self.skill_latents[prompt]
 
 
@@ -95,8 +121,16 @@ def make_space(config: dict[str, Any]) -> Change:
 
 
 def imagine_skills(
-    world_model: WorldModel, tokenizer: VideoTokenizer, first_frames: np.ndarray, prompts: Sequence[Sequence[str]],
-    embeds: Mapping[str, Tensor], seeds: Sequence[Sequence[int]], *, steps: int, guidance: float, batch_size: int,
+    world_model: WorldModel,
+    tokenizer: VideoTokenizer,
+    first_frames: np.ndarray,
+    prompts: Sequence[Sequence[str]],
+    embeds: Mapping[str, Tensor],
+    seeds: Sequence[Sequence[int]],
+    *,
+    steps: int,
+    guidance: float,
+    batch_size: int,
 ) -> list[list[Tensor]]:
     """Imagine each rollout's skills in order.
 
@@ -118,8 +152,13 @@ def imagine_skills(
             for start in range(0, len(rollouts), batch_size):
                 rows = rollouts[start : start + batch_size]
                 latents = world_model.imagine(
-                    tokenizer.encode(frames[rows][:, None])[:, 0], embeds[prompt].expand(len(rows), -1, -1), embeds[""],
-                    latents=world_model.skill_length(prompt), seeds=[seeds[row][skill] for row in rows], steps=steps, guidance=guidance,
+                    tokenizer.encode(frames[rows][:, None])[:, 0],
+                    embeds[prompt].expand(len(rows), -1, -1),
+                    embeds[""],
+                    latents=world_model.skill_length(prompt),
+                    seeds=[seeds[row][skill] for row in rows],
+                    steps=steps,
+                    guidance=guidance,
                 )
                 frames[rows] = tokenizer.decode(latents)[:, -1]
                 for row, clip in zip(rows, latents, strict=True):

@@ -64,8 +64,16 @@ class DenoisingObjective:
     """
 
     def __init__(
-        self, network: nn.Module, cache: LatentCache, clips: Sequence[Clip], space: Change, *,
-        conditioning_latents: Sequence[int], text_dropout: float, high_sigma_share: float, seed: int,
+        self,
+        network: nn.Module,
+        cache: LatentCache,
+        clips: Sequence[Clip],
+        space: Change,
+        *,
+        conditioning_latents: Sequence[int],
+        text_dropout: float,
+        high_sigma_share: float,
+        seed: int,
     ) -> None:
         self.model = network
         self._no_prompt, self._embeds = cache.no_prompt, torch.from_numpy(np.array(cache.prompt_embeds))

@@ -24,16 +24,19 @@ class UsableClips:
 
 
 def usable_clips(cache: LatentCache, subset: str, max_latents: int) -> UsableClips:
-    """The video-only clips of 2..max_latents latents. Labelled clips stay unseen by the world model, so that what it
-    imagines for them is imagined.
+    """The video-only clips of 2..max_latents latents whose prompt is trained on.
+
+    Labelled clips stay unseen by the world model, so that what it imagines for them is imagined.
 
     Raises:
         BadInput: none is left.
     """
+    trained = {clip.prompt for clip in cache.select("video_only", "train") if 2 <= clip.latents <= max_latents}
     clips = cache.select("video_only", subset)
-    fitting = [clip for clip in clips if 2 <= clip.latents <= max_latents]
+    fitting = [clip for clip in clips if 2 <= clip.latents <= max_latents and clip.prompt in trained]
     if not fitting:
-        raise BadInput("params.yaml", "world_model.max_latents", max_latents, f"at least {min(clip.latents for clip in clips)}", "raise it")
+        shortest = min(clip.latents for clip in clips)
+        raise BadInput("params.yaml", "world_model.max_latents", max_latents, f"at least {shortest}", "raise it")
     return UsableClips(fitting, len(clips) - len(fitting))
 
 
@@ -43,13 +46,20 @@ def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]
     The scale of a channel is the root mean square of its differences from the conditioning latent, over training clips.
     """
     changes = np.concatenate([cache.latents(clip)[1:] - cache.latents(clip)[0] for clip in clips]).astype(np.float64)
-    lengths = {prompt: [clip.latents for clip in clips if clip.prompt == prompt] for prompt in sorted({clip.prompt for clip in clips})}
+    lengths = {
+        prompt: [clip.latents for clip in clips if clip.prompt == prompt]
+        for prompt in sorted({clip.prompt for clip in clips})
+    }
     return {
         "target": params.target,
         "change_scale": np.sqrt(np.square(changes).mean((0, 2, 3))).tolist(),
         "max_latents": params.max_latents,
         "skill_latents": {prompt: median_high(values) for prompt, values in lengths.items()},
         "sampler": {
-            "steps": params.sampler_steps, "guidance": params.guidance, "sigma_max": SIGMA_MAX, "sigma_min": SIGMA_MIN, "rho": RHO,
+            "steps": params.sampler_steps,
+            "guidance": params.guidance,
+            "sigma_max": SIGMA_MAX,
+            "sigma_min": SIGMA_MIN,
+            "rho": RHO,
         },
     }

@@ -22,11 +22,24 @@ from world2act.world_model.preview import save_strip
 from world2act.world_model.tokenizer import VideoTokenizer
 
 _NUMBERS = (
-    "error_model", "error_one_sample", "error_first_frame", "error_skill_mean", "error_ridge", "error_shuffled",
-    "correlation", "correlation_ridge", "correlation_shuffled",
+    "error_model",
+    "error_one_sample",
+    "error_first_frame",
+    "error_skill_mean",
+    "error_ridge",
+    "error_shuffled",
+    "correlation",
+    "correlation_ridge",
+    "correlation_shuffled",
 )
 HELDOUT_SCHEMA = pa.schema(
-    [("episode_index", pa.int64()), ("task", pa.string()), ("skill_index", pa.int64()), ("prompt", pa.string()), ("latents", pa.int64())]
+    [
+        ("episode_index", pa.int64()),
+        ("task", pa.string()),
+        ("skill_index", pa.int64()),
+        ("prompt", pa.string()),
+        ("latents", pa.int64()),
+    ]
     + [(name, pa.float64()) for name in _NUMBERS]
 )
 _PREVIEWS_A_SKILL = 2
@@ -34,8 +47,16 @@ _RIDGE_STRENGTHS = 10.0 ** np.arange(-1, 5)
 
 
 def measure(
-    world_model: WorldModel, cache: LatentCache, train: Sequence[Clip], heldout: Sequence[Clip], *,
-    samples: int, seed: int, steps: int, guidance: float, batch_size: int = 64,
+    world_model: WorldModel,
+    cache: LatentCache,
+    train: Sequence[Clip],
+    heldout: Sequence[Clip],
+    *,
+    samples: int,
+    seed: int,
+    steps: int,
+    guidance: float,
+    batch_size: int = 64,
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Imagine every held-out clip from its own first frame, `samples` times, and compare with what happened.
 
@@ -47,7 +68,10 @@ def measure(
     imagine = _Imagination(world_model, cache, steps, guidance, batch_size)
     own = [imagine(heldout, heldout, seed + 2 * k) for k in range(samples)]
     shuffled = [imagine(heldout, [heldout[i] for i in sources], seed + 2 * k + 1) for k in range(samples)]
-    baselines = {prompt: _Baseline([cache.latents(c) for c in train if c.prompt == prompt]) for prompt in sorted({c.prompt for c in heldout})}
+    baselines = {
+        prompt: _Baseline([cache.latents(c) for c in train if c.prompt == prompt])
+        for prompt in sorted({c.prompt for c in heldout})
+    }
     rows = []
     for i, clip in enumerate(heldout):
         truth = np.array(cache.latents(clip), np.float64)
@@ -55,14 +79,24 @@ def measure(
         ridge = baselines[clip.prompt].ridge(truth[0], clip.latents)
         model, control = (np.mean([videos[i] for videos in drawn], axis=0) for drawn in (own, shuffled))
         alone = sources[i] == i
-        rows.append({
-            "episode_index": clip.episode_index, "task": clip.task, "skill_index": clip.skill_index, "prompt": clip.prompt,
-            "latents": clip.latents, "error_model": _error(model, truth), "error_one_sample": _error(own[0][i], truth),
-            "error_first_frame": _error(np.broadcast_to(truth[0], truth.shape), truth), "error_skill_mean": _error(mean, truth),
-            "error_ridge": _error(ridge, truth), "error_shuffled": None if alone else _error(control, truth),
-            "correlation": _correlation(model - mean, truth - mean), "correlation_ridge": _correlation(ridge - mean, truth - mean),
-            "correlation_shuffled": None if alone else _correlation(control - mean, truth - mean),
-        })
+        rows.append(
+            {
+                "episode_index": clip.episode_index,
+                "task": clip.task,
+                "skill_index": clip.skill_index,
+                "prompt": clip.prompt,
+                "latents": clip.latents,
+                "error_model": _error(model, truth),
+                "error_one_sample": _error(own[0][i], truth),
+                "error_first_frame": _error(np.broadcast_to(truth[0], truth.shape), truth),
+                "error_skill_mean": _error(mean, truth),
+                "error_ridge": _error(ridge, truth),
+                "error_shuffled": None if alone else _error(control, truth),
+                "correlation": _correlation(model - mean, truth - mean),
+                "correlation_ridge": _correlation(ridge - mean, truth - mean),
+                "correlation_shuffled": None if alone else _correlation(control - mean, truth - mean),
+            }
+        )
     return rows, own[0]
 
 
@@ -73,7 +107,11 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def save_previews(
-    directory: Path, tokenizer: VideoTokenizer, cache: LatentCache, clips: Sequence[Clip], imagined: Sequence[np.ndarray]
+    directory: Path,
+    tokenizer: VideoTokenizer,
+    cache: LatentCache,
+    clips: Sequence[Clip],
+    imagined: Sequence[np.ndarray],
 ) -> None:
     """PNG strips of the first held-out clips of each skill: what happened (decoded) above what was imagined."""
     directory.mkdir()
@@ -85,7 +123,9 @@ def save_previews(
 
 
 class _Imagination:
-    def __init__(self, world_model: WorldModel, cache: LatentCache, steps: int, guidance: float, batch_size: int) -> None:
+    def __init__(
+        self, world_model: WorldModel, cache: LatentCache, steps: int, guidance: float, batch_size: int
+    ) -> None:
         self._world_model, self._cache, self._batch_size = world_model, cache, batch_size
         self._options = {"steps": steps, "guidance": guidance}
         self._embeds = torch.from_numpy(np.array(cache.prompt_embeds))
@@ -99,8 +139,12 @@ class _Imagination:
                 batch = same[start : start + self._batch_size]
                 conditioning = np.stack([self._cache.latents(first_frames[i])[0] for i in batch])
                 latents = self._world_model.imagine(
-                    torch.from_numpy(conditioning), self._embeds[[clips[i].prompt_row for i in batch]], self._embeds[self._cache.no_prompt],
-                    latents=length, seeds=[seed * 1_000_003 + i for i in batch], **self._options,
+                    torch.from_numpy(conditioning),
+                    self._embeds[[clips[i].prompt_row for i in batch]],
+                    self._embeds[self._cache.no_prompt],
+                    latents=length,
+                    seeds=[seed * 1_000_003 + i for i in batch],
+                    **self._options,
                 )
                 imagined |= dict(zip(batch, latents.numpy(), strict=True))
         return [imagined[i] for i in range(len(clips))]
@@ -119,7 +163,11 @@ class _Baseline:
     def ridge(self, first: np.ndarray, latents: int) -> np.ndarray:
         """Ridge regression of each latent on the first one, its strength chosen by leave-one-out on training clips."""
         predicted = [
-            _fit_ridge(np.stack([c[0].ravel() for c in self._with(k)]), np.stack([c[k].ravel() for c in self._with(k)]), first.ravel())
+            _fit_ridge(
+                np.stack([c[0].ravel() for c in self._with(k)]),
+                np.stack([c[k].ravel() for c in self._with(k)]),
+                first.ravel(),
+            )
             for k in self._steps(latents)
         ]
         return np.stack(predicted).reshape(latents, *first.shape)

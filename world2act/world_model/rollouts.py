@@ -17,27 +17,43 @@ from world2act.data.latent_cache import LatentCache
 from world2act.errors import BadInput
 from world2act.storage import write_parquet
 
-ROLLOUT_SCHEMA = pa.schema([
-    ("rollout", pa.int64()), ("seed", pa.int64()), ("task", pa.string()), ("instruction", pa.string()), ("skill_index", pa.int64()),
-    ("prompt", pa.string()), ("offset", pa.int64()), ("latents", pa.int64()), ("world_model_sha256", pa.string()),
-    ("first_frame_sha256", pa.string()), ("sampler", pa.string()), ("sampler_seed", pa.int64()),
-])
+ROLLOUT_SCHEMA = pa.schema(
+    [
+        ("rollout", pa.int64()),
+        ("seed", pa.int64()),
+        ("task", pa.string()),
+        ("instruction", pa.string()),
+        ("skill_index", pa.int64()),
+        ("prompt", pa.string()),
+        ("offset", pa.int64()),
+        ("latents", pa.int64()),
+        ("world_model_sha256", pa.string()),
+        ("first_frame_sha256", pa.string()),
+        ("sampler", pa.string()),
+        ("sampler_seed", pa.int64()),
+    ]
+)
 
 
 def prompts_of(cache: LatentCache, instruction: str) -> list[str]:
-    """The skills of an instruction, in order: the commonest division of it among training episodes.
+    """The skills of an instruction, in order: the commonest division of it among the world model's training episodes.
 
     Raises:
         BadInput: no training episode has this instruction.
     """
-    chains: dict[tuple[str, int], list[tuple[int, str]]] = {}
-    for clip in cache.clips:
-        if clip.instruction == instruction and clip.subset == "train":
-            chains.setdefault((clip.dataset, clip.episode_index), []).append((clip.skill_index, clip.prompt))
+    chains: dict[int, list[tuple[int, str]]] = {}
+    for clip in cache.select("video_only", "train"):
+        if clip.instruction == instruction:
+            chains.setdefault(clip.episode_index, []).append((clip.skill_index, clip.prompt))
     counts = Counter(tuple(prompt for _, prompt in sorted(chain)) for chain in chains.values())
     if not counts:
-        raise BadInput("artifacts/latents/clips.parquet", "instruction", repr(instruction), "training clips of it",
-                       "collect demonstrations of this task, or see why they were discarded (artifacts/skills/discards.parquet)")
+        raise BadInput(
+            "artifacts/latents/clips.parquet",
+            "instruction",
+            repr(instruction),
+            "training clips of it",
+            "collect demonstrations of this task, or see why they were discarded (artifacts/skills/discards.parquet)",
+        )
     return list(min(counts, key=lambda chain: (-counts[chain], chain)))
 
 
@@ -48,8 +64,15 @@ def sampler_seed(base_seed: int, rollout: int, skill_index: int) -> int:
 
 
 def write_rollouts(
-    directory: Path, states: Sequence[dict[str, Any]], prompts: Sequence[Sequence[str]], seeds: Sequence[Sequence[int]],
-    first_frames: np.ndarray, imagined: Sequence[Sequence[Tensor]], *, world_model_sha256: str, sampler: dict[str, float],
+    directory: Path,
+    states: Sequence[dict[str, Any]],
+    prompts: Sequence[Sequence[str]],
+    seeds: Sequence[Sequence[int]],
+    first_frames: np.ndarray,
+    imagined: Sequence[Sequence[Tensor]],
+    *,
+    world_model_sha256: str,
+    sampler: dict[str, float],
 ) -> dict[str, int]:
     """Write rollouts.parquet and latents.npy.
 
@@ -64,11 +87,22 @@ def write_rollouts(
     for rollout, state in enumerate(states):
         frame_sha256 = hashlib.sha256(first_frames[rollout].tobytes()).hexdigest()
         for skill, latents in enumerate(imagined[rollout]):
-            rows.append({
-                "rollout": rollout, "seed": state["seed"], "task": state["task"], "instruction": state["instruction"], "skill_index": skill,
-                "prompt": prompts[rollout][skill], "offset": offset, "latents": len(latents), "world_model_sha256": world_model_sha256,
-                "first_frame_sha256": frame_sha256, "sampler": json.dumps(sampler, sort_keys=True), "sampler_seed": seeds[rollout][skill],
-            })
+            rows.append(
+                {
+                    "rollout": rollout,
+                    "seed": state["seed"],
+                    "task": state["task"],
+                    "instruction": state["instruction"],
+                    "skill_index": skill,
+                    "prompt": prompts[rollout][skill],
+                    "offset": offset,
+                    "latents": len(latents),
+                    "world_model_sha256": world_model_sha256,
+                    "first_frame_sha256": frame_sha256,
+                    "sampler": json.dumps(sampler, sort_keys=True),
+                    "sampler_seed": seeds[rollout][skill],
+                }
+            )
             offset += len(latents)
     write_parquet(directory / "rollouts.parquet", rows, ROLLOUT_SCHEMA)
     latents = np.concatenate([clip.numpy() for skills in imagined for clip in skills])

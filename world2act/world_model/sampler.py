@@ -33,8 +33,15 @@ def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    network: nn.Module, conditioning: Tensor, prompt_embeds: Tensor, no_prompt_embeds: Tensor, *,
-    latents: int, seeds: Sequence[int], steps: int, guidance: float,
+    network: nn.Module,
+    conditioning: Tensor,
+    prompt_embeds: Tensor,
+    no_prompt_embeds: Tensor,
+    *,
+    latents: int,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
 ) -> Tensor:
     """Denoise clips from Gaussian noise.
 

@@ -40,8 +40,13 @@ class TextEncoder:
         for prompt in prompts:
             tokens = len(self.tokenizer(prompt)["input_ids"])
             if tokens > self.length:
-                raise BadInput("params.yaml", "tokenizer.text_length", f"{tokens} tokens in {prompt!r}",
-                               f"at most {self.length}", "raise text_length, or shorten the prompt")
+                raise BadInput(
+                    "params.yaml",
+                    "tokenizer.text_length",
+                    f"{tokens} tokens in {prompt!r}",
+                    f"at most {self.length}",
+                    "raise text_length, or shorten the prompt",
+                )
         tokens = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, return_tensors="pt")
         mask = tokens["attention_mask"]
         hidden = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
@@ -72,8 +77,15 @@ def make_text_encoder(prompts: Sequence[str], dim: int, layers: int, length: int
     bpe.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="</s>")
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=dim, d_kv=_HEAD_DIM, d_ff=4 * dim, num_layers=layers,
-        num_heads=max(1, dim // _HEAD_DIM), dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+        vocab_size=len(tokenizer),
+        d_model=dim,
+        d_kv=_HEAD_DIM,
+        d_ff=4 * dim,
+        num_layers=layers,
+        num_heads=max(1, dim // _HEAD_DIM),
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -93,13 +105,23 @@ def load_text_encoder(directory: str | Path, length: int) -> TextEncoder:
     root = Path(directory)
     names = [name for name in ("text_tokenizer", "tokenizer") if (root / name).is_dir()]
     if not names or not (root / "text_encoder").is_dir():
-        raise BadInput(root, "text_encoder, text_tokenizer", "one is missing", "both, in diffusers layout",
-                       "run the tokenizer stage, or correct tokenizer.source")
+        raise BadInput(
+            root,
+            "text_encoder, text_tokenizer",
+            "one is missing",
+            "both, in diffusers layout",
+            "run the tokenizer stage, or correct tokenizer.source",
+        )
     model, info = T5EncoderModel.from_pretrained(root / "text_encoder", local_files_only=True, output_loading_info=True)
     faults = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
     if faults:
-        raise BadInput(root / "text_encoder", faults[0], f"{len(faults)} keys do not match", "the model's own keys",
-                       "use a T5EncoderModel checkpoint")
+        raise BadInput(
+            root / "text_encoder",
+            faults[0],
+            f"{len(faults)} keys do not match",
+            "the model's own keys",
+            "use a T5EncoderModel checkpoint",
+        )
     tokenizer = AutoTokenizer.from_pretrained(root / names[0], local_files_only=True)
     return TextEncoder(model.eval().requires_grad_(False), tokenizer, length)
 

@@ -26,10 +26,19 @@ def make_transformer(params: WorldModelParams, channels: int, text_dim: int, see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _model_class()(
-            in_channels=channels + 1, out_channels=channels, num_attention_heads=params.heads,
-            attention_head_dim=params.head_dim, num_layers=params.layers, mlp_ratio=4.0, text_embed_dim=text_dim,
-            adaln_lora_dim=params.adaln_lora_dim, max_size=(128, 240, 240), patch_size=(1, 2, 2),
-            rope_scale=(1.0, 3.0, 3.0), concat_padding_mask=True, extra_pos_embed_type=None,
+            in_channels=channels + 1,
+            out_channels=channels,
+            num_attention_heads=params.heads,
+            attention_head_dim=params.head_dim,
+            num_layers=params.layers,
+            mlp_ratio=4.0,
+            text_embed_dim=text_dim,
+            adaln_lora_dim=params.adaln_lora_dim,
+            max_size=(128, 240, 240),
+            patch_size=(1, 2, 2),
+            rope_scale=(1.0, 3.0, 3.0),
+            concat_padding_mask=True,
+            extra_pos_embed_type=None,
         )
 
 
@@ -41,11 +50,23 @@ def load_transformer(directory: str | Path) -> CosmosTransformer3DModel:
     """
     root = Path(directory)
     if not (root / "config.json").is_file():
-        raise BadInput(root, "", "no config.json", "a CosmosTransformer3DModel in diffusers layout", "run the world_model stage, or correct world_model.source")
+        raise BadInput(
+            root,
+            "",
+            "no config.json",
+            "a CosmosTransformer3DModel in diffusers layout",
+            "run the world_model stage, or correct world_model.source",
+        )
     model, info = _model_class().from_pretrained(root, local_files_only=True, output_loading_info=True)
     faults = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if faults:
-        raise BadInput(root, str(faults[0]), f"{len(faults)} keys do not match", "the model's own keys", "use a CosmosTransformer3DModel checkpoint")
+        raise BadInput(
+            root,
+            str(faults[0]),
+            f"{len(faults)} keys do not match",
+            "the model's own keys",
+            "use a CosmosTransformer3DModel checkpoint",
+        )
     return model.eval().requires_grad_(False)
 
 
