@@ -2,7 +2,8 @@
 
 Beside the world model stand the bars it must pass: repeating the first frame, the mean training video of the skill,
 and a ridge regression from the first frame. The control imagines from the first frame of another clip of the same
-skill: what it still gets right is the skill, not the scene. Errors are mean squared errors of normalised latents,
+skill: what it still gets right is the skill and the clip's length, which imagination is given, not the scene; the
+mean of the training clips nearest in length shows how much the length alone says. Errors are mean squared errors of normalised latents,
 conditioning latents left out; a correlation is that of imagined with true deviations from the skill's mean video.
 """
 
@@ -26,6 +27,7 @@ _NUMBERS = (
     "error_one_sample",
     "error_first_frame",
     "error_skill_mean",
+    "error_length_mean",
     "error_ridge",
     "error_shuffled",
     "correlation",
@@ -90,6 +92,7 @@ def measure(
                 "error_one_sample": _error(own[0][i], truth),
                 "error_first_frame": _error(np.broadcast_to(truth[0], truth.shape), truth),
                 "error_skill_mean": _error(mean, truth),
+                "error_length_mean": _error(baselines[clip.prompt].nearest_in_length(clip.latents), truth),
                 "error_ridge": _error(ridge, truth),
                 "error_shuffled": None if alone else _error(control, truth),
                 "correlation": _correlation(model - mean, truth - mean),
@@ -159,6 +162,10 @@ class _Baseline:
 
     def mean(self, latents: int) -> np.ndarray:
         return np.stack([np.mean([c[k] for c in self._with(k)], axis=0) for k in self._steps(latents)])
+
+    def nearest_in_length(self, latents: int) -> np.ndarray:
+        gap = min(abs(len(clip) - latents) for clip in self._clips)
+        return _Baseline([clip for clip in self._clips if abs(len(clip) - latents) == gap]).mean(latents)
 
     def ridge(self, first: np.ndarray, latents: int) -> np.ndarray:
         """Ridge regression of each latent on the first one, its strength chosen by leave-one-out on training clips."""
