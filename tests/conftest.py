@@ -62,7 +62,7 @@ def make_clone(folder: Path) -> Clone:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The pipeline after its first run, by Prefect. Shared: a test that changes something in it puts it back."""
+    """The pipeline after its first run, by Prefect. Tests read it; what changes anything works on a copy."""
     clone = make_clone(tmp_path_factory.mktemp("tiny"))
     done = clone.run("python", "-m", "flows.pipeline")
     (clone.root / "flow.log").write_text(done.stdout + done.stderr)
