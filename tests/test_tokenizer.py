@@ -135,7 +135,10 @@ def test_a_vae_with_other_keys_is_refused(tmp_path: Path, tokenizer: VideoTokeni
     save_file(state, weights)
     with pytest.raises(BadInput, match=r"quant_conv\.weight"):
         load_tokenizer(tmp_path)
-    with pytest.raises(BadInput, match="nothing"):
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="a whole AutoencoderKLWan"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(BadInput, match=r"no config\.json"):
         load_tokenizer(tmp_path / "missing")
 
 
@@ -155,3 +158,11 @@ def test_prompts_are_embedded_apart_and_padded_with_zeros(tmp_path: Path) -> Non
 def test_a_prompt_that_does_not_fit_is_refused() -> None:
     with pytest.raises(BadInput, match="text_length"):
         make_text_encoder(["a"], 32, 1, 4, seed=0).embed(["a much longer prompt"])
+
+
+def test_a_truncated_text_encoder_is_refused(tmp_path: Path) -> None:
+    make_text_encoder(["a"], 32, 1, 4, seed=0).save(tmp_path)
+    weights = tmp_path / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="a whole T5EncoderModel"):
+        load_text_encoder(tmp_path, 4)

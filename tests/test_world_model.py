@@ -225,6 +225,9 @@ def test_weights_are_loaded_by_strict_keys(tmp_path: Path) -> None:
     save_file({key: value for key, value in state.items() if key != "proj_out.weight"}, weights)
     with pytest.raises(BadInput, match=r"proj_out\.weight"):
         load_transformer(tmp_path)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="a whole CosmosTransformer3DModel"):
+        load_transformer(tmp_path)
 
 
 def test_ridge_leaves_one_out_as_a_refit_would() -> None:

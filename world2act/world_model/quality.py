@@ -3,8 +3,9 @@
 Beside the world model stand the bars it must pass: repeating the first frame, the mean training video of the skill,
 and a ridge regression from the first frame. The control imagines from the first frame of another clip of the same
 skill: what it still gets right is the skill and the clip's length, which imagination is given, not the scene; the
-mean of the training clips nearest in length shows how much the length alone says. Errors are mean squared errors of normalised latents,
-conditioning latents left out; a correlation is that of imagined with true deviations from the skill's mean video.
+mean of the training clips nearest in length shows how much the length alone says. Errors are mean squared errors of
+normalised latents, conditioning latents left out; a correlation is that of imagined with true deviations from the
+skill's mean video.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from world2act.errors import BadInput
+from world2act.world_model.checkpoint import load_strictly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
@@ -97,33 +98,18 @@ def load_text_encoder(directory: str | Path, length: int) -> TextEncoder:
     """Open text_encoder/ and text_tokenizer/ (or tokenizer/, as in a diffusers pipeline) under `directory`.
 
     Raises:
-        BadInput: one of them is missing, or the checkpoint's keys are not the model's.
+        BadInput: one of them is missing, or as `load_strictly`.
     """
     from transformers import AutoTokenizer, T5EncoderModel
 
     _hide_progress()
-    root = Path(directory)
+    root, remedy = Path(directory), "run the tokenizer stage, or correct tokenizer.source"
     names = [name for name in ("text_tokenizer", "tokenizer") if (root / name).is_dir()]
-    if not names or not (root / "text_encoder").is_dir():
-        raise BadInput(
-            root,
-            "text_encoder, text_tokenizer",
-            "one is missing",
-            "both, in diffusers layout",
-            "run the tokenizer stage, or correct tokenizer.source",
-        )
-    model, info = T5EncoderModel.from_pretrained(root / "text_encoder", local_files_only=True, output_loading_info=True)
-    faults = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
-    if faults:
-        raise BadInput(
-            root / "text_encoder",
-            faults[0],
-            f"{len(faults)} keys do not match",
-            "the model's own keys",
-            "use a T5EncoderModel checkpoint",
-        )
+    if not names:
+        raise BadInput(root, "text_tokenizer", "nothing", "a saved tokenizer", remedy)
+    model = load_strictly(T5EncoderModel, root / "text_encoder", remedy)
     tokenizer = AutoTokenizer.from_pretrained(root / names[0], local_files_only=True)
-    return TextEncoder(model.eval().requires_grad_(False), tokenizer, length)
+    return TextEncoder(model, tokenizer, length)
 
 
 def _hide_progress() -> None:

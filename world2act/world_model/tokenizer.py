@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from world2act.errors import BadInput
 from world2act.params import Tokenizer as TokenizerParams
+from world2act.world_model.checkpoint import load_strictly
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -126,29 +127,12 @@ def load_tokenizer(directory: str | Path) -> VideoTokenizer:
     """Open `directory`/vae.
 
     Raises:
-        BadInput: there is none, its keys are not the model's, or it was trained by another time compression.
+        BadInput: as `load_strictly`, or the VAE compresses time by another factor than 4.
     """
     from diffusers import AutoencoderKLWan
 
     root = Path(directory) / "vae"
-    if not root.is_dir():
-        raise BadInput(
-            root,
-            "",
-            "nothing",
-            "an AutoencoderKLWan in diffusers layout",
-            "run the tokenizer stage, or correct tokenizer.source",
-        )
-    vae, info = AutoencoderKLWan.from_pretrained(root, local_files_only=True, output_loading_info=True)
-    faults = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    if faults:
-        raise BadInput(
-            root,
-            str(faults[0]),
-            f"{len(faults)} keys do not match",
-            "the model's own keys",
-            "use an AutoencoderKLWan checkpoint",
-        )
+    vae = load_strictly(AutoencoderKLWan, root, "run the tokenizer stage, or correct tokenizer.source")
     if sum(vae.config.temperal_downsample) != 2:
         raise BadInput(
             root / "config.json",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from world2act.errors import BadInput
 from world2act.params import WorldModel as WorldModelParams
+from world2act.world_model.checkpoint import load_strictly
 
 if TYPE_CHECKING:
     from diffusers import CosmosTransformer3DModel
@@ -43,31 +43,8 @@ def make_transformer(params: WorldModelParams, channels: int, text_dim: int, see
 
 
 def load_transformer(directory: str | Path) -> CosmosTransformer3DModel:
-    """Open a diffusers folder.
-
-    Raises:
-        BadInput: there is none, or its keys are not the model's.
-    """
-    root = Path(directory)
-    if not (root / "config.json").is_file():
-        raise BadInput(
-            root,
-            "",
-            "no config.json",
-            "a CosmosTransformer3DModel in diffusers layout",
-            "run the world_model stage, or correct world_model.source",
-        )
-    model, info = _model_class().from_pretrained(root, local_files_only=True, output_loading_info=True)
-    faults = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    if faults:
-        raise BadInput(
-            root,
-            str(faults[0]),
-            f"{len(faults)} keys do not match",
-            "the model's own keys",
-            "use a CosmosTransformer3DModel checkpoint",
-        )
-    return model.eval().requires_grad_(False)
+    """Open a diffusers folder, frozen. Raises `BadInput` as `load_strictly` does."""
+    return load_strictly(_model_class(), Path(directory), "run the world_model stage, or correct world_model.source")
 
 
 def _model_class() -> type[CosmosTransformer3DModel]:
