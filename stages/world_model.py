@@ -10,7 +10,7 @@ from world2act.world_model.generation import make_space, make_world_model
 from world2act.world_model.loss import DenoisingObjective
 from world2act.world_model.preparation import describe, usable_clips
 from world2act.world_model.tokenizer import load_tokenizer
-from world2act.world_model.transformer import load_transformer, make_transformer
+from world2act.world_model.transformer import import_transformer, make_transformer
 
 
 def main(params: Params) -> Metrics:
@@ -33,7 +33,7 @@ def main(params: Params) -> Metrics:
         trained = train(objective, own.training, name="world_model", base=params.base, inputs=config["latents_sha256"])
         weights, ema = trained.weights, trained.ema
     else:
-        network = load_transformer(own.source)
+        network = import_transformer(own.source, cache.latent_shape[0], cache.prompt_embeds.shape[2])
         weights = ema = network.state_dict()
     if not is_main():
         return {}

@@ -16,7 +16,7 @@ from world2act.world_model.conditioning import Change, conditioning_mask, denois
 from world2act.world_model.generation import make_world_model
 from world2act.world_model.loss import DenoisingObjective, denoising_loss, draw_sigma
 from world2act.world_model.preparation import describe, usable_clips
-from world2act.world_model.transformer import load_transformer, make_transformer
+from world2act.world_model.transformer import import_transformer, load_transformer, make_transformer
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -276,3 +276,10 @@ def test_quality_of_a_world_model_that_is_right(cache: LatentCache, monkeypatch:
         assert row["error_skill_mean"] == pytest.approx(np.square(mean - latents[1:]).mean(), rel=1e-4)
     summary = quality.summarise(rows)
     assert summary["error_first_frame"] == pytest.approx(np.mean([row["error_first_frame"] for row in rows]))
+
+
+def test_an_imported_transformer_must_fit_latents_and_prompts(tmp_path: Path) -> None:
+    make_transformer(tiny(), 16, 8, 0).save_pretrained(tmp_path / "transformer")
+    assert import_transformer(tmp_path, 16, 8).config.in_channels == 17
+    with pytest.raises(BadInput, match="text dimension"):
+        import_transformer(tmp_path, 16, 1024)

@@ -31,7 +31,7 @@ RECONSTRUCTION_SCHEMA = pa.schema(
         ("frame_std", pa.float64()),
     ]
 )
-_MEASURED_EPISODES = 64
+_MEASURED_EPISODES = 32
 _PREVIEWS = 8
 _FOREGROUND = 0.16  # of the range -1..1: what a pixel must differ from the background
 _MEDIAN_STRIDE = 5

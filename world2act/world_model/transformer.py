@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from world2act.errors import BadInput
 from world2act.params import WorldModel as WorldModelParams
 from world2act.world_model.checkpoint import load_strictly
 
@@ -45,6 +46,21 @@ def make_transformer(params: WorldModelParams, channels: int, text_dim: int, see
 def load_transformer(directory: str | Path) -> CosmosTransformer3DModel:
     """Open a diffusers folder, frozen. Raises `BadInput` as `load_strictly` does."""
     return load_strictly(_model_class(), Path(directory), "run the world_model stage, or correct world_model.source")
+
+
+def import_transformer(folder: str | Path, channels: int, text_dim: int) -> CosmosTransformer3DModel:
+    """Open `folder`/transformer for latents of `channels` and prompt embeddings of `text_dim`.
+
+    Raises:
+        BadInput: as `load_strictly`, or the transformer was made for others.
+    """
+    network = load_transformer(Path(folder) / "transformer")
+    made_for = {"latent channels": network.config.in_channels - 1, "text dimension": network.config.text_embed_dim}
+    given = {"latent channels": channels, "text dimension": text_dim}
+    if made_for != given:
+        remedy = "import the VAE and text encoder that it was trained with (tokenizer.source)"
+        raise BadInput(f"{folder}/transformer/config.json", "", made_for, given, remedy)
+    return network
 
 
 def _model_class() -> type[CosmosTransformer3DModel]:
