@@ -121,7 +121,7 @@ def test_page_shows_every_part(page: str) -> None:
     assert page.count("<video ") == 2 and page.count("data:video/mp4;base64,") == 2
     assert page.count('class="gate"') == len(ARTIFACTS)
     assert all(task in page for task in TASKS)
-    assert "50 %" in page and "75 %" in page  # 2 and 3 of 4 test scenes
+    assert "50%" in page and "75%" in page  # 2 and 3 of 4 test scenes
     assert "artifacts/world_model" in page and "post_train.training.learning_rate" in page
 
 

@@ -42,7 +42,7 @@ def success_bars(summary: Mapping[str, Any]) -> Markup:
     figures = {name: summary["policies"][name] for name in POLICIES if name in summary["policies"]}
     tasks = [*next(iter(figures.values()))["tasks"], "all tasks"]
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(FULL, 4.0))
+        figure, axes = plt.subplots(figsize=(FULL, 4.0), layout="constrained")
         width = 0.8 / len(figures)
         for i, (name, policy) in enumerate(figures.items()):
             rates = [*policy["tasks"].values(), policy["pooled"]]
@@ -64,20 +64,19 @@ def curves(named: Mapping[str, Points], columns: int = 3) -> Markup:
     """Small multiples: one panel a curve over steps."""
     rows = -(-len(named) // columns)
     with plt.rc_context(_STYLE):
-        figure, grid = plt.subplots(rows, columns, figsize=(FULL, 2.5 * rows), squeeze=False)
+        figure, grid = plt.subplots(rows, columns, figsize=(FULL, 2.5 * rows), squeeze=False, layout="constrained")
         for axes, (name, points) in zip(grid.flat, named.items(), strict=False):
             _line(axes, points, ACCENT)
             axes.set_title(name)
         for axes in list(grid.flat)[len(named) :]:
             axes.set_visible(False)
-        figure.tight_layout(w_pad=2.5)
         return _svg(figure, "curves " + " ".join(named))
 
 
 def together(named: Mapping[str, Points]) -> Markup:
     """Curves over steps in one panel."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(THIRD, 3.1))
+        figure, axes = plt.subplots(figsize=(THIRD, 3.1), layout="constrained")
         for (name, points), colour in zip(named.items(), (ACCENT, BASE, SOFT), strict=False):
             _line(axes, points, colour, label=name)
         axes.set(xlabel="optimiser step")
@@ -90,7 +89,7 @@ def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, 
     """Horizontal bars with their values; the highlighted ones stand out. `width` in inches."""
     names = list(values)[::-1]
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(width, 3.2))
+        figure, axes = plt.subplots(figsize=(width, 3.2), layout="constrained")
         colours = [ACCENT if name in highlight else SOFT for name in names]
         drawn = axes.barh(names, [values[name] for name in names], color=colours, height=0.68)
         axes.bar_label(drawn, [f"{values[name]:.3g}" for name in names], color=INK, padding=4)
@@ -103,7 +102,7 @@ def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, 
 def lengths(named: Mapping[str, Points]) -> Markup:
     """Histograms: the share of clips by length."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(HALF, 3.2))
+        figure, axes = plt.subplots(figsize=(HALF, 3.2), layout="constrained")
         for (name, points), colour in zip(named.items(), (SOFT, ACCENT), strict=False):
             frames, shares = (np.array(column) for column in zip(*points, strict=True))
             axes.stairs(shares, [*frames, 2 * frames[-1] - frames[-2]], fill=True, color=colour, alpha=0.65, label=name)
@@ -122,9 +121,7 @@ def _line(axes: Axes, points: Points, colour: str, **options: Any) -> None:
 def _svg(figure: Figure, salt: str) -> Markup:
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight", pad_inches=0.04
-        )
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
