@@ -202,6 +202,7 @@ def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
                 "error_one_sample": 0.2,
                 "error_first_frame": float(np.square(latents[1:] - latents[0]).mean()),
                 "error_skill_mean": 0.3,
+                "error_length_mean": 0.25,
                 "error_ridge": 0.1,
                 "error_shuffled": 0.4,
                 "correlation": 0.7,

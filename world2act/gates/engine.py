@@ -142,7 +142,7 @@ def _all_measured() -> gxe.Expectation:
         column=_UNMEASURED,
         value_set=[""],
         **why(
-            "Everything that an expectation looks at could be measured (Great Expectations skips missing values).",
+            "Everything that the expectations look at could be measured.",
             "the artifact holds non-finite or missing numbers there: delete it and run its stage again",
         ),
     )

@@ -29,6 +29,7 @@ _STRIPS = 6
 _ERRORS = {
     "error_model": "world model, mean of samples", "error_one_sample": "world model, one sample",
     "error_ridge": "ridge regression from the first frame", "error_skill_mean": "mean training video of the skill",
+    "error_length_mean": "mean of clips as long",
     "error_first_frame": "repeat the first frame", "error_shuffled": "control: another clip's first frame",
 }  # fmt: skip
 _CORRELATIONS = {

@@ -52,6 +52,11 @@ def memory(mib: float) -> str:
     return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"
 
 
-def words(value: Any) -> str:
-    """An observed value of a gate."""
-    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+def words(observed: Any) -> str:
+    """What a gate observed: a value, or the range of a column."""
+    if not isinstance(observed, dict):
+        return f"{observed:.4g}" if isinstance(observed, float) else str(observed)
+    low, mean, high = (
+        f"{observed[key]:.4g}" if observed[key] is not None else "none" for key in ("min", "mean", "max")
+    )
+    return low if low == high else f"{low} to {high}, mean {mean}"
