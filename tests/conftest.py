@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from world2act.dvc_process import stage_environment
 
 ROOT = Path(__file__).parents[1]
+# beside simulator processes, two torch threads on small models take longer than one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)
