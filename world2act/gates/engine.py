@@ -199,7 +199,8 @@ def _expected(kind: str, constraints: Mapping[str, Any]) -> str:
     if "regex" in constraints:
         return f"{'nothing' if 'not' in kind else 'everything'} that matches {constraints['regex']}"
     if "column_A" in constraints:
-        return f"{constraints['column_A']} {'equal to' if 'equal' in kind else 'not below'} {constraints['column_B']}"
+        relation = "equal to" if "equal" in kind else "not below" if constraints.get("or_equal") else "above"
+        return f"{constraints['column_A']} {relation} {constraints['column_B']}"
     return kind.removeprefix("expect_column_values_to_").replace("_", " ")
 
 
