@@ -1,5 +1,6 @@
 """bridge: artifacts/{demos,latents,world_model} → artifacts/bridge, the shared space of video and action."""
 
+import numpy as np
 import torch
 
 from world2act.bridge.adapters import Bridge
@@ -23,10 +24,13 @@ def main(params: Params) -> Metrics:
     demos, cache = EpisodeDataset.open(ARTIFACTS / "demos/labelled"), open_latents(ARTIFACTS / "latents")
     world_model = load_world_model(ARTIFACTS / "world_model")
 
+    def actions(episode: int) -> np.ndarray:
+        return demos.columns(episode, ["action"])["action"]
+
     def pairs(subset: str, offset: int) -> Pairs:
         return imagine_pairs(
-            world_model, cache, cache.select("labelled", subset), lambda episode: demos.columns(episode, ["action"])["action"],
-            chunk_length=settings.chunk_length, seed=seed + offset, steps=settings.sampler_steps, guidance=settings.guidance, rank=rank, ranks=ranks,
+            world_model, cache, cache.select("labelled", subset), actions, chunk_length=settings.chunk_length,
+            seed=seed + offset, steps=settings.sampler_steps, guidance=settings.guidance, rank=rank, ranks=ranks,
         )  # fmt: skip
 
     training, heldout = pairs("train", 0), pairs("heldout", 1)

@@ -26,14 +26,23 @@ def main(params: Params) -> Metrics:
     settings, demos, training = params.post_train, params.demos, params.post_train.training
     rank, ranks = initialise()
     if training.checkpoint_every % settings.updates_per_rollout:
-        raise BadInput("params.yaml", "post_train.training.checkpoint_every", training.checkpoint_every,
-                       f"a multiple of updates_per_rollout, {settings.updates_per_rollout}", "a run continues only where a rollout begins")
+        raise BadInput(
+            "params.yaml",
+            "post_train.training.checkpoint_every",
+            training.checkpoint_every,
+            f"a multiple of updates_per_rollout, {settings.updates_per_rollout}",
+            "a run continues only where a rollout begins",
+        )
     bridge = Bridge.from_pretrained(ARTIFACTS / "bridge")
     imagined = read_targets(ARTIFACTS / "rollouts", bridge, settings.max_chunks)
     labelled = EpisodeDataset.open(ARTIFACTS / "demos/labelled")
-    proprio = np.concatenate([labelled.columns(i, ["observation.state"])["observation.state"] for i in labelled.splits["train"]])
+    proprio = np.concatenate(
+        [labelled.columns(i, ["observation.state"])["observation.state"] for i in labelled.splits["train"]]
+    )
     torch.manual_seed(params.base.seed)
-    model = ResidualModel(bridge, proprio_dim=proprio.shape[1], image_size=demos.image_size, layers=settings.layers, heads=settings.heads)
+    model = ResidualModel(
+        bridge, proprio_dim=proprio.shape[1], image_size=demos.image_size, layers=settings.layers, heads=settings.heads
+    )
     policy = ResidualPolicy(
         load_policy(ARTIFACTS / "base_policy"), model, demos.camera.name,
         torch.from_numpy(proprio.mean(0)), torch.from_numpy(proprio.std(0)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,8 @@ def synthetic(count: int = 48, length: int = 3) -> tuple[Bridge, BridgeObjective
     chunks = [generator.normal(size=(length + i % 2, 4, 2)).astype(np.float32) + i % 4 for i in range(count)]
     mixing = generator.normal(size=(8, 3 * 4 * 4)).astype(np.float32)
     latents = [
-        np.concatenate([np.zeros((1, 3, 4, 4), np.float32), (c.reshape(len(c), 8) @ mixing).reshape(-1, 3, 4, 4)]) for c in chunks
+        np.concatenate([np.zeros((1, 3, 4, 4), np.float32), (c.reshape(len(c), 8) @ mixing).reshape(-1, 3, 4, 4)])
+        for c in chunks
     ]
     pairs = pad_pairs(latents, chunks, [f"skill {i % 4}" for i in range(count)])
     torch.manual_seed(0)
@@ -146,7 +149,7 @@ def test_bridge_learns_to_retrieve() -> None:
     assert top1() > 0.75
 
 
-def test_save_and_load_bit_equal_and_refuse_a_truncated_file(tmp_path) -> None:
+def test_save_and_load_bit_equal_and_refuse_a_truncated_file(tmp_path: Path) -> None:
     bridge, _ = synthetic()
     bridge.save_pretrained(tmp_path)
     loaded = Bridge.from_pretrained(tmp_path)

@@ -36,7 +36,10 @@ def place(step: int = 0) -> Place:
 def observations(count: int) -> list[Observation]:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
-    return [Observation({"corner2": image[i]}, rng.normal(size=4).astype(np.float32), "x", np.zeros(3)) for i in range(count)]
+    return [
+        Observation({"corner2": image[i]}, rng.normal(size=4).astype(np.float32), "x", np.zeros(3))
+        for i in range(count)
+    ]
 
 
 @pytest.fixture
@@ -65,7 +68,9 @@ def imagined(chunks: int = 3) -> list[Imagined]:
     return [Imagined(task, seed, torch.randn(chunks, DIM, generator=generator)) for seed in range(4) for task in tasks]
 
 
-def objective(policy: ResidualPolicy, pool: EnvironmentPool, states: list[Imagined], **changes: int) -> PostTrainObjective:
+def objective(
+    policy: ResidualPolicy, pool: EnvironmentPool, states: list[Imagined], **changes: int
+) -> PostTrainObjective:
     settings = {"temperature": 0.1, "hard_ratio": 1 / 3, "updates_per_rollout": 1, "seed": 0} | changes
     initialise()
     return PostTrainObjective(policy, pool, SLOTS, states, **settings)
@@ -125,7 +130,9 @@ def test_no_reward_is_read_and_episodes_are_as_long_as_imagined(policy: Residual
     assert all(steps == 4 for chunk in blind.chunks for steps in chunk.values())
 
 
-def test_a_row_is_one_environment_from_the_state_that_was_imagined(policy: ResidualPolicy, pool: EnvironmentPool) -> None:
+def test_a_row_is_one_environment_from_the_state_that_was_imagined(
+    policy: ResidualPolicy, pool: EnvironmentPool
+) -> None:
     states = imagined()
     trained = objective(policy, pool, states)
     chosen = trained._choose(0)
@@ -163,7 +170,9 @@ def test_targets_leave_out_every_conditioning_latent(policy: ResidualPolicy, tmp
         {"rollout": 0, "task": "hammer", "seed": 5, "skill_index": 0, "offset": 0, "latents": 3},
     ]
     types = {"task": pa.string()}
-    write_parquet(tmp_path / "rollouts.parquet", rows, pa.schema([(key, types.get(key, pa.int64())) for key in rows[0]]))
+    write_parquet(
+        tmp_path / "rollouts.parquet", rows, pa.schema([(key, types.get(key, pa.int64())) for key in rows[0]])
+    )
     (target,) = read_targets(tmp_path, policy.model.bridge, max_chunks=10)
     expected = policy.model.bridge.video_adapter(latents[[1, 2, 4]])
     assert (target.task, target.seed) == ("hammer", 5)

@@ -43,7 +43,8 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("stage", "ranks"), [(1, 2), pytest.param(0, 1, marks=SLOW), pytest.param(2, 2, marks=SLOW), pytest.param(3, 2, marks=SLOW)]
+    ("stage", "ranks"),
+    [(1, 2), pytest.param(0, 1, marks=SLOW), pytest.param(2, 2, marks=SLOW), pytest.param(3, 2, marks=SLOW)],
 )
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, stage: int, ranks: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -86,4 +87,3 @@ def test_batches_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:
     result = run(tmp_path, 1, 3)
     assert result.returncode != 0
     assert "not divisible by 3 ranks" in result.stderr
-

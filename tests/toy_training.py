@@ -46,7 +46,9 @@ if __name__ == "__main__":
         steps=30, batch_size=8, learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, betas=(0.9, 0.99), clip_norm=1.0,
         ema_decay=0.9, checkpoint_every=10, deepspeed=sys.argv[1],
     )  # fmt: skip
-    trained = train(Toy(), training, name="toy", base=Base(seed=0, ranks=1, workers=1), inputs=os.environ.get("INPUTS", "a"))
+    trained = train(
+        Toy(), training, name="toy", base=Base(seed=0, ranks=1, workers=1), inputs=os.environ.get("INPUTS", "a")
+    )
     if is_main():
         result = {"weights": digest(trained.weights), "ema": digest(trained.ema)}
         Path("result.json").write_text(json.dumps(result))

@@ -209,7 +209,7 @@ class GateLatents(Section):
 
 
 class GateWorldModel(Section):
-    """Largest ratio of the model's error to that of a baseline, and least gain in correlation over shuffled first frames."""
+    """Largest ratio of the model's error to a baseline's, least gain in correlation over shuffled first frames."""
 
     over_first_frame: Positive
     over_skill_mean: Positive
@@ -217,7 +217,7 @@ class GateWorldModel(Section):
 
 
 class GateRollouts(Section):
-    """Per channel against the training latents: shift of the mean in standard deviations, ratio of the standard deviations."""
+    """Per channel against the training latents: shift of the mean in standard deviations, and their ratio."""
 
     shift: Positive
     spread: tuple[Positive, Positive] = Field(strict=False)
@@ -238,7 +238,7 @@ class GateBridge(Section):
 
 
 class GatePostTrain(Section):
-    """residual: mean magnitude of the residual action at most, in the action's units. cosine_drop: at most, start to end."""
+    """residual: mean magnitude of the residual action at most. cosine_drop: at most, start to end."""
 
     residual: Positive
     cosine_drop: Positive
@@ -300,7 +300,9 @@ def parse_params(values: Any, where: str | Path) -> Params:
         keys = ", ".join(".".join(map(str, fault["loc"])) for fault in faults)
         found = "; ".join(_found(fault) for fault in faults)
         expected = "; ".join(fault["msg"] for fault in faults)
-        raise BadInput(where, keys, found, expected, "correct the key; conf/profile/default.yaml lists them all") from error
+        raise BadInput(
+            where, keys, found, expected, "correct the key; conf/profile/default.yaml lists them all"
+        ) from error
 
 
 def compose(profile: str, root: str | Path = ".") -> dict[str, Any]:
@@ -340,7 +342,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise BadInput(path, "", str(error), "valid YAML", "correct the line that the message names") from error
     if not isinstance(values, dict):
-        raise BadInput(path, "", type(values).__name__, "a mapping of sections", "compare with conf/profile/default.yaml")
+        raise BadInput(
+            path, "", type(values).__name__, "a mapping of sections", "compare with conf/profile/default.yaml"
+        )
     return values
 
 

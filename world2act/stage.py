@@ -35,7 +35,9 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
             write_json(METRICS / name / "metrics.json", metrics)
             write_json(REPORTS / "timing" / f"{name}.json", _cost(started) | _finish_runs(name))
     except World2ActError as error:
-        Console(stderr=True, soft_wrap=True).print(f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False
+        )
         sys.exit(2)
 
 

@@ -60,7 +60,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     try:
         with _disk_errors(target):
             yield temporary
-            os.replace(temporary, target)
+            temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -89,8 +89,8 @@ def _disk_errors(target: Path) -> Iterator[None]:
 def _swap(new: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
     if target.exists():
-        os.rename(target, old)
-    os.rename(new, target)
+        target.rename(old)
+    new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -112,7 +112,9 @@ def read_json(path: str | Path) -> Any:
 def write_parquet(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows under an explicit schema, in the order given."""
     with atomic_file(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd", write_page_checksum=True
+        )
 
 
 def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:

@@ -113,4 +113,6 @@ def load_strictly(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise BadInput(path, "", str(error), "the tensors of its config.json", "use a directory written as a whole") from error
+        raise BadInput(
+            path, "", str(error), "the tensors of its config.json", "use a directory written as a whole"
+        ) from error

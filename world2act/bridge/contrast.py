@@ -31,7 +31,13 @@ def similarity(z_video: Tensor, z_action: Tensor, lengths_video: Tensor, lengths
 
 
 def info_nce(
-    z_video: Tensor, z_action: Tensor, lengths_video: Tensor, lengths_action: Tensor, anchors: Tensor, negatives: Tensor, temperature: float
+    z_video: Tensor,
+    z_action: Tensor,
+    lengths_video: Tensor,
+    lengths_action: Tensor,
+    anchors: Tensor,
+    negatives: Tensor,
+    temperature: float,
 ) -> Tensor:
     """Bidirectional InfoNCE: a video against its own and other actions, an action against its own and other videos.
 
@@ -71,18 +77,27 @@ class Negatives:
         self._groups = torch.tensor([names.index(group) for group in groups])
         sizes = torch.bincount(self._groups)
         if hard_ratio > 0 and int(sizes.min()) < 2:
-            raise BadInput(where, names[int(sizes.argmin())], "one episode of this group", "at least two", "add demonstrations of it")
+            raise BadInput(
+                where,
+                names[int(sizes.argmin())],
+                "one episode of this group",
+                "at least two",
+                "add demonstrations of it",
+            )
         if hard_ratio < 1 and len(names) < 2:
             raise BadInput(where, names[0], "the only group", "at least two", "add another, or set hard_ratio to 1")
         most_hard, most_easy = int(sizes.min()) - 1, len(groups) - int(sizes.max())
         counts = [
             (hard, total - hard)
             for total in range(1, limit + 1)
-            if abs((hard := round(hard_ratio * total)) - hard_ratio * total) < 1e-9 and hard <= most_hard and total - hard <= most_easy
+            if abs((hard := round(hard_ratio * total)) - hard_ratio * total) < 1e-9
+            and hard <= most_hard
+            and total - hard <= most_easy
         ]
         if not counts:
             raise BadInput(
-                where, "hard_ratio", hard_ratio, f"a share that {most_hard} hard and {most_easy} easy negatives can give, at most {limit}",
+                where, "hard_ratio", hard_ratio,
+                f"a share that {most_hard} hard and {most_easy} easy negatives can give, at most {limit}",
                 "choose such a share, or add demonstrations",
             )  # fmt: skip
         self.hard, self.easy = counts[-1]
@@ -96,5 +111,8 @@ class Negatives:
         easy = (~same).nonzero().squeeze(1)
         same[anchor] = False
         hard = same.nonzero().squeeze(1)
-        picks = [pool[torch.randperm(len(pool), generator=generator)[:n]] for pool, n in ((hard, self.hard), (easy, self.easy))]
+        picks = [
+            pool[torch.randperm(len(pool), generator=generator)[:n]]
+            for pool, n in ((hard, self.hard), (easy, self.easy))
+        ]
         return torch.cat(picks)

@@ -16,7 +16,17 @@ Batch = tuple[Pairs, Tensor, Tensor]
 class BridgeObjective:
     """L = reconstruction MSE + weight · bidirectional InfoNCE, padding masked in both (World2Act §3.2)."""
 
-    def __init__(self, model: Bridge, pairs: Pairs, *, temperature: float, weight: float, hard_ratio: float, negatives: int, seed: int) -> None:
+    def __init__(
+        self,
+        model: Bridge,
+        pairs: Pairs,
+        *,
+        temperature: float,
+        weight: float,
+        hard_ratio: float,
+        negatives: int,
+        seed: int,
+    ) -> None:
         self.model = model
         self._pairs, self._temperature, self._weight, self._seed = pairs, temperature, weight, seed
         self._negatives = Negatives(pairs.groups, hard_ratio, negatives, "artifacts/skills/skills.parquet")
@@ -26,7 +36,9 @@ class BridgeObjective:
         negatives = self._negatives.draw(anchors, place.generator)
         rows, places = torch.unique(torch.cat([anchors[:, None], negatives], dim=1), return_inverse=True)
         drawn = self._pairs.select(rows)
-        moved = Pairs(drawn.latents.to(place.device), drawn.actions.to(place.device), drawn.lengths.to(place.device), drawn.groups)
+        moved = Pairs(
+            drawn.latents.to(place.device), drawn.actions.to(place.device), drawn.lengths.to(place.device), drawn.groups
+        )
         places = places.to(place.device)
         return moved, places[:, 0], places[:, 1:]
 
@@ -38,6 +50,9 @@ class BridgeObjective:
         reconstruction = error[real].mean()
         contrastive = info_nce(z_video, z_action, pairs.lengths, pairs.lengths, anchors, negatives, self._temperature)
         cosine = similarity(z_video[anchors], z_action[anchors], pairs.lengths[anchors], pairs.lengths[anchors]).mean()
-        metrics = {"reconstruction": reconstruction.detach(), "contrastive": contrastive.detach(), "cosine": cosine.detach()}
+        metrics = {
+            "reconstruction": reconstruction.detach(),
+            "contrastive": contrastive.detach(),
+            "cosine": cosine.detach(),
+        }
         return reconstruction + self._weight * contrastive, metrics
-

@@ -28,7 +28,9 @@ class Pairs:
 
     def select(self, rows: Tensor | Sequence[int]) -> Pairs:
         rows = torch.as_tensor(rows)
-        return Pairs(self.latents[rows], self.actions[rows], self.lengths[rows], [self.groups[i] for i in rows.tolist()])
+        return Pairs(
+            self.latents[rows], self.actions[rows], self.lengths[rows], [self.groups[i] for i in rows.tolist()]
+        )
 
 
 def action_chunks(actions: np.ndarray, start: int, end: int, chunk_length: int) -> np.ndarray:

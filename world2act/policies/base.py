@@ -53,11 +53,15 @@ def load_policy(directory: str | Path) -> Policy:
     config_path = Path(directory) / "config.json"
     family = read_json(config_path).get("family")
     if not isinstance(family, str) or not re.fullmatch(r"[a-z0-9_]+", family):
-        raise BadInput(config_path, "family", family, "the name of a policy family", "use a directory that world2act wrote")
+        raise BadInput(
+            config_path, "family", family, "the name of a policy family", "use a directory that world2act wrote"
+        )
     try:
         module = importlib.import_module(f"world2act.policies.{family}")
     except ModuleNotFoundError as error:
         if error.name != f"world2act.policies.{family}":
             raise
-        raise BadInput(config_path, "family", family, "a module of world2act/policies", "install the package that has it") from error
+        raise BadInput(
+            config_path, "family", family, "a module of world2act/policies", "install the package that has it"
+        ) from error
     return module.from_pretrained(directory)

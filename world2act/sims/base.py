@@ -99,8 +99,13 @@ def load_simulator(name: str) -> ModuleType:
         return importlib.import_module(f"world2act.sims.{name}")
     except ModuleNotFoundError as error:
         if error.name == f"world2act.sims.{name}":
-            raise BadInput("params.yaml", "demos.simulator", name, "a module of world2act/sims", "name one that exists") from error
+            raise BadInput(
+                "params.yaml", "demos.simulator", name, "a module of world2act/sims", "name one that exists"
+            ) from error
         raise BadInput(
-            f"world2act.sims.{name}", "", f"the Python package {error.name!r} is missing", "its simulator installed",
+            f"world2act.sims.{name}",
+            "",
+            f"the Python package {error.name!r} is missing",
+            "its simulator installed",
             "run `make setup`, or install the package into .venv",
         ) from error

@@ -96,14 +96,18 @@ def _engine(objective: Objective, training: Training) -> deepspeed.DeepSpeedEngi
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     _, ranks = initialise()
     if training.batch_size % ranks:
-        raise World2ActError(f"training.batch_size {training.batch_size} is not divisible by {ranks} ranks: change one of them")
+        raise World2ActError(
+            f"training.batch_size {training.batch_size} is not divisible by {ranks} ranks: change one of them"
+        )
     config = read_json(training.deepspeed) | {
         "train_micro_batch_size_per_gpu": training.batch_size // ranks,
         "gradient_clipping": training.clip_norm,
     }
     optimizer = torch.optim.AdamW(
         [p for p in objective.model.parameters() if p.requires_grad],
-        lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay,
+        lr=training.learning_rate,
+        betas=training.betas,
+        weight_decay=training.weight_decay,
     )
     engine, *_ = deepspeed.initialize(model=objective.model, optimizer=optimizer, config=config)
     engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
@@ -155,7 +159,13 @@ def _check_finite(log: TrainingLog, name: str, step: int) -> None:
 @contextmanager
 def _progress(name: str, steps: int, first: int) -> Iterator[Callable[[dict[str, float]], None]]:
     """A progress bar on rank 0 of a terminal, and nothing elsewhere."""
-    columns = [TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")]
+    columns = [
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+    ]
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not (is_main() and console.is_terminal)) as progress:
         bar = progress.add_task(name, total=steps, completed=first, shown="")

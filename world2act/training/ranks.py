@@ -11,7 +11,13 @@ from torch import Tensor, distributed
 
 def initialise() -> tuple[int, int]:
     """Join the other ranks, as the launcher's environment says, or stand alone without one; (rank, ranks)."""
-    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+    for key, value in {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }.items():
         os.environ.setdefault(key, value)
     if not torch.cuda.is_available():
         # gloo does the same work; the shared-memory kernel would need a C++ compiler and a minute to build

@@ -10,7 +10,8 @@ from world2act.storage import write_parquet
 from world2act.training.log import read_curves
 
 SCHEMA = pa.schema([
-    ("step", pa.int64()), ("loss", pa.float64()), ("cosine", pa.float64()), ("cosine_base", pa.float64()), ("residual", pa.float64()),
+    ("step", pa.int64()), ("loss", pa.float64()), ("cosine", pa.float64()), ("cosine_base", pa.float64()),
+    ("residual", pa.float64()),
 ])  # fmt: skip
 
 

@@ -38,7 +38,9 @@ class ResidualModel(nn.Module):
         # 6272 at the paper's 256 pixels
         features = convolutions(torch.zeros(1, 3, image_size, image_size)).shape[1]
         self.image = nn.Sequential(convolutions, nn.Linear(features, dim), nn.LayerNorm(dim))
-        layer = nn.TransformerEncoderLayer(dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         self.attention = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         nn.init.zeros_(self.head[-1].weight)

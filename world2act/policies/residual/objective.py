@@ -63,13 +63,16 @@ class PostTrainObjective:
         self.model = policy.model
         self._policy, self._pool, self._slots = policy, pool, list(slots)
         self._temperature, self._updates, self._seed = temperature, updates_per_rollout, seed
-        self._negatives = Negatives(self._slots, hard_ratio, len(self._slots) - 1, "params.yaml: post_train.environments")
+        self._negatives = Negatives(
+            self._slots, hard_ratio, len(self._slots) - 1, "params.yaml: post_train.environments"
+        )
         self._states = {task: [state for state in imagined if state.task == task] for task in set(slots)}
         for task, states in self._states.items():
             if len(states) < self._slots.count(task):
                 raise BadInput(
                     "artifacts/rollouts/rollouts.parquet", task, f"{len(states)} imagined initial states",
-                    f"at least the {self._slots.count(task)} environments of this task", "raise demos.post_training_per_task",
+                    f"at least the {self._slots.count(task)} environments of this task",
+                    "raise demos.post_training_per_task",
                 )  # fmt: skip
         self._longest = max(len(state.tokens) for state in imagined)
         self._rollouts: Rollouts | None = None
@@ -83,18 +86,21 @@ class PostTrainObjective:
         anchors = torch.arange(place.batch_size) + place.rank * place.batch_size
         return self._rollouts, anchors, self._negatives.draw(anchors, place.generator)
 
-    def loss(self, model: nn.Module, batch: tuple[Rollouts, Tensor, Tensor], place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(
+        self, model: nn.Module, batch: tuple[Rollouts, Tensor, Tensor], place: Place
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
         rollouts, anchors, negatives = batch
         real = torch.arange(self._longest, device=place.device) < rollouts.lengths[:, None]
         base_actions = rollouts.base_actions[real]
         residual = model(base_actions, rollouts.proprio[real], rollouts.image[real])
         tokens = self._tokens(base_actions + residual, real)
-        contrastive = info_nce(
-            rollouts.targets, tokens, rollouts.lengths, rollouts.lengths, anchors.to(place.device), negatives.to(place.device), self._temperature
-        )  # fmt: skip
+        rows = anchors.to(place.device), negatives.to(place.device)
+        contrastive = info_nce(rollouts.targets, tokens, rollouts.lengths, rollouts.lengths, *rows, self._temperature)
         with torch.no_grad():
             cosine = similarity(rollouts.targets, tokens, rollouts.lengths, rollouts.lengths).mean()
-            base_cosine = similarity(rollouts.targets, self._tokens(base_actions, real), rollouts.lengths, rollouts.lengths).mean()
+            base_cosine = similarity(
+                rollouts.targets, self._tokens(base_actions, real), rollouts.lengths, rollouts.lengths
+            ).mean()
         return contrastive, {"cosine": cosine, "cosine_base": base_cosine, "residual": residual.detach().abs().mean()}
 
     def _tokens(self, actions: Tensor, real: Tensor) -> Tensor:
@@ -108,16 +114,22 @@ class PostTrainObjective:
         first = place.rank * place.batch_size
         states = self._choose(place.step // self._updates)[first : first + place.batch_size]
         observations = self._pool.reset({slot: state.seed for slot, state in enumerate(states)})
-        base_actions = np.zeros((len(states), self._longest, self._policy.chunk_length, self._policy.action_dim), np.float32)
+        base_actions = np.zeros(
+            (len(states), self._longest, self._policy.chunk_length, self._policy.action_dim), np.float32
+        )
         proprio = torch.zeros(len(states), self._longest, len(observations[0].proprio))
-        image = torch.zeros(len(states), self._longest, *observations[0].images[self._policy.camera].shape, dtype=torch.uint8)
+        image = torch.zeros(
+            len(states), self._longest, *observations[0].images[self._policy.camera].shape, dtype=torch.uint8
+        )
         targets = torch.zeros(len(states), self._longest, states[0].tokens.shape[-1])
         for slot, state in enumerate(states):
             targets[slot, : len(state.tokens)] = state.tokens
         for chunk in range(self._longest):
             active = [slot for slot, state in enumerate(states) if chunk < len(state.tokens)]
             seen = [observations[slot] for slot in active]
-            base = self._policy.base_chunks(seen, [noise_seed(self._seed, place.step, states[slot].seed, chunk) for slot in active])
+            base = self._policy.base_chunks(
+                seen, [noise_seed(self._seed, place.step, states[slot].seed, chunk) for slot in active]
+            )
             base_actions[active, chunk] = base
             seen_proprio, seen_image = self._policy.inputs(seen, torch.device("cpu"))
             proprio[active, chunk], image[active, chunk] = seen_proprio, seen_image
@@ -126,7 +138,13 @@ class PostTrainObjective:
             observations |= {slot: result.observation for slot, result in results.items()}
         lengths = torch.tensor([len(state.tokens) for state in states])
         device = place.device
-        return Rollouts(torch.from_numpy(base_actions).to(device), proprio.to(device), image.to(device), targets.to(device), lengths.to(device))
+        return Rollouts(
+            torch.from_numpy(base_actions).to(device),
+            proprio.to(device),
+            image.to(device),
+            targets.to(device),
+            lengths.to(device),
+        )
 
     def _choose(self, round_: int) -> list[Imagined]:
         """Initial states of all slots in this round: distinct within a task, each used equally often."""
@@ -135,7 +153,9 @@ class PostTrainObjective:
             count, first = self._slots.count(task), round_ * self._slots.count(task)
             per_epoch = len(states) // count * count
             epoch, offset = divmod(first, per_epoch)
-            order = np.random.default_rng([self._seed, epoch, sorted(self._states).index(task)]).permutation(len(states))
+            order = np.random.default_rng([self._seed, epoch, sorted(self._states).index(task)]).permutation(
+                len(states)
+            )
             chosen[task] = [states[i] for i in order[offset : offset + count]]
         return [chosen[task].pop() for task in self._slots]
 

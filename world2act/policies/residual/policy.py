@@ -26,7 +26,9 @@ class ResidualPolicy:
         proprio_mean, proprio_std: (P,), measured on the labelled training episodes.
     """
 
-    def __init__(self, base: Policy, model: ResidualModel, camera: str, proprio_mean: Tensor, proprio_std: Tensor) -> None:
+    def __init__(
+        self, base: Policy, model: ResidualModel, camera: str, proprio_mean: Tensor, proprio_std: Tensor
+    ) -> None:
         self.base, self.model, self.camera = base, model, camera
         self.chunk_length: int = model.bridge.config["chunk_length"]
         self.action_dim: int = model.bridge.config["action_dim"]
@@ -82,10 +84,20 @@ def from_pretrained(directory: str | Path) -> ResidualPolicy:
     config = read_json(root / "config.json")
     found = sha256(root / "base")
     if found != config["base_sha256"]:
-        raise BadInput(root / "base", "sha256", found, config["base_sha256"], "get the whole policy again: `dvc checkout` or `dvc pull`")
+        raise BadInput(
+            root / "base",
+            "sha256",
+            found,
+            config["base_sha256"],
+            "get the whole policy again: `dvc checkout` or `dvc pull`",
+        )
     mean, std = torch.tensor(config["proprio_mean"]), torch.tensor(config["proprio_std"])
     model = ResidualModel(
-        Bridge(**config["bridge"]), proprio_dim=len(mean), image_size=config["image_size"], layers=config["layers"], heads=config["heads"]
+        Bridge(**config["bridge"]),
+        proprio_dim=len(mean),
+        image_size=config["image_size"],
+        layers=config["layers"],
+        heads=config["heads"],
     )
     load_strictly(model, root / "model.safetensors")
     return ResidualPolicy(load_policy(root / "base"), model.eval().requires_grad_(False), config["camera"], mean, std)

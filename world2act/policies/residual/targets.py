@@ -22,7 +22,10 @@ def read_targets(directory: str | Path, bridge: Bridge, max_chunks: int) -> list
     The first latent of every skill is its conditioning frame, caused by no action of that skill: left out.
     """
     latents = read_array(Path(directory) / "latents.npy")
-    rows = sorted(read_parquet(Path(directory) / "rollouts.parquet", _COLUMNS).to_pylist(), key=lambda row: (row["rollout"], row["skill_index"]))
+    rows = sorted(
+        read_parquet(Path(directory) / "rollouts.parquet", _COLUMNS).to_pylist(),
+        key=lambda row: (row["rollout"], row["skill_index"]),
+    )
     targets = []
     for _, skills in groupby(rows, key=lambda row: row["rollout"]):
         skills = list(skills)
