@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from world2act.errors import World2ActError
@@ -28,12 +29,11 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
     the training run that ended in this artifact. Exits with 2 after a `World2ActError`, whose message goes to
     standard error without a traceback.
     """
-    started = time.monotonic()
     try:
         metrics = body(load_params())
         if is_main():
             write_json(METRICS / name / "metrics.json", metrics)
-            write_json(REPORTS / "timing" / f"{name}.json", _cost(started) | _finish_runs(name))
+            write_json(REPORTS / "timing" / f"{name}.json", _cost() | _finish_runs(name))
     except World2ActError as error:
         Console(stderr=True, soft_wrap=True).print(
             f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False
@@ -54,6 +54,8 @@ def _finish_runs(name: str) -> dict[str, float]:
     return training
 
 
-def _cost(started: float) -> dict[str, float]:
+def _cost() -> dict[str, float]:
+    """Wall time since the process began, imports included, and the memory of its largest process."""
+    wall_s = time.time() - psutil.Process().create_time()
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {"wall_s": round(time.monotonic() - started, 2), "peak_memory_mib": round(max(peaks) / 1024, 1)}
+    return {"wall_s": round(wall_s, 2), "peak_memory_mib": round(max(peaks) / 1024, 1)}

@@ -97,9 +97,12 @@ def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
 
 
 def _box(stage: Stage, x: int, y: int) -> str:
-    time, peak = (
-        (seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])) if stage.cost else ("not run", "")
-    )
+    if stage.name == "report":
+        time, peak = "this page", ""
+    elif stage.cost:
+        time, peak = seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])
+    else:
+        time, peak = "not run", ""
     gate = f"gate {seconds(stage.gate_s)}" if stage.gate_s is not None else _STATES[stage.state]
     lines = [
         f'<text class="name" x="{x + 10}" y="{y + 20}">{escape(stage.name)}</text>',
