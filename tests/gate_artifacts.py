@@ -12,12 +12,12 @@ import pyarrow as pa
 from world2act.bridge.retrieval import HELDOUT_SCHEMA as RETRIEVAL
 from world2act.data.demonstrations import INITIAL_STATES
 from world2act.data.episodes import Episode, encode
-from world2act.data.latent_cache import open_latents, write_latents
+from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents, write_latents
 from world2act.data.lerobot_v3 import DatasetWriter, array_feature, image_feature
 from world2act.evaluation.records import summarise, write_episodes
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.params import Params, compose, parse_params
-from world2act.skills.segmentation import DISCARDS, SKILLS
+from world2act.skills.segmentation import DISCARDS
 from world2act.storage import sha256, write_json, write_parquet, write_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +144,7 @@ def skill_rows() -> list[dict[str, Any]]:
 
 
 def _skills(root: Path) -> None:
-    write_parquet(root / "skills.parquet", skill_rows(), SKILLS)
+    write_parquet(root / "skills.parquet", skill_rows(), SKILLS_SCHEMA)
     discard = {
         "dataset": "labelled",
         "episode_index": 0,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from world2act.errors import BadInput
 from world2act.storage import create_array, read_array, read_json, read_parquet, write_json, write_parquet
 
-CLIP_SCHEMA = pa.schema(
+SKILLS_SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
         ("episode_index", pa.int64()),
@@ -31,6 +31,11 @@ CLIP_SCHEMA = pa.schema(
         ("raw_end", pa.int64()),
         ("prompt", pa.string()),
         ("provider", pa.string()),
+    ]
+)
+CLIP_SCHEMA = pa.schema(
+    [
+        *SKILLS_SCHEMA,
         ("offset", pa.int64()),
         ("latents", pa.int64()),
         ("prompt_row", pa.int64()),

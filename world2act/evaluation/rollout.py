@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from world2act.errors import BadInput
-from world2act.policies.base import Policy
+from world2act.policies.base import Policy, noise_seed
 from world2act.sims.base import Observation
 from world2act.sims.pool import ChunkResult, EnvironmentPool, SlotsLost
 from world2act.storage import read_parquet
@@ -101,11 +101,6 @@ def roll_out(
         wave = {slot: waiting[task].popleft() for slot, task in enumerate(pool.tasks) if waiting[task]}
         results |= _run_wave(policy, pool, wave, max_steps)
     return [results[state] for state in states]
-
-
-def noise_seed(episode_seed: int, chunk: int) -> int:
-    """The seed of the sampling noise of one chunk of one episode."""
-    return int(np.random.SeedSequence((episode_seed, chunk)).generate_state(1, np.uint64)[0])
 
 
 def _run_wave(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from world2act.data.latent_cache import SKILLS_SCHEMA
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import Contact
@@ -24,20 +25,8 @@ DATASETS = ("labelled", "video_only")
 GRIPPER = "gripper_opening_m"
 STATE = "observation.state"
 
-_EPISODE = [("dataset", pa.string()), ("episode_index", pa.int64()), ("subset", pa.string()), ("task", pa.string())]
-DISCARDS = pa.schema([*_EPISODE, ("reason", pa.string())])
-SKILLS = pa.schema(
-    [
-        *_EPISODE,
-        ("instruction", pa.string()),
-        ("skill_index", pa.int64()),
-        ("skill_count", pa.int64()),
-        ("start", pa.int64()),
-        ("end", pa.int64()),
-        ("raw_end", pa.int64()),
-        ("prompt", pa.string()),
-        ("provider", pa.string()),
-    ]
+DISCARDS = pa.schema(
+    [*(SKILLS_SCHEMA.field(name) for name in ("dataset", "episode_index", "subset", "task")), ("reason", pa.string())]
 )
 
 
@@ -105,7 +94,7 @@ def _request(dataset: EpisodeDataset, index: int, contacts: Mapping[str, Contact
 
 def save(result: Segmentation, directory: Path) -> None:
     """Write skills.parquet, discards.parquet and transcripts.jsonl."""
-    write_parquet(directory / "skills.parquet", result.skills, SKILLS)
+    write_parquet(directory / "skills.parquet", result.skills, SKILLS_SCHEMA)
     write_parquet(directory / "discards.parquet", result.discards, DISCARDS)
     with atomic_file(directory / "transcripts.jsonl") as path:
         lines = [{"request": request.as_json(), "answer": answer.as_json()} for request, answer in result.transcripts]
