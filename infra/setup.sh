@@ -58,7 +58,7 @@ install_torch() {
     if ! has_cuda && reachable "$TORCH_CPU_INDEX"; then index=(--extra-index-url "$TORCH_CPU_INDEX"); fi
     say "installing $TORCH"
     .venv/bin/python -m pip install --quiet "$TORCH" "${index[@]}"
-    if ! has_cuda && [ -n "$(.venv/bin/python -c 'import torch; print(torch.version.cuda or "")')" ]; then
+    if ! has_cuda && [ -n "$(.venv/bin/python -W ignore -c 'import torch; print(torch.version.cuda or "")')" ]; then
         say "note: no CUDA device here, but pip found only the CUDA build of torch. It works; it is only larger."
     fi
 }
