@@ -35,6 +35,9 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
             write_json(METRICS / name / "metrics.json", metrics)
             write_json(REPORTS / "timing" / f"{name}.json", _cost() | _finish_runs(name))
     except World2ActError as error:
+        if not is_main():
+            # where every rank meets the same error, the launcher ends this one before it says it again
+            time.sleep(3)
         Console(stderr=True, soft_wrap=True).print(
             f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False
         )
