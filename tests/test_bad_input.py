@@ -114,8 +114,10 @@ def test_simulator_that_is_not_installed(place: Workplace) -> None:
 
 
 def test_renderer_whose_library_does_not_load(place: Workplace) -> None:
+    """A library of that name without OpenGL's functions; the loader would pass over a file that is no library."""
     (place.root / "lib").mkdir()
-    (place.root / "lib/libOSMesa.so.8").write_bytes(b"not a library")
+    loaded = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+    shutil.copy(next(path for path in loaded if "/libm.so" in path), place.root / "lib/libOSMesa.so.8")
     place.refuses("demos", "osmesa", "apt-get install", MUJOCO_GL="osmesa", LD_LIBRARY_PATH=str(place.root / "lib"))
 
 
