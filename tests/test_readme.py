@@ -31,7 +31,7 @@ HERE = {
     "dvc status": "up to date",
     "dvc metrics show": "success_base",
     "dvc plots show": "index.html",
-    "dvc exp show": "post_train.training.steps",
+    "dvc exp show --only-changed": "workspace",
     "python -m flows.pipeline --target rollouts": "stages are up to date",
 }
 

@@ -6,6 +6,7 @@ reads only the environment that they set.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -29,11 +30,19 @@ def main(module: str) -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
+    # a rank says itself what went wrong; how its process ended is said below, where it could not
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = ["--standalone", "--nproc-per-node", str(ranks), "--module", module]
     try:
         run(get_args_parser().parse_args(options))
     except ChildFailedError as error:
-        sys.exit(next(iter(error.failures.values())).exitcode)
+        code = next(iter(error.failures.values())).exitcode
+        if code != 2:
+            print(
+                f"{module}: a rank ended with exit status {code}; rerun to go on from its last checkpoint",
+                file=sys.stderr,
+            )
+        sys.exit(code if code > 0 else 1)
 
 
 if __name__ == "__main__":
