@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint lock
+.PHONY: help setup setup-test repro test test-slow lint lock
 
 # Recipes run inside the virtual environment; OSMesa renders without a display or a GPU.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -11,13 +11,16 @@ help:  ## show this list
 setup:  ## install system libraries and .venv; instant when nothing changed
 	@bash infra/setup.sh
 
+setup-test:
+	@bash infra/setup.sh test
+
 repro: setup  ## set up, then run the pipeline on the profile in force
 	@world2act repro
 
-test: setup  ## set up, then run the tests, the end-to-end one included
+test: setup-test  ## set up, then run the tests, the end-to-end one included
 	@python -m pytest -m "not slow"
 
-test-slow: setup  ## run the tests that take long
+test-slow: setup-test  ## run the tests that take long
 	@python -m pytest -m slow
 
 lint: setup  ## check style and formatting
@@ -27,5 +30,5 @@ lint: setup  ## check style and formatting
 lock: setup  ## write requirements.lock anew from pyproject.toml (torch is installed apart)
 	@pip install --quiet uv
 	@uv lock --quiet
-	@uv export --quiet --no-emit-project --extra test --prune torch --no-header --output-file requirements.lock
+	@uv export --quiet --no-emit-project --no-emit-package world2act-client --extra operate --extra test --prune torch --no-header --output-file requirements.lock
 	@rm uv.lock

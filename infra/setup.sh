@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything the pipeline needs on Debian or Ubuntu: system libraries, then .venv from requirements.lock.
 # Idempotent: a second run finds its stamp and ends at once. PYTHON=/path/to/python3 picks the interpreter.
+# With the argument `test`, also what only the tests start: an S3 server (Ceph's gateway) and a browser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,6 +32,14 @@ missing_packages() {
     loads libOSMesa.so.8 || echo libosmesa6
     loads libGL.so.1 || echo libgl1
     loads libEGL.so.1 || echo libegl1
+}
+
+missing_test_packages() {
+    # the gateway, its monitor and its store; each is a package of its own
+    command -v radosgw >/dev/null || echo radosgw
+    command -v ceph-osd >/dev/null || echo ceph-osd
+    command -v ceph-mon >/dev/null || echo ceph-mon ceph-base ceph-common
+    command -v chromium >/dev/null || echo chromium
 }
 
 install_packages() {
@@ -69,13 +78,20 @@ if [ ${#packages[@]} -gt 0 ]; then
     install_packages "${packages[@]}"
     python=$(find_python)
 fi
+if [ "${1:-}" = test ]; then
+    mapfile -t packages < <(missing_test_packages | tr ' ' '\n')
+    if [ ${#packages[@]} -gt 0 ]; then
+        # the tests that need them skip, and say so
+        (install_packages "${packages[@]}") || say "going on without ${packages[*]}"
+    fi
+fi
 if [ -z "$python" ]; then
     die "needs Python 3.11, 3.12 or 3.13; found ${PYTHON:-$(python3 --version 2>&1)}." \
         "Install one (on Ubuntu 22.04: sudo apt-get install python3.11 python3.11-venv), or name it: make PYTHON=/path/to/python3.11"
 fi
 git rev-parse --verify --quiet HEAD >/dev/null || die "$PWD is not a git clone with a commit, and DVC needs one: clone the project, or run git init and commit here"
 
-stamp=$({ pwd; cat infra/setup.sh requirements.lock pyproject.toml; } | sha256sum | cut -d' ' -f1)
+stamp=$({ pwd; cat infra/setup.sh requirements.lock pyproject.toml client/pyproject.toml; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
 rm -f .venv/stamp
@@ -88,6 +104,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 install_torch
 say "installing the $(grep -c '^[^ #]*==' requirements.lock) packages of requirements.lock (about two minutes)"
 .venv/bin/python -m pip install --quiet --no-deps --use-pep517 --require-hashes -r requirements.lock
-.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e client -e .
 echo "$stamp" >.venv/stamp
 say "done: $(du -sh .venv | cut -f1) in .venv. Activate it with:  source .venv/bin/activate"

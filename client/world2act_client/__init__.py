@@ -1,0 +1,1 @@
+"""Fetch a released policy from S3, every byte verified."""
