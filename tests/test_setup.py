@@ -22,12 +22,15 @@ def lock_pins() -> dict[str, Requirement]:
     return {pin.name.lower().replace("_", "-"): pin for pin in pins}
 
 
-def test_lock_satisfies_every_dependency_of_the_project() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def test_lock_satisfies_every_dependency_of_the_project_and_of_its_client() -> None:
+    project, client = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"] for folder in (".", "client")
+    )
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
     pins = lock_pins()
-    for line in project["dependencies"] + project["optional-dependencies"]["test"]:
+    for line in project["dependencies"] + extras + client["dependencies"]:
         wanted = Requirement(line)
-        if wanted.name != "torch":
+        if wanted.name not in ("torch", client["name"]):
             (pin,) = pins[wanted.name].specifier
             assert wanted.specifier.contains(pin.version), f"{line}, the lock has {pin}: run `make lock`"
 
@@ -52,7 +55,7 @@ def test_every_target_sets_up_first(target: str) -> None:
     outside = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
     command = ["make", "--dry-run", target]
     shown = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, check=True)
-    assert shown.stdout.splitlines()[0] == "bash infra/setup.sh"
+    assert shown.stdout.splitlines()[0] == "bash infra/setup.sh" + " test" * target.startswith("test")
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
@@ -64,8 +67,8 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 def clone(tmp_path: Path) -> Path:
     """The files of the set-up in a git repository whose path holds a space, and a PATH of bare tools."""
     root = tmp_path / "a clone"
-    (root / "infra").mkdir(parents=True)
-    for name in ("infra/setup.sh", "requirements.lock", "pyproject.toml"):
+    for name in ("infra/setup.sh", "requirements.lock", "pyproject.toml", "client/pyproject.toml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     tools = tmp_path / "bin"
     tools.mkdir()
