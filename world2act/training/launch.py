@@ -1,48 +1,139 @@
-"""`python -m world2act.training.launch MODULE`: run a training stage on `base.ranks` processes by torchrun.
+"""`python -m world2act.training.launch MODULE`: run a training stage on `base.ranks` processes.
 
-More than one node: start the same module with `deepspeed --hostfile` or `torchrun --nnodes` instead; the loop
-reads only the environment that they set.
+On one machine torchrun starts them. On several, DeepSpeed's launcher does, told by two variables of the environment,
+so that the command of dvc.yaml is the same everywhere and where it ran is no parameter:
+
+    WORLD2ACT_HOSTFILE    DeepSpeed's hostfile: a line `NAME slots=PROCESSES` a node, `base.ranks` processes in all.
+                          The first node is the main one: every other must reach it by that name, at MASTER_PORT
+                          (29500 unless set).
+    WORLD2ACT_NODE_RANK   this node's line, counted from 0, where each node starts its own share (Kubernetes). Without
+                          it, the main node starts the others by ssh (pdsh), in the same folder.
+
+The nodes share the workspace folder (a network volume): each reads the artifacts there, and writes its part of the
+checkpoints. An Indexed Job of Kubernetes, WORLD2ACT_NODE_RANK being its JOB_COMPLETION_INDEX, runs
+
+    main node:   dvc repro --single-item STAGE
+    the others:  python -m world2act.training.launch stages.STAGE
+
+The others wait until the main node trains; where it finds nothing to train they wait until they are stopped: let the
+job succeed with index 0 (`successPolicy`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import time
+from pathlib import Path
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import get_args_parser, run
 
-from world2act.errors import World2ActError
+from world2act.errors import BadInput, World2ActError
 from world2act.params import load_params
+
+HOSTFILE, NODE_RANK = "WORLD2ACT_HOSTFILE", "WORLD2ACT_NODE_RANK"
+_POLL_S = 2.0
 
 
 def main(module: str) -> None:
     try:
         ranks = load_params().base.ranks
+        nodes = read_hostfile(Path(os.environ[HOSTFILE]), ranks) if HOSTFILE in os.environ else {}
+        node = _node_rank(nodes)
     except World2ActError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    here = list(nodes.values())[node or 0] if nodes else ranks
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
     # DeepSpeed still calls torch's collectives by their old names, at every step
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    code = _run_on_nodes(module, nodes, node) if nodes else _run_here(module, ranks)
+    if code not in (0, 2):
+        print(
+            f"{module}: a rank ended with exit status {code}; rerun to go on from its last checkpoint", file=sys.stderr
+        )
+    sys.exit(code if code >= 0 else 1)
+
+
+def read_hostfile(path: Path, ranks: int) -> dict[str, int]:
+    """The nodes of a hostfile and how many processes each runs, as DeepSpeed reads them.
+
+    Raises:
+        BadInput: no such file, DeepSpeed cannot read it, or it does not hold `ranks` processes.
+    """
+    from deepspeed.launcher.runner import fetch_hostfile
+
+    expected = f"lines `NAME slots=PROCESSES` for {ranks} processes in all"
+    if not path.is_file():
+        raise BadInput(path, "", "nothing", expected, f"write it, or unset {HOSTFILE} to train on this machine alone")
+    logging.getLogger("DeepSpeed").setLevel(logging.CRITICAL)
+    try:
+        nodes = dict(fetch_hostfile(str(path)))
+    except ValueError as error:
+        raise BadInput(path, "", error, expected, "correct the file") from error
+    if sum(nodes.values()) != ranks:
+        remedy = "correct the slots, or set base.ranks"
+        raise BadInput(path, "slots", f"{sum(nodes.values())} processes", f"base.ranks, {ranks}", remedy)
+    return nodes
+
+
+def _node_rank(nodes: dict[str, int]) -> int | None:
+    """This node's place in the hostfile; None where ssh starts the nodes."""
+    value = os.environ.get(NODE_RANK)
+    if value is None:
+        return None
+    remedy = f"correct {NODE_RANK} and {HOSTFILE}: both belong to a run on several nodes"
+    if value not in map(str, range(len(nodes))):
+        raise BadInput("the environment", NODE_RANK, repr(value), f"a node of the hostfile's {len(nodes)}", remedy)
+    return int(value)
+
+
+def _run_here(module: str, ranks: int) -> int:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
     os.environ.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
-    # a rank says itself what went wrong; how its process ended is said below, where it could not
+    # a rank says itself what went wrong; how its process ended is said by `main`, where it could not
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = ["--standalone", "--nproc-per-node", str(ranks), "--module", module]
     try:
         run(get_args_parser().parse_args(options))
     except ChildFailedError as error:
-        code = next(iter(error.failures.values())).exitcode
-        if code != 2:
-            print(
-                f"{module}: a rank ended with exit status {code}; rerun to go on from its last checkpoint",
-                file=sys.stderr,
-            )
-        sys.exit(code if code > 0 else 1)
+        return next(iter(error.failures.values())).exitcode
+    return 0
+
+
+def _run_on_nodes(module: str, nodes: dict[str, int], node: int | None) -> int:
+    from deepspeed.launcher.runner import main as deepspeed_main
+
+    address, port = next(iter(nodes)), int(os.environ.get("MASTER_PORT", "29500"))
+    options = ["--hostfile", os.environ[HOSTFILE], "--master_addr", address, "--master_port", str(port)]
+    options += ["--force_multi", "--quiet", "--no_local_rank", "--module"]
+    if node is not None:
+        options += ["--no_ssh", "--node_rank", str(node)]
+    if node:
+        _wait_for_main_node(module, address, port)
+    try:
+        deepspeed_main([*options, module])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _wait_for_main_node(module: str, address: str, port: int) -> None:
+    """Until rank 0 listens: before, the main node may be running the stages, or reading the data, that come first."""
+    print(f"{module}: waiting for the main node at {address}:{port}", file=sys.stderr)
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=_POLL_S).close()
+        except OSError:
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 if __name__ == "__main__":
