@@ -1,0 +1,191 @@
+"""A store: one bucket and prefix on an S3-compatible server, which is a DVC remote and holds our releases too.
+
+Endpoint, region and credentials come from the environment as boto3 reads them. Whatever boto3 raises leaves here as
+a `ReleaseError` that says what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import boto3
+from botocore import exceptions
+from botocore.config import Config
+
+from world2act_client.errors import Conflict, Denied, NotFound, ReleaseError, Unreachable
+
+_URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
+_TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
+_OVERLOADED = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException"}
+_WRONG_KEY = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+    "AuthorizationHeaderMalformed",
+}
+_AT_ONCE = 32  # connections kept open: as many as a reader has threads
+_PAGE = 1000  # keys that S3 lists, or deletes, in one request
+
+
+class Store:
+    """Names and moves the objects of one store.
+
+    Args:
+        url: `s3://bucket/prefix`.
+        endpoint_url: the server, where it is not the one that the environment names.
+    """
+
+    def __init__(self, url: str, endpoint_url: str | None = None) -> None:
+        found = _URL.fullmatch(url)
+        if not found:
+            remedy = "give it as WORLD2ACT_STORE or --store"
+            raise NotFound(f"store {url!r}", "no S3 URL", "s3://bucket/prefix", remedy)
+        self.bucket: str = found["bucket"]
+        self.prefix: str = (found["prefix"] or "").strip("/")
+        self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        config = Config(
+            connect_timeout=10,
+            read_timeout=30,
+            max_pool_connections=_AT_ONCE,
+            retries={"mode": "standard", "total_max_attempts": 6},
+            # every object is verified against a signed sha256; not every S3-compatible server knows the newer checksums
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"payload_signing_enabled": True},
+        )
+        with _translated(self.url):
+            self.s3: Any = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
+
+    def key(self, relative: str) -> str:
+        """The whole key of a name inside the store."""
+        return f"{self.prefix}/{relative}" if self.prefix else relative
+
+    def read(self, relative: str) -> bytes:
+        """A small object, whole. Raises: `NotFound`, `Denied`, `Unreachable`."""
+        with _translated(self._where(relative)):
+            return self.s3.get_object(Bucket=self.bucket, Key=self.key(relative))["Body"].read()
+
+    def put_new(self, relative: str, content: bytes) -> bool:
+        """Write an object unless there is one. Returns: whether it is ours."""
+        try:
+            with _translated(self._where(relative)):
+                self.s3.put_object(Bucket=self.bucket, Key=self.key(relative), Body=content, IfNoneMatch="*")
+        except Conflict:
+            return False
+        return True
+
+    def list(self, relative_prefix: str, start_after: str | None = None) -> Iterator[tuple[str, int, str, datetime]]:
+        """Every object below a prefix, in the order of keys, page by page: (relative key, bytes, ETag, written)."""
+        request = {"Bucket": self.bucket, "Prefix": self.key(relative_prefix)}
+        if start_after is not None:
+            request["StartAfter"] = self.key(start_after)
+        skip = len(self.key(""))
+        with _translated(self._where(relative_prefix)):
+            for page in self.s3.get_paginator("list_objects_v2").paginate(**request):
+                for found in page.get("Contents", []):
+                    yield found["Key"][skip:], found["Size"], found["ETag"].strip('"'), found["LastModified"]
+
+    def size_of(self, relative: str) -> int | None:
+        """Bytes of an object, or None where there is none."""
+        try:
+            with _translated(self._where(relative)):
+                return self.s3.head_object(Bucket=self.bucket, Key=self.key(relative))["ContentLength"]
+        except NotFound:
+            return None
+
+    def delete(self, relatives: Iterable[str]) -> None:
+        """Delete objects; one that is gone already is no error."""
+        keys = [self.key(relative) for relative in relatives]
+        for begin in range(0, len(keys), _PAGE):
+            with _translated(self.url):
+                answer = self.s3.delete_objects(
+                    Bucket=self.bucket,
+                    Delete={"Objects": [{"Key": key} for key in keys[begin : begin + _PAGE]], "Quiet": True},
+                )
+            for failed in answer.get("Errors", []):
+                raise _denied(f"s3://{self.bucket}/{failed['Key']}", failed.get("Code", "an error"))
+
+    def _where(self, relative: str) -> str:
+        return f"s3://{self.bucket}/{self.key(relative)}"
+
+
+def object_key(md5: str) -> str:
+    """Where DVC keeps the content with this md5."""
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+def manifest_key(name: str, version: int) -> str:
+    """Where the manifest of a version stands."""
+    return f"releases/{name}/versions/v{version:06d}.json"
+
+
+def pointer_key(name: str, channel: str, serial: int) -> str:
+    """Where a channel's pointer with this serial stands."""
+    return f"releases/{name}/channels/{channel}/{serial:06d}.json"
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """Turn what boto3 raises into a `ReleaseError`. No message of it carries a key or a signature."""
+    try:
+        yield
+    except exceptions.ClientError as error:
+        raise _from_answer(where, error) from error
+    except (
+        exceptions.NoCredentialsError,
+        exceptions.PartialCredentialsError,
+        exceptions.CredentialRetrievalError,
+    ) as e:
+        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        raise Denied(where, "no credentials", "credentials in the environment", remedy) from e
+    except (exceptions.NoRegionError, exceptions.ProfileNotFound, exceptions.InvalidRegionError, ValueError) as error:
+        raise ReleaseError(where, str(error), "a usable AWS configuration", "see the AWS_* variables") from error
+    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.ResponseStreamingError) as error:
+        remedy = "check the network and AWS_ENDPOINT_URL, then try again"
+        raise Unreachable(where, type(error).__name__, "an answer from the server", remedy) from error
+
+
+def _from_answer(where: str, error: exceptions.ClientError) -> ReleaseError:
+    code = error.response.get("Error", {}).get("Code", "")
+    answer = error.response.get("ResponseMetadata", {})
+    status = answer.get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket":
+        return NotFound(where, "no such bucket", "a bucket", "check WORLD2ACT_STORE and AWS_ENDPOINT_URL")
+    if code in _TAKEN or status in (409, 412):
+        return Conflict(where, code, "no such object yet, or the same one still", "look what is there, then try again")
+    if code == "RequestTimeTooSkewed":
+        return Denied(
+            where, f"a clock that is {_skew(answer)}", "the server's time, ±15 min", "set this machine's clock"
+        )
+    if code in _WRONG_KEY:
+        remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+        return Denied(where, f"credentials that the server refuses ({code})", "a key it knows", remedy)
+    if status == 404:
+        return NotFound(where, "no such object", "an object", "check the reference; `world2act-client list` shows all")
+    if status in (401, 403):
+        return _denied(where, code)
+    if status >= 500 or code in _OVERLOADED:
+        remedy = "the server is overloaded or down: try again later"
+        return Unreachable(where, f"{code or 'an error'} ({status}), again and again", "an answer", remedy)
+    return ReleaseError(where, f"{code or 'an error'} ({status})", "success", "ask whoever keeps the store")
+
+
+def _denied(where: str, code: str) -> Denied:
+    remedy = "ask for s3:GetObject and s3:ListBucket (to publish, s3:PutObject too) on this bucket and prefix"
+    return Denied(where, f"an action that these credentials may not do ({code})", "permission", remedy)
+
+
+def _skew(answer: dict[str, Any]) -> str:
+    """How far this clock is from the server's, by the answer's Date."""
+    date = answer.get("HTTPHeaders", {}).get("date")
+    if not date:
+        return "off"
+    theirs = parsedate_to_datetime(date)
+    seconds = (datetime.now(theirs.tzinfo) - theirs).total_seconds()
+    return f"{abs(seconds):.0f} s {'ahead' if seconds > 0 else 'behind'}"
