@@ -1,4 +1,4 @@
-"""One run of the whole pipeline on the tiny profile, which the end-to-end tests share."""
+"""What tests share: one run of the whole pipeline on the tiny profile, and one S3 server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ceph import S3, missing_programs, running_s3
 
 from world2act.dvc_process import stage_environment
 
@@ -71,3 +74,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     (clone.root / "flow.log").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
     return clone
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A real S3 server, started by the first test that asks for it. Each test makes buckets and users of its own."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"Ceph is not installed: {', '.join(missing)} (tests/ceph.py says how to get it)")
+    # a short path of its own: the name of a Unix socket may have 107 bytes
+    with tempfile.TemporaryDirectory(prefix="ceph-") as folder, running_s3(Path(folder) / "s3") as server:
+        yield server
