@@ -7,7 +7,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -26,14 +27,20 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
     """Run one stage in the current directory, the root of the pipeline.
 
     Writes metrics/<name>/metrics.json and reports/timing/<name>.json from rank 0, then deletes the checkpoints of
-    the training run that ended in this artifact. Exits with 2 after a `World2ActError`, whose message goes to
-    standard error without a traceback.
+    the training run that ended in this artifact. Exits as `one_message` does.
     """
-    try:
+    with one_message(name):
         metrics = body(load_params())
         if is_main():
             write_json(METRICS / name / "metrics.json", metrics)
             write_json(REPORTS / "timing" / f"{name}.json", _cost() | _finish_runs(name))
+
+
+@contextmanager
+def one_message(name: str) -> Iterator[None]:
+    """Exit with 2 after a `World2ActError`, whose message goes to standard error without a traceback."""
+    try:
+        yield
     except World2ActError as error:
         if not is_main():
             # where every rank meets the same error, the launcher ends this one before it says it again
