@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,8 @@ def test_bad_parameters_end_in_one_message_and_keep_the_old_artifact(
     values = compose("default", ROOT)
     values["demos"][key] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data/ingested.json", tmp_path / "data")
     (tmp_path / "artifacts/demos").mkdir(parents=True)
     (tmp_path / "artifacts/demos/old").touch()
     command = [sys.executable, "-m", "stages.demos"]

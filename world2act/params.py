@@ -56,6 +56,8 @@ class Camera(Section):
 
 
 class Demos(Section):
+    """ingested: whether the episodes of data/ingested join the training parts."""
+
     simulator: str
     tasks: list[str] = Field(min_length=1)
     camera: Camera
@@ -69,6 +71,7 @@ class Demos(Section):
     noise_steps: Count
     settle_steps: Annotated[int, Field(ge=0)]
     max_steps: Count
+    ingested: bool
 
 
 class Contact(Section):

@@ -1,8 +1,8 @@
-"""Demonstrations from a simulator's scripted experts: parameters in, artifacts/demos out.
+"""Demonstrations from a simulator's scripted experts, and ingested ones: parameters in, artifacts/demos out.
 
 Four sets, disjoint by seed: `labelled` and `video_only` episodes (LeRobot v3), and the initial states of the sets
-`post_training` and `test`. Episodes come from several processes and are written in an order, and with a content,
-that do not depend on how many there are.
+`post_training` and `test`. Ingested episodes join the training parts of the first two. Episodes come from several
+processes and are written in an order, and with a content, that do not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from rich.console import Console
 from rich.progress import track
 
 from world2act.data.episodes import EncodedEpisode, Episode, encode
-from world2act.data.lerobot_v3 import IMAGES, DatasetWriter, array_feature, image_feature
+from world2act.data.ingested import KINDS, IngestedDataset
+from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset
+from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE, check_recording, dataset_features
 from world2act.errors import BadInput, InfrastructureError
 from world2act.params import Camera, Demos
 from world2act.sims.base import Environment, load_simulator
@@ -40,7 +42,6 @@ INITIAL_STATES = pa.schema(
         ("scene", pa.list_(pa.float32())),
     ]
 )
-STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
 _SEEDS_PER_SET = 1_000_000
 _ATTEMPTS = 10
 _AFTER_SUCCESS = 4
@@ -86,14 +87,17 @@ def plan(demos: Demos, base_seed: int, name: str) -> list[Job]:
     ]
 
 
-def make_demonstrations(demos: Demos, base_seed: int, workers: int, directory: Path) -> dict[str, Any]:
+def make_demonstrations(
+    demos: Demos, base_seed: int, workers: int, directory: Path, ingested: Sequence[IngestedDataset] = ()
+) -> dict[str, Any]:
     """Fill `directory` with the four sets.
 
     Returns:
-        Metrics: episodes, frames and mean length a set, and the expert's failures, in all and by task.
+        Metrics: episodes, frames and mean length a set, the expert's failures, in all and by task, and how many
+        ingested episodes there are and were left out.
 
     Raises:
-        BadInput: unknown simulator, task or camera.
+        BadInput: unknown simulator, task or camera, or ingested episodes of another camera or embodiment.
         InfrastructureError: no renderer, blank frames, a dead process, or an expert that keeps failing.
     """
     simulator = load_simulator(demos.simulator)
@@ -106,10 +110,11 @@ def make_demonstrations(demos: Demos, base_seed: int, workers: int, directory: P
         raise BadInput("params.yaml", "demos.tasks", demos.tasks, "every task once", "remove the repeated task")
     metrics: dict[str, Any] = {}
     failed: Counter[str] = Counter({task: 0 for task in demos.tasks})
+    joined = {name: select_ingested(ingested, simulator, demos, base_seed, name) for name in KINDS}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for name in ("labelled", "video_only"):
+        for name in KINDS:
             made = _run(pool, plan(demos, base_seed, name), name)
-            lengths = _write_dataset(directory / name, simulator, demos, name, made, failed)
+            lengths = _write_dataset(directory / name, simulator, demos, name, made, joined[name], failed)
             metrics |= {f"{name}_episodes": len(lengths), f"{name}_frames": sum(lengths)}
             metrics[f"{name}_mean_length"] = sum(lengths) / len(lengths)
         states = [
@@ -122,7 +127,41 @@ def make_demonstrations(demos: Demos, base_seed: int, workers: int, directory: P
         "initial_states": len(states),
         "expert_failures": failed.total(),
         "expert_failures_by_task": dict(failed),
+        "ingested_episodes": sum(map(len, joined.values())),
+        "ingested_left_out": sum(len(each.episodes) for each in ingested) - sum(map(len, joined.values())),
     }
+
+
+def select_ingested(
+    ingested: Sequence[IngestedDataset], simulator: Any, demos: Demos, base_seed: int, name: str
+) -> list[tuple[EpisodeDataset, int]]:
+    """The ingested episodes that join the training part of a set.
+
+    Left out are tasks that are not in `demos.tasks`, and scenes that another set, or the part held out, may hold:
+    what a policy is tested on is never what it was trained on.
+
+    Raises:
+        BadInput: a dataset was not recorded as the set is.
+    """
+    heldout = _planned_split(demos, name)["heldout"]
+    heldout_seeds = {seed for job in plan(demos, base_seed, name)[heldout.start :] for seed in job.seeds}
+    selected = []
+    for each in ingested:
+        if each.kind != name:
+            continue
+        check_recording(each.dataset, simulator, demos)
+        for index in each.episodes:
+            record = each.dataset.episodes[index]
+            foreign = _set_of_seed(base_seed, record.seed) not in (None, name)
+            if record.task in demos.tasks and not foreign and record.seed not in heldout_seeds:
+                selected.append((each.dataset, index))
+    return selected
+
+
+def _set_of_seed(base_seed: int, seed: int) -> str | None:
+    """The set of this pipeline whose scenes include `seed`."""
+    place = seed // _SEEDS_PER_SET - base_seed * len(SETS)
+    return SETS[place] if 0 <= place < len(SETS) else None
 
 
 def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], name: str) -> Iterator[Made]:
@@ -208,16 +247,16 @@ def _check_frames_vary(task: str, seed: int, images: dict[str, np.ndarray]) -> N
 
 
 def _write_dataset(
-    path: Path, simulator: Any, demos: Demos, name: str, made: Iterator[Made], failed: Counter[str]
+    path: Path,
+    simulator: Any,
+    demos: Demos,
+    name: str,
+    made: Iterator[Made],
+    joined: Sequence[tuple[EpisodeDataset, int]],
+    failed: Counter[str],
 ) -> list[int]:
+    """Write what was made for training, then what joins it, then what is held out. Returns: the episodes' lengths."""
     embodiment = simulator.EMBODIMENT
-    features = {
-        IMAGES + demos.camera.name: image_feature(demos.image_size, demos.image_size),
-        STATE: array_feature(embodiment.proprio_names),
-        SCENE: array_feature(simulator.SCENE_NAMES),
-    }
-    if name == "labelled":
-        features |= {ACTION: array_feature(embodiment.action_names), EXECUTED: array_feature(embodiment.action_names)}
     extra = {
         "simulator": demos.simulator,
         "camera": demos.camera.model_dump(mode="json"),
@@ -229,18 +268,37 @@ def _write_dataset(
         "max_steps": demos.max_steps,
         "set": name,
     }
+    split = _planned_split(demos, name)
+    train, total = split["train"].stop + len(joined), split["heldout"].stop + len(joined)
+    if joined:
+        extra["ingested"] = f"{split['train'].stop}:{train}"
     path.mkdir()
     lengths: list[int] = []
+
+    def add(episode: EncodedEpisode) -> None:
+        writer.add(episode)
+        lengths.append(episode.length)
+
     with DatasetWriter(
-        path, features=features, fps=embodiment.control_hz, robot_type=embodiment.name, extra=extra
+        path,
+        features=dataset_features(simulator, demos, name),
+        fps=embodiment.control_hz,
+        robot_type=embodiment.name,
+        extra=extra,
     ) as writer:
-        for result in made:
+        for i, result in enumerate(made):
             assert result.episode is not None
-            writer.add(result.episode)
-            lengths.append(result.episode.length)
+            if i == split["heldout"].start:
+                for dataset, index in joined:
+                    add(dataset.encoded(index))
+            add(result.episode)
             failed[result.episode.task] += result.failed
-        writer.set_splits(heldout_split(len(lengths), len(demos.tasks), demos.heldout_share))
+        writer.set_splits({"train": range(train), "heldout": range(train, total)})
     return lengths
+
+
+def _planned_split(demos: Demos, name: str) -> dict[str, range]:
+    return heldout_split(len(demos.tasks) * getattr(demos, f"{name}_per_task"), len(demos.tasks), demos.heldout_share)
 
 
 def heldout_split(episodes: int, tasks: int, share: float) -> dict[str, range]:

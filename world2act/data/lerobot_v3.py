@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -31,7 +32,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _CHUNK_FILES, _DATA_MB, _VIDEO_MB = 1000, 100, 200
 _PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_INDICES = {
+INDICES = {
     "timestamp": "float32",
     "frame_index": "int64",
     "episode_index": "int64",
@@ -157,7 +158,7 @@ class DatasetWriter:
             )
         statistics = {name: array_statistics(np.concatenate(parts)) for name, parts in self._arrays.items()}
         statistics |= {name: image_statistics(histogram, self._frames) for name, histogram in self._histograms.items()}
-        indices = {name: {"dtype": dtype, "names": None, "shape": [1]} for name, dtype in _INDICES.items()}
+        indices = {name: {"dtype": dtype, "names": None, "shape": [1]} for name, dtype in INDICES.items()}
         info = {
             "codebase_version": VERSION,
             "robot_type": self._robot_type,
@@ -291,6 +292,70 @@ class EpisodeDataset:
         column = self._read(index, [name])[name]
         return self._decode(index, column if which is None else column.take(pa.array(which)), name)
 
+    def encoded(self, index: int) -> EncodedEpisode:
+        """An episode as `DatasetWriter.add` takes it, its frames as they are stored.
+
+        Raises:
+            BadInput: a frame is not an image of the shape that the feature declares.
+        """
+        record = self.episodes[index]
+        table = self._read(index, list(self.features))
+        pngs = {camera: [png["bytes"] for png in table[IMAGES + camera].to_pylist()] for camera in self.cameras}
+        histograms = {camera: self._histogram(index, IMAGES + camera, pngs[camera]) for camera in self.cameras}
+        arrays = {
+            name: self._decode(index, table[name], name)
+            for name, feature in self.features.items()
+            if feature["dtype"] == "float32" and name not in INDICES
+        }
+        return EncodedEpisode(record.task, record.instruction, record.seed, record.length, pngs, histograms, arrays)
+
+    def _histogram(self, index: int, name: str, pngs: Sequence[bytes]) -> np.ndarray:
+        shape, histogram = tuple(self.features[name]["shape"]), np.zeros((3, 256), np.int64)
+        for frame, png in enumerate(pngs):
+            with self._readable(index, f"{name}, frame {frame}"), Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+                found = (image.height, image.width, len(image.getbands()))
+                if found != shape:  # before the pixels take any memory
+                    place = f"episode {index}, {name}, frame {frame}"
+                    raise BadInput(self._places[index][0], place, found, shape, _REMEDY)
+                pixels = np.asarray(image)
+            histogram += [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
+        return histogram
+
+    @contextmanager
+    def _readable(self, index: int, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:  # as PIL complains of a PNG
+            raise BadInput(self._places[index][0], f"episode {index}, {what}", error, "a PNG", _REMEDY) from error
+
+    def verify(self) -> None:
+        """Check that the data files hold what info.json and the episodes table declare, without reading them.
+
+        Raises:
+            BadInput: a file is missing or damaged, a column missing or of another type, or an episode's rows are not
+                one row group.
+        """
+        schema = _data_schema({name: feature for name, feature in self.features.items() if name not in INDICES})
+        if sum(self.lengths) != self.info["total_frames"]:
+            found, expected = f"{sum(self.lengths)} frames", f"{self.info['total_frames']}, the total_frames"
+            raise BadInput(self.path / "meta/episodes", "length", found, expected, _REMEDY)
+        for (path, group), length in zip(self._places, self.lengths, strict=True):
+            if not path.exists():
+                raise BadInput(path, "", "nothing", "a data file", _REMEDY)
+            try:
+                file = self._file(path)
+            except (pa.ArrowException, OSError) as error:
+                raise BadInput(path, "", str(error).splitlines()[0], "a whole parquet file", _REMEDY) from error
+            for field in schema:
+                names = file.schema_arrow.names
+                found = file.schema_arrow.field(field.name).type if names.count(field.name) == 1 else "no such column"
+                if found != field.type:
+                    raise BadInput(path, field.name, found, field.type, _REMEDY)
+            groups = file.metadata.num_row_groups
+            rows = file.metadata.row_group(group).num_rows if group < groups else 0
+            if rows != length:
+                raise BadInput(path, f"row group {group}", f"{rows} rows", f"an episode's {length} frames", _REMEDY)
+
     def _read(self, index: int, names: Sequence[str]) -> pa.Table:
         file, group = self._places[index]
         for name in names:
@@ -346,8 +411,8 @@ def _data_schema(features: Mapping[str, dict[str, Any]]) -> pa.Schema:
         pa.field(name, _PNG if feature["dtype"] == "image" else pa.list_(pa.float32(), feature["shape"][0]))
         for name, feature in features.items()
     ]
-    fields += [pa.field(name, pa.type_for_alias(dtype)) for name, dtype in _INDICES.items()]
-    kinds: dict[str, Any] = {name: {"_type": "Value", "dtype": dtype} for name, dtype in _INDICES.items()}
+    fields += [pa.field(name, pa.type_for_alias(dtype)) for name, dtype in INDICES.items()]
+    kinds: dict[str, Any] = {name: {"_type": "Value", "dtype": dtype} for name, dtype in INDICES.items()}
     for name, feature in features.items():
         sequence = {
             "_type": "Sequence",

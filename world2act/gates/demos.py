@@ -12,13 +12,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE
 from world2act.errors import BadInput
 from world2act.gates.engine import Table, why
 from world2act.gates.probes import is_finite, readable, response_onset
 from world2act.params import Params
 from world2act.storage import read_parquet
 
-STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
 _FRAMES = 5
 _VARIES_M = 1e-3
 _AGAIN = "delete artifacts/demos and run `dvc repro demos`"
