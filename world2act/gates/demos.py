@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE
 from world2act.errors import BadInput
 from world2act.gates.engine import Table, why
 from world2act.gates.probes import is_finite, readable, response_onset
-from world2act.params import Params
+from world2act.params import GateDemos, Params
 from world2act.storage import read_parquet
 
 _FRAMES = 5
@@ -32,42 +33,14 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     rows, first = [], defaultdict(list)
     for name, dataset in datasets.items():
         for episode in dataset.episodes:
-            row, frame, scene = _episode(dataset, name, episode.index)
-            rows.append(row)
+            row, frame, scene = measure_episode(dataset, episode.index)
+            rows.append({"dataset": name} | row)
             first[episode.task].append((frame, scene))
+    actions = [measure_actions(datasets["labelled"], record.index) for record in datasets["labelled"].episodes]
     return [
-        Table(
-            "episodes",
-            pd.DataFrame(rows),
-            ("dataset", "episode", "task", "seed"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="contrast",
-                    min_value=limits.contrast,
-                    **why(
-                        "Every frame shows something: pixels differ within the frame (standard deviation, of 255).",
-                        "frames are blank: check MUJOCO_GL and that no simulator was freed before another rendered; "
-                        f"{_AGAIN}",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="change",
-                    min_value=limits.change,
-                    **why(
-                        "Frames follow the motion: pixels change between the first frame and later ones (mean "
-                        "absolute difference, of 255).",
-                        f"the renderer repeats one picture: {_AGAIN}",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="finite",
-                    value_set=[True],
-                    **why("Proprioception and scene are finite numbers in every frame.", _AGAIN),
-                ),
-            ],
-        ),
-        _labelled(datasets["labelled"]),
-        _alignment(datasets["labelled"], params),
+        episodes_table(rows, ("dataset", "episode", "task", "seed"), limits, _AGAIN),
+        actions_table(actions, ("episode", "task", "seed"), _AGAIN),
+        alignment_table(_alignment(datasets["labelled"]), ("task", "episodes"), limits),
         Table(
             "positions",
             pd.DataFrame(_scene_rows(first, datasets["labelled"])),
@@ -134,13 +107,13 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     ]
 
 
-def _episode(dataset: EpisodeDataset, name: str, index: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def measure_episode(dataset: EpisodeDataset, index: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """A row for `episodes_table`, the first frame (pixels,) and the first scene (S,) of an episode."""
     record, arrays = dataset.episodes[index], dataset.columns(index, [STATE, SCENE])
     frames = dataset.frames(
         index, dataset.cameras[0], np.linspace(0, record.length - 1, _FRAMES).astype(int).tolist()
     ).astype(np.float32)
     row = {
-        "dataset": name,
         "episode": index,
         "task": record.task,
         "seed": record.seed,
@@ -151,28 +124,63 @@ def _episode(dataset: EpisodeDataset, name: str, index: int) -> tuple[dict[str, 
     return row, frames[0].ravel(), arrays[SCENE][0]
 
 
-def _labelled(dataset: EpisodeDataset) -> Table:
-    rows = []
-    for record in dataset.episodes:
-        arrays = dataset.columns(record.index, [ACTION, EXECUTED])
-        both = np.stack([arrays[ACTION], arrays[EXECUTED]])
-        rows.append(
-            {
-                "episode": record.index,
-                "task": record.task,
-                "seed": record.seed,
-                "finite": is_finite(both),
-                "largest_action": float(np.abs(both).max()),
-                "action_spread": float(arrays[ACTION].std(0).max()),
-            }
-        )
+def episodes_table(rows: list[dict[str, Any]], ids: tuple[str, ...], limits: GateDemos, again: str) -> Table:
+    """What must hold of every episode. `again`: how to make one anew."""
+    return Table(
+        "episodes",
+        pd.DataFrame(rows),
+        ids,
+        [
+            gxe.ExpectColumnValuesToBeBetween(
+                column="contrast",
+                min_value=limits.contrast,
+                **why(
+                    "Every frame shows something: pixels differ within the frame (standard deviation, of 255).",
+                    "frames are blank: check MUJOCO_GL and that no simulator was freed before another rendered; "
+                    f"{again}",
+                ),
+            ),
+            gxe.ExpectColumnValuesToBeBetween(
+                column="change",
+                min_value=limits.change,
+                **why(
+                    "Frames follow the motion: pixels change between the first frame and later ones (mean "
+                    "absolute difference, of 255).",
+                    f"the renderer repeats one picture: {again}",
+                ),
+            ),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="finite",
+                value_set=[True],
+                **why("Proprioception and scene are finite numbers in every frame.", again),
+            ),
+        ],
+    )
+
+
+def measure_actions(dataset: EpisodeDataset, index: int) -> dict[str, Any]:
+    """A row for `actions_table` of a labelled episode."""
+    record, arrays = dataset.episodes[index], dataset.columns(index, [ACTION, EXECUTED])
+    both = np.stack([arrays[ACTION], arrays[EXECUTED]])
+    return {
+        "episode": index,
+        "task": record.task,
+        "seed": record.seed,
+        "finite": is_finite(both),
+        "largest_action": float(np.abs(both).max()),
+        "action_spread": float(arrays[ACTION].std(0).max()),
+    }
+
+
+def actions_table(rows: list[dict[str, Any]], ids: tuple[str, ...], again: str) -> Table:
+    """What must hold of the actions of every labelled episode. `again`: how to make one anew."""
     return Table(
         "labelled_episodes",
         pd.DataFrame(rows),
-        ("episode", "task", "seed"),
+        ids,
         [
             gxe.ExpectColumnValuesToBeInSet(
-                column="finite", value_set=[True], **why("Actions are finite numbers.", _AGAIN)
+                column="finite", value_set=[True], **why("Actions are finite numbers.", again)
             ),
             gxe.ExpectColumnValuesToBeBetween(
                 column="largest_action",
@@ -187,27 +195,29 @@ def _labelled(dataset: EpisodeDataset) -> Table:
                 min_value=0.05,
                 **why(
                     "The expert acts: at least one action dimension changes over the episode (standard deviation).",
-                    _AGAIN,
+                    again,
                 ),
             ),
         ],
     )
 
 
-def _alignment(dataset: EpisodeDataset, params: Params) -> Table:
-    axes = _motion_axes(dataset)
-    episodes = defaultdict(list)
-    for record in dataset.episodes:
-        arrays = dataset.columns(record.index, [STATE, EXECUTED])
-        episodes[record.task].append((arrays[EXECUTED][:, axes[0]], arrays[STATE][:, axes[1]]))
-    rows = []
-    for task, pairs in episodes.items():
-        onset, explained = response_onset(*zip(*pairs, strict=True))
-        rows.append({"task": task, "episodes": len(pairs), "onset_steps": onset, "explained": explained})
+def measure_alignment(dataset: EpisodeDataset, episodes: Iterable[int]) -> dict[str, Any]:
+    """A row for `alignment_table`: how the executed actions and the end effector's motion of episodes hang together."""
+    axes, pairs = _motion_axes(dataset), []
+    for index in episodes:
+        arrays = dataset.columns(index, [STATE, EXECUTED])
+        pairs.append((arrays[EXECUTED][:, axes[0]], arrays[STATE][:, axes[1]]))
+    onset, explained = response_onset(*zip(*pairs, strict=True))
+    return {"episodes": len(pairs), "onset_steps": onset, "explained": explained}
+
+
+def alignment_table(rows: list[dict[str, Any]], ids: tuple[str, ...], limits: GateDemos) -> Table:
+    """What must hold of actions against observations."""
     return Table(
         "tasks",
         pd.DataFrame(rows),
-        ("task", "episodes"),
+        ids,
         [
             gxe.ExpectColumnValuesToBeBetween(
                 column="onset_steps",
@@ -223,7 +233,7 @@ def _alignment(dataset: EpisodeDataset, params: Params) -> Table:
             ),
             gxe.ExpectColumnValuesToBeBetween(
                 column="explained",
-                min_value=params.gates.demos.motion_explained,
+                min_value=limits.motion_explained,
                 **why(
                     "The actions stored are the ones that moved the arm: they explain its displacement (share of "
                     "variance).",
@@ -232,6 +242,13 @@ def _alignment(dataset: EpisodeDataset, params: Params) -> Table:
             ),
         ],
     )
+
+
+def _alignment(dataset: EpisodeDataset) -> list[dict[str, Any]]:
+    episodes = defaultdict(list)
+    for record in dataset.episodes:
+        episodes[record.task].append(record.index)
+    return [{"task": task} | measure_alignment(dataset, indices) for task, indices in episodes.items()]
 
 
 def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:

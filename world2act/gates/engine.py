@@ -116,6 +116,37 @@ def run_gate(artifact: str, tables: Sequence[Table]) -> dict[str, int]:
     }
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A row that failed an expectation: the row's ids, the value found, what was expected, meaning and remedy."""
+
+    row: Mapping[str, Any]
+    found: Any
+    expected: str
+    meaning: str
+    remedy: str
+
+
+def find_failures(name: str, tables: Sequence[Table]) -> list[Failure]:
+    """Hold the expectations of the tables against their rows, and report nothing but the rows that fail.
+
+    Raises:
+        ValueError: an expectation could not be judged.
+    """
+    context, failures = _context(), []
+    for table in tables:
+        for result in _validate(context, name, table).results:
+            if result.exception_info.get("raised_exception"):
+                raise ValueError(f"{table.name}: {result.exception_info['exception_message']}")
+            config = result.expectation_config
+            for row in result.result.get("unexpected_index_list") or []:
+                ids = {key: _plain(row[key]) for key in table.ids}
+                found = _plain(row[config.kwargs["column"]])
+                expected = _expected(config.type, config.kwargs)
+                failures.append(Failure(ids, found, expected, config.notes, config.meta["remedy"]))
+    return failures
+
+
 def _context() -> AbstractDataContext:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
