@@ -18,7 +18,7 @@ from world2act.evaluation.records import summarise, write_episodes
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.params import Params, compose, parse_params
 from world2act.skills.segmentation import DISCARDS
-from world2act.storage import sha256, write_json, write_parquet, write_tensors
+from world2act.storage import read_tensors, sha256, write_json, write_parquet, write_tensors
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("reach", "push")
@@ -321,3 +321,20 @@ def _evaluate(artifacts: Path) -> None:
     (root / "videos").mkdir()
     for policy in directories:
         (root / "videos" / f"{policy}-reach-300-success.mp4").write_bytes(b"video")
+
+
+def with_nan(table: pa.Table, name: str) -> pa.Table:
+    column = table[name].combine_chunks()
+    values = column.flatten().to_numpy().copy()
+    values[0] = np.nan
+    column = pa.FixedSizeListArray.from_arrays(values, column.type.list_size)
+    return table.set_column(
+        table.schema.get_field_index(name), table.schema.field(name), column.cast(table.schema.field(name).type)
+    )
+
+
+def poison(path: Path) -> None:
+    """Put a NaN into a safetensors file."""
+    tensors = read_tensors(path)
+    next(iter(tensors.values()))[0, 0] = np.nan
+    write_tensors(path, tensors)

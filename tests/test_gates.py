@@ -22,6 +22,8 @@ from gate_artifacts import (
     make_artifacts,
     make_episodes,
     make_params,
+    poison,
+    with_nan,
     write_dataset,
 )
 
@@ -29,7 +31,7 @@ from world2act.data.demonstrations import INITIAL_STATES
 from world2act.errors import BadInput, GateFailed
 from world2act.gates.suites import ARTIFACTS, validate
 from world2act.params import compose
-from world2act.storage import read_json, read_tensors, sha256, write_json, write_parquet, write_tensors
+from world2act.storage import read_json, sha256, write_json, write_parquet, write_tensors
 
 PARAMS = make_params()
 
@@ -63,23 +65,6 @@ def rewrite_groups(dataset: Path, change: Callable[[pa.Table, int], pa.Table]) -
     with pq.ParquetWriter(path, groups[0].schema) as writer:
         for group in groups:
             writer.write_table(group)
-
-
-def with_nan(table: pa.Table, name: str) -> pa.Table:
-    column = table[name].combine_chunks()
-    values = column.flatten().to_numpy().copy()
-    values[0] = np.nan
-    column = pa.FixedSizeListArray.from_arrays(values, column.type.list_size)
-    return table.set_column(
-        table.schema.get_field_index(name), table.schema.field(name), column.cast(table.schema.field(name).type)
-    )
-
-
-def poison(path: Path) -> None:
-    """Put a NaN into a safetensors file."""
-    tensors = read_tensors(path)
-    next(iter(tensors.values()))[0, 0] = np.nan
-    write_tensors(path, tensors)
 
 
 def red(artifact: str, artifacts: Path) -> dict[tuple[str, str], dict]:
