@@ -1,47 +1,61 @@
 """evaluate: policies on the same test initial states → artifacts/evaluate and its rates (docs/artifacts.md)."""
 
-from world2act.evaluation.records import describe_protocol, summarise, write_episodes, write_success_table
-from world2act.evaluation.rollout import read_initial_states, roll_out, tasks_of_slots
+from collections.abc import Iterable, Iterator, Sequence
+
+from world2act.evaluation.records import (
+    describe_protocol,
+    episodes_from_arrays,
+    episodes_to_arrays,
+    summarise,
+    write_episodes,
+    write_success_table,
+)
+from world2act.evaluation.rollout import InitialState, read_initial_states, run_wave, tasks_of_slots, waves
 from world2act.evaluation.videos import film
 from world2act.params import Params
-from world2act.policies.base import load_policy
+from world2act.policies.base import Policy, load_policy
 from world2act.policies.random import RandomPolicy
+from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
 from world2act.sims.pool import EnvironmentPool
-from world2act.stage import ARTIFACTS, METRICS, Metrics, run_stage
+from world2act.stage import ARTIFACTS, METRICS, Metrics
 from world2act.storage import atomic_directory, write_json
 
 INCUMBENT, CANDIDATE = "base", "post_train"
+SAVED = {INCUMBENT: ARTIFACTS / "base_policy", CANDIDATE: ARTIFACTS / "post_train"}
+Wave = dict[int, InitialState]
 
 
-def main(params: Params) -> Metrics:
-    demos, section = params.demos, params.evaluate
-    states = read_initial_states(ARTIFACTS / "demos/initial_states.parquet", "test")
-    saved = {INCUMBENT: ARTIFACTS / "base_policy", CANDIDATE: ARTIFACTS / "post_train"}
-    policies = {name: load_policy(directory) for name, directory in saved.items()}
-    policies["random"] = RandomPolicy(policies[INCUMBENT].chunk_length, policies[INCUMBENT].action_dim)
-    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
-    slots = tasks_of_slots(states, section.environments)
-    with (
-        atomic_directory(ARTIFACTS / "evaluate") as directory,
-        EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options) as pool,
-    ):
-        results = {name: roll_out(policy, pool, states, section.max_steps) for name, policy in policies.items()}
+def plan(params: Params) -> list[tuple[str, Wave]]:
+    states = read_states()
+    planned = waves(states, tasks_of_slots(states, params.evaluate.environments))
+    return [(policy, wave) for policy in (*SAVED, "random") for wave in planned]
+
+
+def compute(params: Params, units: Sequence[tuple[str, Wave]]) -> Iterator[Arrays]:
+    policies = load_policies()
+    with make_pool(params, tasks_of_slots(read_states(), params.evaluate.environments)) as pool:
+        for name, wave in units:
+            yield episodes_to_arrays(run_wave(policies[name], pool, wave, params.evaluate.max_steps).values())
+
+
+def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
+    states, section, policies = read_states(), params.evaluate, load_policies()
+    found = {name: {} for name in policies}
+    for (name, _), arrays in zip(plan(params), computed, strict=True):
+        found[name] |= {InitialState(e.task, e.seed): e for e in episodes_from_arrays(arrays)}
+    results = {name: [episodes[state] for state in states] for name, episodes in found.items()}
+    fps = load_simulator(params.demos.simulator).EMBODIMENT.control_hz // 2
+    with atomic_directory(ARTIFACTS / "evaluate") as directory:
         for name, policy in policies.items():
-            write_episodes(
-                directory / "episodes" / name, results[name], describe_protocol(params, policy, saved.get(name))
-            )
-        fps = load_simulator(demos.simulator).EMBODIMENT.control_hz // 2
-        for name in saved:
-            film(
-                directory / "videos",
-                name,
-                results[name],
-                pool,
-                per_task=section.videos_per_task,
-                size=section.video_size,
-                fps=fps,
-            )
+            protocol = describe_protocol(params, policy, SAVED.get(name))
+            write_episodes(directory / "episodes" / name, results[name], protocol)
+        with make_pool(params, sorted({state.task for state in states})) as pool:
+            for name in SAVED:
+                film(
+                    directory / "videos", name, results[name], pool,
+                    per_task=section.videos_per_task, size=section.video_size, fps=fps,
+                )  # fmt: skip
         summary = summarise(results, section.confidence, incumbent=INCUMBENT, candidate=CANDIDATE)
         write_json(directory / "summary.json", summary)
         write_success_table(METRICS / "evaluate/success.csv", summary)
@@ -56,5 +70,20 @@ def main(params: Params) -> Metrics:
     }
 
 
+def read_states() -> list[InitialState]:
+    return read_initial_states(ARTIFACTS / "demos/initial_states.parquet", "test")
+
+
+def load_policies() -> dict[str, Policy]:
+    policies = {name: load_policy(directory) for name, directory in SAVED.items()}
+    return policies | {"random": RandomPolicy(policies[INCUMBENT].chunk_length, policies[INCUMBENT].action_dim)}
+
+
+def make_pool(params: Params, slots: Sequence[str]) -> EnvironmentPool:
+    demos = params.demos
+    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
+    return EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options)
+
+
 if __name__ == "__main__":
-    run_stage("evaluate", main)
+    run_sharded("evaluate", plan, compute, assemble)

@@ -1,14 +1,18 @@
 """rollouts: world model, post-training initial states → artifacts/rollouts, imagined skill by skill."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
-from world2act.data.latent_cache import open_latents
+from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.params import Demos, Params
+from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
-from world2act.stage import ARTIFACTS, Metrics, run_stage
+from world2act.stage import ARTIFACTS, Metrics
 from world2act.storage import atomic_directory, read_parquet, sha256
-from world2act.world_model.generation import imagine_skills, load_world_model
+from world2act.world_model.generation import imagine_skills, independent_rollouts, load_world_model
 from world2act.world_model.preview import save_strip
 from world2act.world_model.rollouts import prompts_of, sampler_seed, write_rollouts
 from world2act.world_model.tokenizer import load_tokenizer
@@ -16,44 +20,67 @@ from world2act.world_model.tokenizer import load_tokenizer
 STRIPS = 8
 
 
-def main(params: Params) -> Metrics:
-    states = [
-        s
-        for s in read_parquet(ARTIFACTS / "demos" / "initial_states.parquet").to_pylist()
-        if s["set"] == "post_training"
-    ]
-    cache, tokenizer = open_latents(ARTIFACTS / "latents"), load_tokenizer(ARTIFACTS / "tokenizer")
-    world_model = load_world_model(ARTIFACTS / "world_model")
+def plan(params: Params) -> list[list[int]]:
+    prompts = read_prompts(read_states(), open_latents(ARTIFACTS / "latents"))
+    return independent_rollouts(prompts, params.rollouts.batch_size)
+
+
+def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
+    states, cache, own = read_states(), open_latents(ARTIFACTS / "latents"), params.rollouts
+    tokenizer, world_model = load_tokenizer(ARTIFACTS / "tokenizer"), load_world_model(ARTIFACTS / "world_model")
     embeds = {prompt: torch.from_numpy(np.array(cache.prompt_embeds[row])) for row, prompt in enumerate(cache.prompts)}
-    prompts = [prompts_of(cache, state["instruction"]) for state in states]
-    seeds = [
-        [sampler_seed(params.base.seed, i, skill) for skill in range(len(chain))] for i, chain in enumerate(prompts)
-    ]
-    sampler = {"steps": params.rollouts.sampler_steps, "guidance": params.rollouts.guidance}
-    frames = first_frames(params.demos, states)
-    imagined = imagine_skills(
-        world_model, tokenizer, frames, prompts, embeds, seeds, batch_size=params.rollouts.batch_size, **sampler
-    )
+    prompts = read_prompts(states, cache)
+    seeds = read_seeds(params, prompts)
+    for group in groups:
+        frames = first_frames(params.demos, [states[i] for i in group])
+        imagined = imagine_skills(
+            world_model, tokenizer, frames, [prompts[i] for i in group], embeds, [seeds[i] for i in group],
+            steps=own.sampler_steps, guidance=own.guidance, batch_size=own.batch_size,
+        )  # fmt: skip
+        latents = {
+            f"{i}.{skill}": clip.numpy()
+            for i, clips in zip(group, imagined, strict=True)
+            for skill, clip in enumerate(clips)
+        }
+        yield latents | {f"{i}.frame": frame for i, frame in zip(group, frames, strict=True)}
+
+
+def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
+    states, tokenizer = read_states(), load_tokenizer(ARTIFACTS / "tokenizer")
+    prompts = read_prompts(states, open_latents(ARTIFACTS / "latents"))
+    arrays = {name: array for group in computed for name, array in group.items()}
+    imagined = [[arrays[f"{i}.{skill}"] for skill in range(len(chain))] for i, chain in enumerate(prompts)]
     with atomic_directory(ARTIFACTS / "rollouts") as directory:
         (directory / "frames").mkdir()
-        for i in range(min(STRIPS, len(states))):
-            save_strip(
-                directory / "frames" / f"{i}-{states[i]['task']}.png",
-                [tokenizer.decode(clip[None])[0] for clip in imagined[i]],
-            )
+        for i, (state, clips) in enumerate(zip(states[:STRIPS], imagined, strict=False)):
+            videos = [tokenizer.decode(torch.from_numpy(clip[None]))[0] for clip in clips]
+            save_strip(directory / "frames" / f"{i}-{state['task']}.png", videos)
         return write_rollouts(
             directory,
             states,
             prompts,
-            seeds,
-            frames,
+            read_seeds(params, prompts),
+            np.stack([arrays[f"{i}.frame"] for i in range(len(states))]),
             imagined,
             world_model_sha256=sha256(ARTIFACTS / "world_model" / "transformer"),
-            sampler=sampler,
+            sampler={"steps": params.rollouts.sampler_steps, "guidance": params.rollouts.guidance},
         )
 
 
-def first_frames(demos: Demos, states: list[dict]) -> np.ndarray:
+def read_states() -> list[dict[str, Any]]:
+    rows = read_parquet(ARTIFACTS / "demos" / "initial_states.parquet").to_pylist()
+    return [row for row in rows if row["set"] == "post_training"]
+
+
+def read_prompts(states: Sequence[dict[str, Any]], cache: LatentCache) -> list[list[str]]:
+    return [prompts_of(cache, state["instruction"]) for state in states]
+
+
+def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[int]]:
+    return [[sampler_seed(params.base.seed, i, k) for k in range(len(chain))] for i, chain in enumerate(prompts)]
+
+
+def first_frames(demos: Demos, states: Sequence[dict[str, Any]]) -> np.ndarray:
     """What the camera sees in each initial state, uint8 (R, H, W, 3)."""
     simulator = load_simulator(demos.simulator)
     options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
@@ -68,4 +95,4 @@ def first_frames(demos: Demos, states: list[dict]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run_stage("rollouts", main)
+    run_sharded("rollouts", plan, compute, assemble)

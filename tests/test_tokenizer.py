@@ -9,7 +9,7 @@ import torch
 from world2act.errors import BadInput
 from world2act.params import Tokenizer, compose, parse_params
 from world2act.training.objective import Place
-from world2act.world_model.encoding import encode_clips
+from world2act.world_model.encoding import batches_of_clips, encode_clips
 from world2act.world_model.reconstruction import ReconstructionObjective, measure_latents
 from world2act.world_model.text import load_text_encoder, make_text_encoder
 from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer, make_vae, to_video
@@ -119,10 +119,10 @@ def test_clips_are_encoded_from_their_own_first_frame(tokenizer: VideoTokenizer)
     skills = [
         {"dataset": "toy", "episode_index": i, "start": s, "end": e} for i, s, e in ((0, 3, 11), (1, 0, 4), (0, 11, 19))
     ]
-    encoded = dict(encode_clips(tokenizer, {"toy": Episodes()}, skills, 2))
-    assert sorted(encoded) == [0, 1, 2]
-    assert np.allclose(encoded[2], tokenizer.encode(videos(2, 20)[:1, 11:20])[0], atol=1e-5)
-    assert np.allclose(encoded[2][0], tokenizer.encode(videos(2, 20)[:1, 11:12])[0, 0], atol=1e-5)
+    assert batches_of_clips(skills, 2) == [[1], [0, 2]] and batches_of_clips(skills, 1) == [[1], [0], [2]]
+    _, encoded = encode_clips(tokenizer, {"toy": Episodes()}, [skills[0], skills[2]])
+    assert np.allclose(encoded, tokenizer.encode(videos(2, 20)[:1, 11:20])[0], atol=1e-5)
+    assert np.allclose(encoded[0], tokenizer.encode(videos(2, 20)[:1, 11:12])[0, 0], atol=1e-5)
 
 
 def test_a_vae_with_other_keys_is_refused(tmp_path: Path, tokenizer: VideoTokenizer) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.evaluation.statistics import Difference, not_worse, paired_difference, wilson
@@ -52,6 +55,19 @@ def write_episodes(directory: Path, results: Sequence[EpisodeResult], protocol: 
             "error": result.error, "actions": result.actions.tolist(), "protocol": protocol,
         }  # fmt: skip
         write_json(directory / f"{result.task}-{result.seed}.json", episode)
+
+
+def episodes_to_arrays(results: Iterable[EpisodeResult]) -> dict[str, np.ndarray]:
+    """Episodes as named arrays, for safetensors: the actions of each, and what else is known of them as JSON bytes."""
+    rows = [asdict(result) for result in results]
+    actions = {f"actions.{i}": row.pop("actions") for i, row in enumerate(rows)}
+    return {"episodes": np.frombuffer(json.dumps(rows).encode(), np.uint8), **actions}
+
+
+def episodes_from_arrays(arrays: Mapping[str, np.ndarray]) -> list[EpisodeResult]:
+    """The inverse of `episodes_to_arrays`."""
+    rows = json.loads(arrays["episodes"].tobytes())
+    return [EpisodeResult(actions=arrays[f"actions.{i}"], **row) for i, row in enumerate(rows)]
 
 
 def summarise(results: Results, confidence: float, *, incumbent: str, candidate: str) -> dict[str, Any]:

@@ -83,29 +83,44 @@ def roll_out(
 ) -> list[EpisodeResult]:
     """Run every initial state once, in the order given back.
 
-    Chunks are executed open loop. The slots of the pool advance together, and start their next episodes together
-    when all have ended. The sampling noise depends on the episode's seed and the chunk's number alone, so that two
-    policies over the same states see the same scenes and the same noise.
-
     Raises:
         BadInput: no slot of the pool has the task of a state.
+    """
+    results: dict[InitialState, EpisodeResult] = {}
+    for wave in waves(states, pool.tasks):
+        results |= run_wave(policy, pool, wave, max_steps)
+    return [results[state] for state in states]
+
+
+def waves(states: Sequence[InitialState], slots: Sequence[str]) -> list[dict[int, InitialState]]:
+    """Give initial states to slots: the episodes of a wave run together, the next wave starts when all have ended.
+
+    Args:
+        slots: the task of each slot.
+
+    Raises:
+        BadInput: no slot has the task of a state.
     """
     waiting: dict[str, deque[InitialState]] = defaultdict(deque)
     for state in states:
         waiting[state.task].append(state)
-    for task in waiting.keys() - set(pool.tasks):
-        found = sorted(set(pool.tasks))
+    for task in waiting.keys() - set(slots):
+        found = sorted(set(slots))
         raise BadInput("the environment pool", "tasks", found, f"a slot for {task}", "give each task a slot")
-    results: dict[InitialState, EpisodeResult] = {}
+    planned = []
     while any(waiting.values()):
-        wave = {slot: waiting[task].popleft() for slot, task in enumerate(pool.tasks) if waiting[task]}
-        results |= _run_wave(policy, pool, wave, max_steps)
-    return [results[state] for state in states]
+        planned.append({slot: waiting[task].popleft() for slot, task in enumerate(slots) if waiting[task]})
+    return planned
 
 
-def _run_wave(
+def run_wave(
     policy: Policy, pool: EnvironmentPool, wave: dict[int, InitialState], max_steps: int
 ) -> dict[InitialState, EpisodeResult]:
+    """Run the episodes of one wave together.
+
+    Chunks are executed open loop. The sampling noise depends on the episode's seed and the chunk's number alone, so
+    that two policies over the same states see the same scenes and the same noise.
+    """
     logs: dict[int, list[np.ndarray]] = {slot: [] for slot in wave}
     results: dict[InitialState, EpisodeResult] = {}
 

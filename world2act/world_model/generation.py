@@ -6,11 +6,12 @@ conditioning frame of the next; nothing passes through a file or a lossy codec.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -145,22 +146,43 @@ def imagine_skills(
     """
     frames = np.array(first_frames)
     imagined: list[list[Tensor]] = [[] for _ in prompts]
+    for skill, prompt, rows in skill_batches(prompts, batch_size):
+        latents = world_model.imagine(
+            tokenizer.encode(frames[rows][:, None])[:, 0],
+            embeds[prompt].expand(len(rows), -1, -1),
+            embeds[""],
+            latents=world_model.skill_length(prompt),
+            seeds=[seeds[row][skill] for row in rows],
+            steps=steps,
+            guidance=guidance,
+        )
+        frames[rows] = tokenizer.decode(latents)[:, -1]
+        for row, clip in zip(rows, latents, strict=True):
+            imagined[row].append(clip)
+    return imagined
+
+
+def skill_batches(prompts: Sequence[Sequence[str]], batch_size: int) -> Iterator[tuple[int, str, list[int]]]:
+    """The batches that rollouts are imagined in, in order: (place in the chain, prompt, rollouts).
+
+    Args:
+        prompts: each rollout's prompts, in order.
+    """
     for skill in range(max(map(len, prompts))):
         asked = [(chain[skill], rollout) for rollout, chain in enumerate(prompts) if skill < len(chain)]
         for prompt in sorted({prompt for prompt, _ in asked}):
             rollouts = [rollout for other, rollout in asked if other == prompt]
             for start in range(0, len(rollouts), batch_size):
-                rows = rollouts[start : start + batch_size]
-                latents = world_model.imagine(
-                    tokenizer.encode(frames[rows][:, None])[:, 0],
-                    embeds[prompt].expand(len(rows), -1, -1),
-                    embeds[""],
-                    latents=world_model.skill_length(prompt),
-                    seeds=[seeds[row][skill] for row in rows],
-                    steps=steps,
-                    guidance=guidance,
-                )
-                frames[rows] = tokenizer.decode(latents)[:, -1]
-                for row, clip in zip(rows, latents, strict=True):
-                    imagined[row].append(clip)
-    return imagined
+                yield skill, prompt, rollouts[start : start + batch_size]
+
+
+def independent_rollouts(prompts: Sequence[Sequence[str]], batch_size: int) -> list[list[int]]:
+    """The rollouts in the smallest groups that share no batch, for `imagine_skills` to imagine apart.
+
+    A group is batched among itself as among all: it holds whole batches of each prompt, of which only the last can be
+    short.
+    """
+    graph = nx.Graph()
+    for _, _, rollouts in skill_batches(prompts, batch_size):
+        nx.add_path(graph, rollouts)
+    return sorted(sorted(group) for group in nx.connected_components(graph))

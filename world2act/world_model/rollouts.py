@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
 from world2act.data.latent_cache import LatentCache
 from world2act.errors import BadInput
@@ -69,7 +68,7 @@ def write_rollouts(
     prompts: Sequence[Sequence[str]],
     seeds: Sequence[Sequence[int]],
     first_frames: np.ndarray,
-    imagined: Sequence[Sequence[Tensor]],
+    imagined: Sequence[Sequence[np.ndarray]],
     *,
     world_model_sha256: str,
     sampler: dict[str, float],
@@ -105,6 +104,6 @@ def write_rollouts(
             )
             offset += len(latents)
     write_parquet(directory / "rollouts.parquet", rows, ROLLOUT_SCHEMA)
-    latents = np.concatenate([clip.numpy() for skills in imagined for clip in skills])
+    latents = np.concatenate([clip for skills in imagined for clip in skills])
     np.save(directory / "latents.npy", latents, allow_pickle=False)
     return {"rollouts": len(states), "skills": len(rows), "latents": len(latents)}
