@@ -1,14 +1,18 @@
-"""The `world2act` command. It runs in the root of the pipeline, the folder that holds dvc.yaml."""
+"""The `world2act` command. It runs in the root of the pipeline, the folder that holds dvc.yaml.
+
+What only reads or moves releases in the store (`world2act.artifacts.commands`) runs anywhere.
+"""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from world2act.artifacts import commands
+from world2act.messages import one_message
 
 app = typer.Typer(
     name="world2act",
@@ -16,8 +20,8 @@ app = typer.Typer(
         "World2Act end to end: demonstrations become skills, a world model, a bridge between its latents and the "
         "actions of a policy, and a policy post-trained without reward.\n\n"
         "The pipeline is dvc.yaml and its knobs are params.yaml. This command writes the knobs from a profile, runs "
-        "the pipeline and shows what came out. The rest is DVC's: `dvc dag` draws the pipeline, `dvc repro STAGE` runs "
-        "a part of it, `dvc metrics show` prints its metrics.\n\n"
+        "the pipeline, shows what came out, and publishes it for robots to get. The rest is DVC's: `dvc dag` draws the "
+        "pipeline, `dvc repro STAGE` runs a part of it, `dvc metrics show` prints its metrics.\n\n"
         "Start with `world2act check`, then `world2act repro`."
     ),
     no_args_is_help=True,
@@ -26,23 +30,14 @@ app = typer.Typer(
 )
 
 
+app.add_typer(commands.app)
+
+
 @app.callback()
-def _in_pipeline_root() -> None:
-    if not Path("dvc.yaml").exists():
+def _in_pipeline_root(context: typer.Context) -> None:
+    if context.invoked_subcommand not in commands.ANYWHERE and not Path("dvc.yaml").exists():
         typer.secho(f"no dvc.yaml in {Path.cwd()}: run world2act in the root of the pipeline", err=True, fg="red")
         raise typer.Exit(2)
-
-
-@contextmanager
-def _one_message() -> Iterator[None]:
-    """Print a `World2ActError` as one message and exit with 2."""
-    from world2act.errors import World2ActError
-
-    try:
-        yield
-    except World2ActError as error:
-        typer.secho(str(error), err=True, fg="red")
-        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -57,7 +52,7 @@ def profile(
     """
     from world2act.profiles import list_profiles, profile_in_force, write_profile
 
-    with _one_message():
+    with one_message():
         if name is not None:
             path = write_profile(name, force=force)
             typer.echo(f"{path} now holds the profile {name}")
@@ -78,7 +73,7 @@ def repro() -> None:
     from world2act.dvc_process import dvc_command, stage_environment
     from world2act.params import load_params
 
-    with _one_message():
+    with one_message():
         load_params()
     done = subprocess.run(dvc_command("repro"), env=stage_environment())
     if done.returncode:
@@ -92,7 +87,7 @@ def summary() -> None:
     """Show what the last run produced: artifacts, gates, success rates, and where the report is."""
     from world2act.report.summary import print_summary
 
-    with _one_message():
+    with one_message():
         print_summary()
 
 

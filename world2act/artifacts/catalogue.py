@@ -1,0 +1,134 @@
+"""What is in the store: releases with their channels, and the difference between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from world2act_client.errors import NotFound
+from world2act_client.manifest import FileEntry, Manifest
+from world2act_client.releases import (
+    current_pointer,
+    list_channels,
+    list_names,
+    list_versions,
+    read_manifest,
+    resolve,
+)
+
+from world2act.artifacts.registry import Registry
+
+_THREADS = 8
+Change = tuple[Any, Any]
+"""Before and after; None where there was nothing."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One version and the channels that stand at it."""
+
+    manifest: Manifest
+    channels: tuple[str, ...]
+
+    @property
+    def success(self) -> dict[str, float]:
+        """Policy → share of its episodes that succeeded, those with an infrastructure error left out."""
+        counted = {
+            policy: [episode["success"] for episode in episodes if episode["success"] is not None]
+            for policy, episodes in self.manifest.record.items()
+        }
+        return {policy: sum(results) / len(results) for policy, results in counted.items() if results}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What changed between two releases; the unchanged is left out.
+
+    Attributes:
+        params, metrics: dotted key → its values.
+        files: path → its entries.
+        stages: stage → which of its command and dependencies changed.
+    """
+
+    before: Manifest
+    after: Manifest
+    params: Mapping[str, Change]
+    metrics: Mapping[str, Change]
+    files: Mapping[str, tuple[FileEntry | None, FileEntry | None]]
+    stages: Mapping[str, list[str]]
+
+
+def list_releases(registry: Registry, name: str | None = None) -> list[Release]:
+    """Every release, or those of one name: by name, newest first.
+
+    Raises:
+        NotFound: nothing was released under that name.
+        Tampered: a manifest or a channel that cannot be verified.
+    """
+    releases = []
+    for each in [name] if name else list_names(registry.store):
+        versions = list_versions(registry.store, each)[::-1]
+        if not versions:
+            remedy = f"`world2act publish {each}`, or `world2act list` to see what there is"
+            raise NotFound(f"{registry.store.url}: {each}", "no release of that name", "a release", remedy)
+        channels = {
+            channel: current_pointer(registry.store, each, channel, registry.trusted).version
+            for channel in list_channels(registry.store, each)
+        }
+        with ThreadPoolExecutor(_THREADS) as threads:
+            read = threads.map(lambda version, each=each: _manifest(registry, each, version), versions)
+            releases += [
+                Release(manifest, tuple(channel for channel, at in channels.items() if at == manifest.version))
+                for manifest in read
+            ]
+    return releases
+
+
+def compare(registry: Registry, before: str, after: str) -> Difference:
+    """Two releases side by side. Raises: as `world2act_client.releases.resolve`."""
+    old, _ = resolve(registry.store, before, registry.trusted)
+    new, _ = resolve(registry.store, after, registry.trusted)
+    return Difference(
+        before=old,
+        after=new,
+        params=_changes(_flat(old.params), _flat(new.params)),
+        metrics=_changes(_flat(old.metrics), _flat(new.metrics)),
+        files=_changes({file.path: file for file in old.files}, {file.path: file for file in new.files}),
+        stages=_stage_changes(old, new),
+    )
+
+
+def _manifest(registry: Registry, name: str, version: int) -> Manifest:
+    return read_manifest(registry.store, name, version, registry.trusted)[0]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}; lists stay whole."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        key: leaf for name, each in value.items()
+        for key, leaf in _flat(each, f"{prefix}.{name}" if prefix else name).items()
+    }  # fmt: skip
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Change]:
+    keys = dict.fromkeys([*before, *after])
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def _stage_changes(before: Manifest, after: Manifest) -> dict[str, list[str]]:
+    old, new = ({stage["stage"]: stage for stage in manifest.lineage} for manifest in (before, after))
+    changes: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*old, *new]):
+        if name not in old or name not in new:
+            changes[name] = ["new" if name in new else "gone"]
+            continue
+        deps = [{dep["path"]: dep["md5"] for dep in stage["deps"]} for stage in (old[name], new[name])]
+        found = ["its command"] if old[name]["cmd"] != new[name]["cmd"] else []
+        found += _changes(*deps)
+        if found:
+            changes[name] = found
+    return changes

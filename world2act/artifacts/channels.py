@@ -1,0 +1,94 @@
+"""Channels: which version a robot gets that asks for NAME@CHANNEL. They move by adding to a log, never by rewriting."""
+
+from __future__ import annotations
+
+from world2act_client.errors import Conflict, NotFound
+from world2act_client.manifest import Manifest, Pointer
+from world2act_client.releases import list_serials, parse_reference, read_manifest, read_pointer, resolve
+from world2act_client.store import pointer_key
+
+from world2act.artifacts.objects import missing_objects
+from world2act.artifacts.registry import Registry, now
+
+
+def promote(registry: Registry, reference: str, channel: str, note: str = "") -> Pointer:
+    """Make a channel stand at the version that a reference means. Standing there already, it is left alone.
+
+    Raises:
+        NotFound: no such version, or the store lacks one of its files.
+        Conflict: somebody else moved the channel meanwhile.
+    """
+    manifest, digest = resolve(registry.store, reference, registry.trusted)
+    parse_reference(f"{manifest.name}@{channel}")
+    serials = list_serials(registry.store, manifest.name, channel)
+    if serials:
+        current = read_pointer(registry.store, manifest.name, channel, serials[-1], registry.trusted)
+        if current.version == manifest.version:
+            return current
+    return _append(registry, manifest, digest, channel, serials[-1] if serials else 0, note)
+
+
+def rollback(registry: Registry, reference: str, note: str = "") -> Pointer:
+    """Make NAME@CHANNEL stand where it stood before its last promotion; once more goes one further back.
+
+    Raises:
+        NotFound: no such channel, or it never stood anywhere else.
+        Conflict: somebody else moved the channel meanwhile.
+    """
+    wanted = parse_reference(reference)
+    if not wanted.channel:
+        remedy = f"name a channel: `world2act list {wanted.name}` shows them"
+        raise NotFound(f"reference {reference!r}", "no channel", "NAME@CHANNEL", remedy)
+    log = read_log(registry, wanted.name, wanted.channel)
+    versions = standing(log)
+    if len(versions) < 2:
+        found = f"never at anything but v{versions[0]}" if versions else "no such channel"
+        remedy = f"promote the version you want: `world2act promote {wanted.name}@vN {wanted.channel}`"
+        raise NotFound(f"{registry.store.url}: {reference}", found, "an earlier version", remedy)
+    manifest, digest = read_manifest(registry.store, wanted.name, versions[-2], registry.trusted)
+    return _append(
+        registry, manifest, digest, wanted.channel, log[-1].serial, note or f"rolled back from v{versions[-1]}"
+    )
+
+
+def read_log(registry: Registry, name: str, channel: str) -> list[Pointer]:
+    """Every pointer of a channel, oldest first, verified."""
+    serials = list_serials(registry.store, name, channel)
+    return [read_pointer(registry.store, name, channel, serial, registry.trusted) for serial in serials]
+
+
+def standing(log: list[Pointer]) -> list[int]:
+    """The versions that a channel stood at, oldest first; going back to one takes away what came after it."""
+    versions: list[int] = []
+    for pointer in log:
+        if pointer.version in versions:
+            del versions[versions.index(pointer.version) + 1 :]
+        else:
+            versions.append(pointer.version)
+    return versions
+
+
+def _append(registry: Registry, manifest: Manifest, digest: str, channel: str, last_serial: int, note: str) -> Pointer:
+    missing = missing_objects(registry.store, manifest.files)
+    if missing:
+        raise NotFound(
+            f"{registry.store.url}: {manifest.name}@v{manifest.version}",
+            f"{len(missing)} files whose object is not there, {missing[0].path} first", "every file of the version",
+            "publish the artifact again from the workspace that holds it",
+        )  # fmt: skip
+    pointer = Pointer(
+        name=manifest.name,
+        channel=channel,
+        serial=last_serial + 1,
+        version=manifest.version,
+        manifest_sha256=digest,
+        created=now(),
+        note=note,
+    )
+    if not registry.put_signed(pointer_key(manifest.name, channel, pointer.serial), pointer):
+        raise Conflict(
+            f"{registry.store.url}: {manifest.name}@{channel}", "moved by somebody else just now",
+            f"still at entry {last_serial} of its log",
+            f"see with `world2act list {manifest.name}` where it stands, then decide again",
+        )  # fmt: skip
+    return pointer

@@ -1,0 +1,146 @@
+"""The commands on releases: `world2act publish`, `promote`, `rollback`, `list`, `diff`, `get`, `collect-garbage`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from world2act.messages import one_message
+
+app = typer.Typer()
+ANYWHERE = {"keygen", "promote", "rollback", "list", "diff", "get"}
+"""The commands that need no pipeline."""
+
+_Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store", envvar="WORLD2ACT_STORE", help="URL of the store, s3://bucket/prefix; else DVC's default remote."
+    ),
+]
+_Note = Annotated[str, typer.Option("--note", help="Why; it stays in the channel's log.")]
+_Reference = Annotated[str, typer.Argument(help="NAME@CHANNEL, NAME@vVERSION or NAME@latest.")]
+
+
+@app.command()
+def keygen(directory: Annotated[Path, typer.Argument(help="Where to write the pair.")]) -> None:
+    """Make a key pair: one half signs releases, the other is what robots trust."""
+    from world2act_client.signing import make_key_pair
+
+    with one_message():
+        private, public = make_key_pair(directory)
+        typer.echo(f"{private}  signs; for publishers only: export WORLD2ACT_SIGNING_KEY={private}")
+        typer.echo(f"{public}  verifies; for everybody:     export WORLD2ACT_TRUSTED_KEYS={public}")
+
+
+@app.command()
+def publish(
+    name: Annotated[str, typer.Argument(help="What to publish: a key of `artifacts:` in dvc.yaml.")],
+    store: _Store = None,
+    allow_modified: Annotated[
+        bool, typer.Option("--allow-modified", help="Though code differs from HEAD; the manifest names the paths.")
+    ] = False,
+) -> None:
+    """Publish an artifact of the pipeline: a new version, signed, for robots to get.
+
+    Every stage must be up to date, every gate green, the code committed, and a policy no worse than its incumbent.
+    Only files that the store does not hold yet are uploaded.
+    """
+    from world2act.artifacts import publish as publishing
+    from world2act.artifacts.tables import in_words
+
+    with one_message():
+        done = publishing.publish(name, store=store, allow_modified=allow_modified, progress=typer.echo)
+        typer.echo(in_words(done))
+
+
+@app.command()
+def promote(
+    reference: _Reference,
+    channel: Annotated[str, typer.Argument(help="A channel such as `prod`; it is made when it is new.")],
+    note: _Note = "",
+    store: _Store = None,
+) -> None:
+    """Make a channel stand at a version."""
+    from world2act.artifacts import channels
+    from world2act.artifacts.registry import open_registry
+
+    with one_message():
+        pointer = channels.promote(open_registry(store, signing=True), reference, channel, note)
+        typer.echo(f"{pointer.name}@{channel} stands at v{pointer.version}")
+
+
+@app.command()
+def rollback(
+    reference: Annotated[str, typer.Argument(metavar="NAME@CHANNEL", help="The channel.")],
+    note: _Note = "",
+    store: _Store = None,
+) -> None:
+    """Make a channel stand where it stood before its last promotion."""
+    from world2act.artifacts import channels
+    from world2act.artifacts.registry import open_registry
+
+    with one_message():
+        pointer = channels.rollback(open_registry(store, signing=True), reference, note)
+        typer.echo(f"{reference} stands at v{pointer.version} again")
+
+
+@app.command("list")
+def list_(
+    name: Annotated[str | None, typer.Argument(help="Only the releases of this name.")] = None, store: _Store = None
+) -> None:
+    """Show the releases in the store: versions, channels, success rates, sizes."""
+    from world2act.artifacts.catalogue import list_releases
+    from world2act.artifacts.registry import open_registry
+    from world2act.artifacts.tables import print_releases
+
+    with one_message():
+        print_releases(list_releases(open_registry(store), name))
+
+
+@app.command()
+def diff(before: _Reference, after: _Reference, store: _Store = None) -> None:
+    """Show what changed between two releases: params, metrics, files, stages, git revision."""
+    from world2act.artifacts.catalogue import compare
+    from world2act.artifacts.registry import open_registry
+    from world2act.artifacts.tables import print_difference
+
+    with one_message():
+        print_difference(compare(open_registry(store), before, after))
+
+
+@app.command()
+def get(
+    reference: _Reference,
+    destination: Annotated[Path, typer.Argument(help="A folder that is new, or that an earlier get wrote.")],
+    store: _Store = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Serve from the local cache only.")] = False,
+) -> None:
+    """Get a release from the store, every byte verified. On a robot, `world2act-client get` does the same."""
+    from world2act_client.get import get as get_release
+
+    with one_message():
+        manifest = get_release(reference, destination, store=store, offline=offline)
+        typer.echo(f"{destination} holds {manifest.name} v{manifest.version}: {len(manifest.files)} files")
+
+
+@app.command()
+def collect_garbage(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only say what there is.")] = False,
+    grace_days: Annotated[float, typer.Option(min=0, help="Keep whatever is younger.")] = 7.0,
+    all_commits: Annotated[
+        bool, typer.Option("--all-commits", help="Keep what any commit names, not only branches and tags.")
+    ] = False,
+    store: _Store = None,
+) -> None:
+    """Find DVC objects in the store that no release and no git branch or tag names any more."""
+    from world2act.artifacts import garbage
+    from world2act.artifacts.tables import print_sweep
+
+    with one_message():
+        print_sweep(
+            garbage.collect_garbage(
+                store=store, dry_run=not delete, grace_days=grace_days, all_commits=all_commits, progress=typer.echo
+            )
+        )

@@ -1,0 +1,260 @@
+"""Collecting garbage: DVC objects in the store that nothing names any more are found, and on demand deleted.
+
+Kept are: what any release names, its files and its lineage; what the workspace and every git reference name through
+DVC; what a run that is spread over machines has handed over; and what is younger than the grace period, with all
+that a young directory names. Anything that cannot be read (a manifest, a directory, a revision) ends the collection
+before it deletes: what it would have named is unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from world2act_client.errors import NotFound, Tampered
+from world2act_client.manifest import Manifest
+from world2act_client.releases import current_pointer, read_manifest
+from world2act_client.store import Store, object_key
+
+from world2act.artifacts.lease import Lease, collector_lease
+from world2act.artifacts.registry import Registry, open_pipeline, registry_of
+from world2act.artifacts.revision import git
+from world2act.errors import BadInput
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+OBJECTS = "files/md5/"
+GRACE_DAYS = 7.0
+_BATCH = 1000  # what S3 deletes in one request
+_VERSION = re.compile(r"releases/([^/]+)/versions/v(\d{6,})\.json")
+_POINTER = re.compile(r"releases/([^/]+)/channels/([^/]+)/(\d{6,})\.json")
+_HANDED_MD5 = re.compile(r"^\s*(?:- )?md5: ['\"]?([0-9a-f]{32}(?:\.dir)?)\b", re.MULTILINE)
+
+
+class Listed(NamedTuple):
+    """An object as the store lists it."""
+
+    md5: str
+    size: int
+    written: datetime
+
+
+@dataclass
+class Amount:
+    """So many objects of so many bytes together."""
+
+    objects: int = 0
+    size: int = 0
+
+    def count(self, listed: Iterable[Listed]) -> None:
+        """Add these."""
+        for each in listed:
+            self.objects += 1
+            self.size += each.size
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a collection found. In a dry run the garbage is still there.
+
+    Attributes:
+        kept: named by a release, by git or by a run; young: by nothing yet; garbage: by nothing, for days.
+    """
+
+    dry_run: bool
+    releases: int
+    revisions: int
+    kept: Amount = field(default_factory=Amount)
+    young: Amount = field(default_factory=Amount)
+    garbage: Amount = field(default_factory=Amount)
+
+
+def collect_garbage(
+    *,
+    store: str | None = None,
+    dry_run: bool = True,
+    grace_days: float = GRACE_DAYS,
+    all_commits: bool = False,
+    progress: Callable[[str], None] = print,
+) -> Sweep:
+    """Find the objects that nothing names, and delete them unless `dry_run`.
+
+    Run it in a whole clone of the pipeline's git repository; references that its remotes have and it has not are
+    fetched first. Memory grows with what is kept, not with what lies in the store.
+
+    Args:
+        grace_days: what was written later than this is kept: a run may be about to name it.
+        all_commits: keep what any commit names, not only the tips of branches and tags.
+
+    Raises:
+        BadInput: no pipeline, a shallow clone, or a revision that DVC cannot read.
+        Conflict: another collector is at work.
+        ReleaseError: a manifest or a channel that cannot be verified; an action that the store refuses.
+    """
+    with open_pipeline(store) as repo:
+        registry = registry_of(repo)
+        keep, releases, revisions = _mark(repo, registry, all_commits)
+        progress(f"{len(releases.seen)} releases and {revisions} git revisions name {len(keep.md5s):,} objects")
+        oldest = registry.store.clock() - timedelta(days=grace_days)
+        with nullcontext() if dry_run else collector_lease(registry.store) as lease:
+            sweep = Sweep(dry_run, len(releases.seen), revisions)
+            # A directory without its files would pass for whole in DVC's eyes, so directories go first; and one that
+            # is young keeps its files, however old they are.
+            for directories in (True, False):
+                for page in _pages(_listed(registry.store, directories)):
+                    _sweep_page(page, keep, releases, oldest, lease, sweep)
+        return replace(sweep, releases=len(releases.seen))
+
+
+def _mark(repo: Repo, registry: Registry, all_commits: bool) -> tuple[_Kept, _Releases, int]:
+    """What to keep, the releases that were read for it, and the number of git revisions."""
+    keep, releases = _Kept(repo, registry.store), _Releases(registry)
+    revisions = git_revisions(Path(repo.root_dir), all_commits)
+    keep.add(_named_by_git(repo, revisions))
+    keep.add(_handed_over(registry.store))
+    keep.add(releases.unseen())
+    return keep, releases, len(revisions)
+
+
+def _sweep_page(
+    page: list[Listed], keep: _Kept, releases: _Releases, oldest: datetime, lease: Lease | None, sweep: Sweep
+) -> None:
+    """Count a page of the listing, and delete its garbage under a lease."""
+    young = [each for each in page if each.md5 not in keep.md5s and each.written > oldest]
+    keep.add(each.md5 for each in young if each.md5.endswith(".dir"))
+    doomed = [each for each in page if each.md5 not in keep.md5s and each.written <= oldest]
+    if lease:
+        lease.keep()
+        if doomed:
+            keep.add(releases.unseen())
+            doomed = [each for each in doomed if each.md5 not in keep.md5s]
+            lease.keep()
+            lease.store.delete(object_key(each.md5) for each in doomed)
+    sweep.young.count(young)
+    sweep.garbage.count(doomed)
+    sweep.kept.count(set(page) - set(young) - set(doomed))
+
+
+class _Kept:
+    """The md5s to keep; a directory brings the files in it along."""
+
+    def __init__(self, repo: Repo, store: Store) -> None:
+        self.md5s: set[str] = set()
+        self._repo, self._store = repo, store
+
+    def add(self, md5s: Iterable[str]) -> None:
+        """Raises `BadInput` for a damaged directory. One that is nowhere cannot be pulled: it has nothing to lose."""
+        for md5 in set(md5s) - self.md5s:
+            self.md5s.add(md5)
+            if md5.endswith(".dir"):
+                self.md5s.update(self._members(md5))
+
+    def _members(self, md5: str) -> list[str]:
+        cached = Path(self._repo.cache.local.oid_to_path(md5))
+        try:
+            content = cached.read_bytes() if cached.exists() else self._store.read(object_key(md5))
+        except NotFound:
+            return []
+        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if f"{found}.dir" != md5:
+            raise BadInput(
+                f"{self._store.url}/{object_key(md5)}", "", f"other content, of md5 {found}", "the list of files that "
+                "its name says", "mend or remove this object, and its copy in DVC's cache: what it names is unknown",
+            )  # fmt: skip
+        return [entry["md5"] for entry in json.loads(content)]
+
+
+class _Releases:
+    """Every version in the store, read once; asked again, only those that came since."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.seen: set[tuple[str, int]] = set()
+        self._registry = registry
+
+    def unseen(self) -> Iterator[str]:
+        """The md5s that new versions name. Raises `ReleaseError` when one, or a channel, cannot be verified."""
+        store, trusted = self._registry.store, self._registry.trusted
+        found, channels = set(), set()
+        for key, *_ in store.list("releases/"):
+            if version := _VERSION.fullmatch(key):
+                found.add((version[1], int(version[2])))
+            elif pointer := _POINTER.fullmatch(key):
+                channels.add((pointer[1], pointer[2]))
+            else:
+                raise Tampered(
+                    f"{store.url}/{key}", "something unknown", "a version or a channel",
+                    "nothing was deleted: find out what it is, and remove it",
+                )  # fmt: skip
+        first = not self.seen
+        for name, version in sorted(found - self.seen):
+            manifest, _ = read_manifest(store, name, version, trusted)
+            yield from _named_by(manifest)
+            self.seen.add((name, version))
+        for name, channel in sorted(channels) if first else ():
+            version = current_pointer(store, name, channel, trusted).version
+            if (name, version) not in found:
+                raise Tampered(
+                    f"{store.url}: {name}@{channel}", f"v{version}, which is not there", "a version",
+                    "nothing was deleted: bring the manifest back, or promote another version",
+                )  # fmt: skip
+
+
+def _named_by(manifest: Manifest) -> Iterator[str]:
+    yield from (file.md5 for file in manifest.files)
+    for stage in manifest.lineage:
+        yield from (entry["md5"] for entry in (*stage["deps"], *stage["outs"]))
+
+
+def git_revisions(root: Path, all_commits: bool) -> list[str]:
+    """The commits that git's references stand at (branches, remotes' too, tags, stashes, experiments), or all behind.
+
+    Raises:
+        BadInput: a shallow clone, which does not know them all, or a remote that does not answer.
+    """
+    if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+        raise BadInput(root, "", "a shallow clone", "a clone with every branch", "run `git fetch --unshallow`")
+    git(root, "fetch", "--quiet", "--all", "--tags")
+    return git(root, "rev-list", "--all", *([] if all_commits else ["--no-walk"])).split()
+
+
+def _named_by_git(repo: Repo, revisions: list[str]) -> set[str]:
+    """The md5s of every cached output in the workspace and in the revisions."""
+    found: set[str] = set()
+    for _ in repo.brancher(revs=revisions):
+        found |= {
+            out.hash_info.value
+            for out in repo.index.outs
+            if out.use_cache and out.hash_info and not out.stage.is_repo_import
+        }
+    return found
+
+
+def _handed_over(store: Store) -> Iterator[str]:
+    """The md5s in the dvc.lock files that parts of a run hand to each other, before git knows of them."""
+    for key, *_ in store.list("handover/"):
+        if key.endswith("dvc.lock"):
+            try:
+                yield from _HANDED_MD5.findall(store.read(key).decode(errors="replace"))
+            except NotFound:  # the run ended meanwhile
+                continue
+
+
+def _listed(store: Store, directories: bool) -> Iterator[Listed]:
+    for key, size, _, written in store.list(OBJECTS):
+        md5 = key.removeprefix(OBJECTS).replace("/", "")
+        if md5.endswith(".dir") == directories:
+            yield Listed(md5, size, written)
+
+
+def _pages(listed: Iterator[Listed]) -> Iterator[list[Listed]]:
+    while page := list(islice(listed, _BATCH)):
+        yield page

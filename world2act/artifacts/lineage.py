@@ -1,0 +1,147 @@
+"""Where an artifact comes from: dvc.yaml and dvc.lock come in; its stages, their gates and every md5 go out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+from dvc.dependency import ParamsDependency
+
+from world2act.errors import BadInput
+from world2act.stage import ARTIFACTS, REPORTS
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+JUDGED = {"policy": (ARTIFACTS / "evaluate").as_posix()}
+"""What a release has to be judged by, besides the gates: the evaluation that says whether to promote it."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """One artifact, and every stage that it and its verdict come from, upstream first.
+
+    Attributes:
+        out: the artifact, as DVC knows it.
+        gates: artifact → the gate result that stands on it ("demos" → reports/gates/demos.json).
+    """
+
+    root: Path
+    out: Output
+    stages: tuple[Stage, ...]
+    gates: Mapping[str, str]
+
+    @cached_property
+    def outs(self) -> dict[str, Output]:
+        """Every output of the stages by its path."""
+        return {path_of(out, self.root): out for stage in self.stages for out in stage.outs}
+
+    @cached_property
+    def dependencies(self) -> set[str]:
+        """Every path that a stage reads."""
+        return {path_of(dep, self.root) for stage in self.stages for dep in _files_of(stage.deps)}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The `lineage` entry of a manifest: stage, cmd, deps and outs with their md5 from dvc.lock."""
+        return [
+            {
+                "stage": stage.addressing,
+                "cmd": stage.cmd,
+                "deps": self._hashes(_files_of(stage.deps)),
+                "outs": self._hashes(stage.outs),
+            }
+            for stage in self.stages
+        ]
+
+    def _hashes(self, entries: Iterable[Output]) -> list[dict[str, str]]:
+        hashes = {path_of(entry, self.root): entry.hash_info.value for entry in entries}
+        return [{"path": path, "md5": md5} for path, md5 in sorted(hashes.items())]
+
+
+def trace(repo: Repo, name: str) -> Lineage:
+    """Find an artifact of dvc.yaml and the stages that it comes from, their gates and its verdict included.
+
+    Raises:
+        BadInput: dvc.yaml releases no such name, no stage makes it, or an artifact on its way has no gate.
+    """
+    root = Path(repo.root_dir)
+    makers = {path_of(out, root): out for out in repo.index.outs}
+    released = repo.artifacts.read().get("dvc.yaml", {})
+    if name not in released:
+        raise BadInput(
+            "dvc.yaml", "artifacts", f"no {name!r}", f"one of {', '.join(sorted(released))}",
+            "name one of these, or add yours to `artifacts:` in dvc.yaml",
+        )  # fmt: skip
+    path = released[name].path
+    wanted = [path, JUDGED[name]] if name in JUDGED else [path]
+    for each in wanted:
+        if each not in makers:
+            raise BadInput("dvc.yaml", f"artifacts.{name}", each, "an output of a stage", "name an output of a stage")
+    graph = repo.index.graph
+    stages, gates = set(), {}
+    queue = [makers[each].stage for each in wanted]
+    while queue:
+        stage = queue.pop()
+        if stage in stages:
+            continue
+        stages.add(stage)
+        queue.extend(graph.successors(stage))
+        for artifact in _artifacts_of(stage, root):
+            gates[artifact] = (REPORTS / "gates" / f"{artifact}.json").as_posix()
+            if gates[artifact] not in makers:
+                raise BadInput(
+                    "dvc.yaml", stage.addressing, f"no stage writes {gates[artifact]}", "a gate behind every artifact",
+                    f"add a stage validate_{artifact}",
+                )  # fmt: skip
+            queue.append(makers[gates[artifact]].stage)
+    ordered = nx.lexicographical_topological_sort(graph.subgraph(stages).reverse(), key=lambda stage: stage.addressing)
+    return Lineage(root, makers[path], tuple(ordered), dict(sorted(gates.items())))
+
+
+def refuse_stale(repo: Repo, lineage: Lineage) -> None:
+    """Raise `BadInput` unless every stage of the lineage is up to date, as `dvc status` sees it."""
+    changes = repo.status(targets=[stage.addressing for stage in lineage.stages])
+    if not changes:
+        return
+    stage, found = next((stage.addressing, changes[stage.addressing]) for stage in lineage.stages
+                        if stage.addressing in changes)  # fmt: skip
+    others = f"; {len(changes) - 1} more stages are not" if len(changes) > 1 else ""
+    raise BadInput(
+        "dvc.lock", stage, f"{_in_words(found)}{others}", "a stage that is up to date",
+        "run `world2act repro`, or `dvc pull` what another machine made",
+    )  # fmt: skip
+
+
+def path_of(entry: Output, root: Path) -> str:
+    """The path of an output or a dependency: POSIX, relative to the pipeline's root; as written when outside."""
+    if not entry.is_in_repo:
+        return entry.def_path
+    return PurePath(os.path.relpath(entry.fs_path, root)).as_posix()
+
+
+def _files_of(deps: Iterable[Output]) -> list[Output]:
+    return [dep for dep in deps if not isinstance(dep, ParamsDependency)]
+
+
+def _artifacts_of(stage: Stage, root: Path) -> list[str]:
+    paths = [PurePath(path_of(out, root)) for out in stage.outs]
+    return [path.name for path in paths if path.parent == ARTIFACTS]
+
+
+def _in_words(changes: list[Any]) -> str:
+    """[{"changed deps": {"a.py": "modified"}}, "changed command"] → "a.py modified, changed command"."""
+    words = []
+    for change in changes:
+        if isinstance(change, str):
+            words.append(change)
+            continue
+        for paths in change.values():
+            words += [f"{path} {state if isinstance(state, str) else 'changed'}" for path, state in paths.items()]
+    return ", ".join(words)

@@ -1,0 +1,130 @@
+"""The files of an artifact as objects: described from DVC's cache, moved by DVC, and looked for in the store.
+
+Everything is read from the cache by the md5 of dvc.lock, so that a pipeline that runs meanwhile changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.tree import Tree
+from dvc_objects.errors import ObjectFormatError
+from world2act_client.errors import ReleaseError
+from world2act_client.manifest import FileEntry
+from world2act_client.store import Store, object_key
+
+from world2act.errors import BadInput
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+
+_THREADS = 8  # hashing and asking both wait more than they compute
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+
+
+class Cached:
+    """The files of one output in DVC's local cache, by their path inside it; a single file's path is its name."""
+
+    def __init__(self, out: Output) -> None:
+        self._cache = out.cache
+        self.md5s = {PurePosixPath(out.def_path).name: out.hash_info.value}
+        if out.is_dir_checksum:
+            try:
+                tree = Tree.load(out.cache, out.hash_info)
+            except (FileNotFoundError, ObjectFormatError) as error:
+                raise _not_cached(out.def_path, out.hash_info.value) from error
+            self.md5s = {"/".join(key): hash_info.value for key, _, hash_info in tree}
+
+    def place(self, path: str) -> Path:
+        """Where the content of a file lies. Raises `BadInput` when the cache does not hold it."""
+        place = Path(self._cache.oid_to_path(self.md5s[path]))
+        if not place.exists():
+            raise _not_cached(path, self.md5s[path])
+        return place
+
+    def json(self, path: str) -> Any:
+        """A JSON file. Raises `BadInput` when it is missing or no JSON."""
+        try:
+            return json.loads(self.place(path).read_bytes())
+        except (KeyError, ValueError) as error:
+            raise BadInput(path, "", error, "a JSON file", "run `dvc repro` to make it again") from error
+
+
+def describe_files(files: Cached) -> tuple[FileEntry, ...]:
+    """Size, md5 and sha256 of every file, in the order of paths.
+
+    Raises:
+        BadInput: the cache lacks a file, or holds other bytes than its md5 says.
+    """
+    return tuple(_in_threads(lambda path: _describe(files, path), sorted(files.md5s)))
+
+
+def push_objects(repo: Repo, md5s: Iterable[str]) -> set[str]:
+    """Move objects from the cache to DVC's default remote, those that are missing there and no others.
+
+    DVC's own record of what the remote holds is left out of it: it may be older than the last collection of garbage.
+
+    Returns:
+        md5s: of what was moved.
+
+    Raises:
+        ReleaseError: DVC could not move all.
+    """
+    remote = repo.cloud.get_remote_odb(None, "publish")
+    wanted = [HashInfo("md5", md5) for md5 in sorted(set(md5s))]
+    try:
+        done = repo.cloud.transfer(repo.cache.local, remote, wanted, cache_odb=repo.cache.local)
+    except (OSError, BotoCoreError, ClientError) as error:
+        raise _not_pushed(remote.path, str(error) or type(error).__name__) from error
+    if done.failed:
+        some = ", ".join(sorted(failed.value for failed in done.failed)[:3])
+        raise _not_pushed(remote.path, f"{len(done.failed)} objects that DVC could not move: {some}")
+    return {moved.value for moved in done.transferred}
+
+
+def missing_objects(store: Store, files: Iterable[FileEntry]) -> list[FileEntry]:
+    """Those files whose object the store lacks, or holds with another size."""
+    unique = list({file.md5: file for file in files}.values())
+    sizes = _in_threads(lambda file: store.size_of(object_key(file.md5)), unique)
+    return [file for file, size in zip(unique, sizes, strict=True) if size != file.size]
+
+
+def _describe(files: Cached, path: str) -> FileEntry:
+    place = files.place(path)
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    size = 0
+    with place.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            md5.update(block)
+            sha256.update(block)
+            size += len(block)
+    if md5.hexdigest() != files.md5s[path]:
+        raise BadInput(
+            place, path, f"md5 {md5.hexdigest()}", files.md5s[path],
+            "the cache is damaged: delete that file, then `dvc fetch` it or make it again with `dvc repro --force`",
+        )  # fmt: skip
+    return FileEntry(path, size, md5.hexdigest(), sha256.hexdigest())
+
+
+def _in_threads(work: Callable[[_Item], _Result], items: list[_Item]) -> list[_Result]:
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(work, items))
+
+
+def _not_cached(path: str, md5: str) -> BadInput:
+    return BadInput(
+        path, "", f"no {md5} in DVC's cache", "every output in the cache", "run `dvc fetch`, or `dvc repro --force`"
+    )
+
+
+def _not_pushed(where: str, found: str) -> ReleaseError:
+    remedy = "check the credentials (s3:GetObject, s3:PutObject, s3:ListBucket) and the network, then publish again"
+    return ReleaseError(f"s3://{where}", found, "every object in the store", remedy)

@@ -1,0 +1,127 @@
+"""Publishing: an artifact of a green, committed pipeline comes in, one signed manifest in the store goes out.
+
+The files are in the store once: the manifest names DVC's own objects there. A version is written once and never
+again; who publishes at the same time gets the next one. The order makes a half-published release impossible:
+objects, a look at every one of them, the manifest, and a second look in case garbage was collected in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from world2act_client.errors import ReleaseError
+from world2act_client.manifest import FileEntry, Manifest
+from world2act_client.releases import list_versions, read_manifest
+from world2act_client.store import manifest_key
+
+from world2act.artifacts import evidence
+from world2act.artifacts.lease import wait_for_collector
+from world2act.artifacts.lineage import Lineage, refuse_stale, trace
+from world2act.artifacts.objects import Cached, describe_files, missing_objects, push_objects
+from world2act.artifacts.registry import Registry, now, open_pipeline, registry_of
+from world2act.artifacts.revision import read_revision
+from world2act.params import PARAMS, read_yaml
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+_TRIES = 3
+_SAME = ("params", "lineage", "files")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version in the store.
+
+    Attributes:
+        new: False where the newest version held the same files, params and lineage already.
+        moved: bytes that went to the store.
+    """
+
+    manifest: Manifest
+    new: bool
+    moved: int
+
+
+def publish(
+    name: str, *, store: str | None = None, allow_modified: bool = False, progress: Callable[[str], None] = print
+) -> Published:
+    """Publish an artifact of the pipeline in the current directory.
+
+    Args:
+        name: one of `artifacts:` in dvc.yaml.
+        store: the store's URL; None for WORLD2ACT_STORE or DVC's default remote.
+        allow_modified: publish although the code differs from HEAD, and name the modified paths in the manifest.
+
+    Raises:
+        BadInput: a stage is not up to date, a gate is red or missing, the code is not committed, the policy is worse
+            than its incumbent.
+        ReleaseError: the store refuses or does not answer; there is then no new version.
+    """
+    with open_pipeline(store) as repo:
+        registry = registry_of(repo, signing=True)
+        lineage = trace(repo, name)
+        draft = _draft(repo, name, lineage, allow_modified=allow_modified)
+        size = {file.md5: file.size for file in draft.files}
+        progress(f"{name}: {len(draft.files)} files, {draft.size:,} bytes; moving what the store lacks")
+        moved = _push(repo, registry, lineage, draft.files)
+        manifest, new = _write(registry, draft)
+        if new:
+            wait_for_collector(registry.store, progress)
+            moved |= _push(repo, registry, lineage, draft.files)
+        return Published(manifest, new, sum(size.get(md5, 0) for md5 in moved))
+
+
+def _draft(repo: Repo, name: str, lineage: Lineage, *, allow_modified: bool) -> Manifest:
+    """The manifest, but for its version. Raises `BadInput` where the artifact is not fit to be published."""
+    params = read_yaml(Path(repo.root_dir) / PARAMS)
+    evidence.refuse_red(lineage)
+    refuse_stale(repo, lineage)
+    evidence.refuse_worse(name, lineage)
+    git = read_revision(lineage.root, lineage.dependencies, allow_modified=allow_modified)
+    draft = Manifest(
+        name=name,
+        version=1,
+        created=now(),
+        git=git,
+        params=params,
+        lineage=lineage.describe(),
+        gates=evidence.gates(lineage),
+        metrics=evidence.metrics(lineage),
+        record=evidence.record(name, lineage),
+        files=describe_files(Cached(lineage.out)),
+    )
+    return Manifest.from_payload(draft.to_payload())
+
+
+def _push(repo: Repo, registry: Registry, lineage: Lineage, files: tuple[FileEntry, ...]) -> set[str]:
+    """Make the store hold every file, and the list of them that DVC reads. Returns: the md5s that were moved."""
+    moved: set[str] = set()
+    for _ in range(_TRIES):
+        # the list goes last: whoever finds it takes it that its files are there
+        moved |= push_objects(repo, {file.md5 for file in files})
+        moved |= push_objects(repo, {lineage.out.hash_info.value})
+        missing = missing_objects(registry.store, files)
+        if not missing:
+            return moved
+    raise ReleaseError(
+        f"{registry.store.url}/files/md5", f"no object, or one of another size, for {missing[0].path}",
+        "every file of the release", "delete objects of the wrong size from the store, then publish again",
+    )  # fmt: skip
+
+
+def _write(registry: Registry, draft: Manifest) -> tuple[Manifest, bool]:
+    """Write the draft as the next version, unless the newest says the same. Returns: that version, and if it is new."""
+    while True:
+        versions = list_versions(registry.store, draft.name)
+        newest = versions[-1] if versions else 0
+        if newest:
+            manifest, _ = read_manifest(registry.store, draft.name, newest, registry.trusted)
+            if all(getattr(manifest, each) == getattr(draft, each) for each in _SAME):
+                return manifest, False
+        manifest = replace(draft, version=newest + 1)
+        if registry.put_signed(manifest_key(draft.name, manifest.version), manifest):
+            return manifest, True

@@ -1,0 +1,116 @@
+"""Releases on a terminal, as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from world2act_client.manifest import FileEntry
+
+from world2act.artifacts.catalogue import Change, Difference, Release
+from world2act.artifacts.garbage import Sweep
+from world2act.artifacts.publish import Published
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def in_words(done: Published) -> str:
+    """What publishing did, in one line."""
+    reference = f"{done.manifest.name}@v{done.manifest.version}"
+    if not done.new:
+        return f"{reference} holds the same files, params and lineage: nothing new to publish"
+    return f"published {reference}: {human(done.moved)} of {human(done.manifest.size)} went to the store"
+
+
+def print_releases(releases: list[Release]) -> None:
+    """One row a version."""
+    if not releases:
+        Console().print("no release yet: `world2act publish policy` makes the first one")
+        return
+    table = _table("release", "version", "channels", "created", "success", "size", "files", "git")
+    for release in releases:
+        manifest = release.manifest
+        table.add_row(
+            manifest.name,
+            f"v{manifest.version}",
+            ", ".join(release.channels),
+            manifest.created,
+            "  ".join(f"{policy} {share:.0%}" for policy, share in release.success.items()),
+            human(manifest.size),
+            str(len(manifest.files)),
+            revision(manifest.git),
+        )
+    Console().print(table)
+
+
+def print_difference(difference: Difference) -> None:
+    """A table each for params, metrics, files and stages that changed."""
+    old, new = difference.before, difference.after
+    before, after = f"{old.name} v{old.version}", f"{new.name} v{new.version}"
+    console = Console()
+    console.print(f"git: {revision(old.git)} → {revision(new.git)}", highlight=False)
+    for title, changes in (("params", difference.params), ("metrics", difference.metrics)):
+        _print_changes(console, title, changes, before, after)
+    if difference.files:
+        table = _table("files", before, after)
+        for path, (was, now) in sorted(difference.files.items()):
+            table.add_row(path, _size(was), _size(now))
+        console.print(table)
+    if difference.stages:
+        table = _table("stages", "what changed")
+        for stage, found in difference.stages.items():
+            table.add_row(stage, "\n".join(found))
+        console.print(table)
+    if not (difference.params or difference.metrics or difference.files or difference.stages):
+        console.print("the same params, metrics, files and stages")
+
+
+def print_sweep(sweep: Sweep) -> None:
+    """Counts and bytes of what was kept and what was not."""
+    table = _table("", "objects", "size")
+    rows = {
+        "kept": sweep.kept,
+        "young, kept": sweep.young,
+        "garbage, still there" if sweep.dry_run else "deleted": sweep.garbage,
+    }
+    for title, amount in rows.items():
+        table.add_row(title, f"{amount.objects:,}", human(amount.size))
+    Console().print(table)
+    if sweep.dry_run and sweep.garbage.objects:
+        Console().print("--delete deletes it")
+
+
+def human(size: int) -> str:
+    """Bytes, in the unit that leaves at most three digits before the point."""
+    value, unit = float(size), _UNITS[0]
+    for unit in _UNITS:
+        if value < 1000 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def revision(git: Mapping[str, Any]) -> str:
+    """The short revision, marked where the code had been changed by hand."""
+    return git["revision"][:8] + (f" + {len(git['modified'])} modified" if git["modified"] else "")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("objects", "size", "files") else "left")
+    return table
+
+
+def _print_changes(console: Console, title: str, changes: Mapping[str, Change], before: str, after: str) -> None:
+    if changes:
+        table = _table(title, before, after)
+        for key, values in sorted(changes.items()):
+            table.add_row(key, *("" if value is None else f"{value}" for value in values))
+        console.print(table)
+
+
+def _size(file: FileEntry | None) -> str:
+    return "" if file is None else human(file.size)
