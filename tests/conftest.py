@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ceph import S3, missing_programs, running_s3
+from ceph import S3, User, missing_programs, running_s3
+from client_release import Shelf
+from fault_proxy import fault_proxy
 
 from world2act.dvc_process import stage_environment
 
@@ -85,3 +87,25 @@ def s3() -> Iterator[S3]:
     # a short path of its own: the name of a Unix socket may have 107 bytes
     with tempfile.TemporaryDirectory(prefix="ceph-") as folder, running_s3(Path(folder) / "s3") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def robot(s3: S3) -> User:
+    """A user who may only read, and only where a test's bucket lets them."""
+    return s3.make_user()
+
+
+@pytest.fixture
+def shelf(s3: S3, robot: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+    """A bucket of releases behind a proxy, and the environment of a robot that may read it."""
+    with fault_proxy(s3.endpoint) as proxy:
+        shelf = Shelf(s3, proxy, s3.make_bucket(), tmp_path)
+        s3.allow(robot, shelf.bucket, "s3:GetObject", "s3:ListBucket")
+        variables = robot.environment(proxy.endpoint) | {
+            "WORLD2ACT_STORE": shelf.url,
+            "WORLD2ACT_CACHE": str(shelf.cache),
+            "WORLD2ACT_TRUSTED_KEYS": str(shelf.trusted),
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield shelf

@@ -83,25 +83,37 @@ def read_pointer(store: Readable, name: str, channel: str, serial: int, trusted:
     return pointer
 
 
-def current_pointer(store: Readable, name: str, channel: str, trusted: TrustedKeys) -> Pointer:
-    """Where a channel stands. Raises `NotFound` where it has no pointer, `Tampered` as `read_manifest`."""
+def current_pointer(store: Readable, name: str, channel: str, trusted: TrustedKeys, not_before: int = 0) -> Pointer:
+    """Where a channel stands.
+
+    Raises:
+        NotFound: it has no pointer.
+        Tampered: as `read_manifest`, or its highest serial is below `not_before`, which was seen earlier.
+    """
     serials = list_serials(store, name, channel)
     if not serials:
         remedy = f"`world2act promote {name}@vN {channel}`, or `world2act-client list {name}`"
         raise NotFound(f"{store.url}: {name}@{channel}", "no such channel", "a channel with a pointer", remedy)
+    _check_not_before(f"{store.url}: {name}@{channel}", "serial", serials[-1], not_before)
     return read_pointer(store, name, channel, serials[-1], trusted)
 
 
-def resolve(store: Readable, reference: str | Reference, trusted: TrustedKeys) -> tuple[Manifest, str]:
+def resolve(
+    store: Readable, reference: str | Reference, trusted: TrustedKeys, not_before: int = 0
+) -> tuple[Manifest, str]:
     """The manifest that a reference means now, and its digest.
+
+    Args:
+        not_before: the highest serial of the channel (for `latest`, the highest version) that was seen earlier.
 
     Raises:
         NotFound: no such name, channel or version.
-        Tampered: a signature does not hold, or a channel points at a manifest that is not the one it was promoted to.
+        Tampered: a signature does not hold, a channel points at a manifest that is not the one it was promoted to, or
+            the store stands where it stood before `not_before`: no downgrade by replay.
     """
     wanted = parse_reference(reference) if isinstance(reference, str) else reference
     if wanted.channel:
-        pointer = current_pointer(store, wanted.name, wanted.channel, trusted)
+        pointer = current_pointer(store, wanted.name, wanted.channel, trusted, not_before)
         manifest, digest = read_manifest(store, wanted.name, pointer.version, trusted)
         if digest != pointer.manifest_sha256:
             where = f"{store.url}/{manifest_key(wanted.name, pointer.version)}"
@@ -115,6 +127,7 @@ def resolve(store: Readable, reference: str | Reference, trusted: TrustedKeys) -
             remedy = "`world2act-client list` shows all"
             raise NotFound(f"{store.url}: {wanted.name}", "no release of that name", "a version", remedy)
         version = versions[-1]
+        _check_not_before(f"{store.url}: {wanted.name}@latest", "version", version, not_before)
     return read_manifest(store, wanted.name, version, trusted)
 
 
@@ -136,6 +149,12 @@ def list_channels(store: Readable, name: str) -> list[str]:
 def list_names(store: Readable) -> list[str]:
     """The names that something was released under."""
     return sorted({key.split("/")[1] for key, *_ in store.list("releases/") if _VERSION_KEY.fullmatch(key)})
+
+
+def _check_not_before(where: str, what: str, found: int, seen: int) -> None:
+    if found < seen:
+        remedy = "an old state was put back. If you know by whom and why, delete the cache's folder `remembered`"
+        raise Tampered(where, f"{what} {found}", f"{seen} or later, which was seen earlier", remedy)
 
 
 def _numbers(store: Readable, prefix: str, pattern: re.Pattern[str]) -> list[int]:

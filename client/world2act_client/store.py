@@ -7,17 +7,21 @@ a `ReleaseError` that says what to do.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore import exceptions
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
+from botocore.response import StreamingBody
 
-from world2act_client.errors import Conflict, Denied, NotFound, ReleaseError, Unreachable
+from world2act_client.errors import Conflict, Denied, NotFound, ReleaseError, Tampered, Unreachable
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
@@ -29,7 +33,9 @@ _WRONG_KEY = {
     "ExpiredToken",
     "AuthorizationHeaderMalformed",
 }
+_CUT = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
 _AT_ONCE = 32  # connections kept open: as many as a reader has threads
+_BUFFER = 2**20  # bytes read at a time
 _PAGE = 1000  # keys that S3 lists, or deletes, in one request
 
 
@@ -50,10 +56,10 @@ class Store:
         self.prefix: str = (found["prefix"] or "").strip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         config = Config(
-            connect_timeout=10,
+            connect_timeout=5,
             read_timeout=30,
             max_pool_connections=_AT_ONCE,
-            retries={"mode": "standard", "total_max_attempts": 6},
+            retries={"mode": "standard", "total_max_attempts": 4},
             # every object is verified against a signed sha256; not every S3-compatible server knows the newer checksums
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -69,7 +75,39 @@ class Store:
     def read(self, relative: str) -> bytes:
         """A small object, whole. Raises: `NotFound`, `Denied`, `Unreachable`."""
         with _translated(self._where(relative)):
-            return self.s3.get_object(Bucket=self.bucket, Key=self.key(relative))["Body"].read()
+            try:
+                return self.s3.get_object(Bucket=self.bucket, Key=self.key(relative))["Body"].read()
+            except _CUT:  # boto3 tries a request again, but not the reading of its answer
+                return self.s3.get_object(Bucket=self.bucket, Key=self.key(relative))["Body"].read()
+
+    def open_range(self, relative: str, begin: int, end: int, etag: str | None) -> tuple[StreamingBody, str, int]:
+        """Ask for the bytes [begin, end) of an object.
+
+        Args:
+            etag: the object's, where it has to be the one that an earlier answer came from.
+
+        Returns: the body, whose reading may still fail as boto3 fails; the object's ETag; its size in bytes.
+
+        Raises:
+            Conflict: it is another object now.
+            Tampered: it ends before `begin`.
+        """
+        request = {"Bucket": self.bucket, "Key": self.key(relative), "Range": f"bytes={begin}-{end - 1}"}
+        if etag is not None:
+            request["IfMatch"] = etag
+        with _translated(self._where(relative)):
+            answer = self.s3.get_object(**request)
+        return answer["Body"], answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
+
+    def download(self, relative: str, etag: str, path: Path) -> None:
+        """Write an object to a new file, as long as it still is the one with this ETag.
+
+        Raises:
+            Conflict, NotFound: it was replaced or deleted. Also: as `read`.
+        """
+        with _translated(self._where(relative)), path.open("xb") as file:
+            body = self.s3.get_object(Bucket=self.bucket, Key=self.key(relative), IfMatch=f'"{etag}"')["Body"]
+            shutil.copyfileobj(body, file, _BUFFER)
 
     def put_new(self, relative: str, content: bytes) -> bool:
         """Write an object unless there is one. Returns: whether it is ours."""
@@ -152,7 +190,10 @@ def _translated(where: str) -> Iterator[None]:
         raise Denied(where, "no credentials", "credentials in the environment", remedy) from e
     except (exceptions.NoRegionError, exceptions.ProfileNotFound, exceptions.InvalidRegionError, ValueError) as error:
         raise ReleaseError(where, str(error), "a usable AWS configuration", "see the AWS_* variables") from error
-    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.ResponseStreamingError) as error:
+    except exceptions.SSLError as error:
+        remedy = "trust its certificate by AWS_CA_BUNDLE, if it is the right server"
+        raise Unreachable(where, "a TLS connection that fails", "the server's certificate", remedy) from error
+    except (*_CUT, ResponseParserError) as error:
         remedy = "check the network and AWS_ENDPOINT_URL, then try again"
         raise Unreachable(where, type(error).__name__, "an answer from the server", remedy) from error
 
@@ -169,6 +210,8 @@ def _from_answer(where: str, error: exceptions.ClientError) -> ReleaseError:
         return Denied(
             where, f"a clock that is {_skew(answer)}", "the server's time, ±15 min", "set this machine's clock"
         )
+    if status == 416:
+        return Tampered(where, "an object that ends early", "the whole object", "publish the version anew")
     if code in _WRONG_KEY:
         remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
         return Denied(where, f"credentials that the server refuses ({code})", "a key it knows", remedy)

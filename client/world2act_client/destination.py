@@ -1,0 +1,108 @@
+"""The folder that a release becomes: built beside its place, renamed into it, and nobody else's work replaced.
+
+What a folder was made from stands in it, in `.world2act-release.json`; only such a folder is ever replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from world2act_client.cache import Cache
+from world2act_client.errors import Conflict, Tampered
+from world2act_client.files import locked_folder, recover, replace_folder, sha256_of
+from world2act_client.manifest import RECORD, Manifest
+
+
+def read_record(destination: str | Path) -> tuple[Manifest, str] | None:
+    """The manifest that a folder was made from, and its digest; None where it is no release's folder.
+
+    What it says was verified when it was written, and is not signed.
+    """
+    try:
+        record = json.loads((Path(destination) / RECORD).read_bytes())
+        manifest = Manifest.from_payload(json.dumps(record["manifest"]).encode(), Path(destination) / RECORD)
+        return manifest, record["digest"]
+    except (OSError, ValueError, KeyError, TypeError, Tampered):
+        return None
+
+
+def prepare(target: Path) -> None:
+    """Bring back what a crash took away, and see that a release may stand here. Raises `Conflict` if not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if _beside(target).exists():
+        with locked_folder(_beside(target)) as beside:
+            recover(target, beside / "previous")
+    _check_replaceable(target)
+
+
+def install(cache: Cache, manifest: Manifest, digest: str, target: Path, source: dict[str, str]) -> None:
+    """Make `target` the folder of a release whose files the cache holds, whole; one that is there already stays.
+
+    Args:
+        source: where the manifest came from, for the record: reference and store.
+
+    Raises:
+        Conflict: what lies at `target` is not ours to replace.
+    """
+    with locked_folder(_beside(target)) as beside:
+        recover(target, beside / "previous")
+        _check_replaceable(target)
+        if not _is_whole(target, manifest, digest):
+            new = beside / "new"
+            if new.exists():  # a crash left it
+                shutil.rmtree(new)
+            for file in manifest.files:
+                place = new / file.path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(cache.path(file.sha256), place)
+            _write_record(new, manifest, digest, source)
+            replace_folder(new, target, beside / "previous")
+        shutil.rmtree(beside)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _check_replaceable(target: Path) -> None:
+    remedy = "choose another folder, or move this one away"
+    expected = "a folder that is not there, is empty, or holds an earlier release and nothing else"
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise Conflict(target, "a link" if target.is_symlink() else "a file", expected, remedy)
+    if not target.exists() or not any(target.iterdir()):
+        return
+    record = read_record(target)
+    if record is None:
+        raise Conflict(target, f"a folder without a usable {RECORD}", expected, remedy)
+    ours = {file.path for file in record[0].files} | {RECORD}
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_symlink() or path.is_file()}
+    if foreign := sorted(found - ours):
+        raise Conflict(target, f"{len(foreign)} files of somebody's: {', '.join(foreign[:3])}", expected, remedy)
+
+
+def _is_whole(target: Path, manifest: Manifest, digest: str) -> bool:
+    record = read_record(target)
+    if record is None or record[1] != digest:
+        return False
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return all(pool.map(lambda file: sha256_of(target / file.path) == file.sha256, manifest.files))
+
+
+def _link_or_copy(content: Path, place: Path) -> None:
+    try:
+        place.hardlink_to(content)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(content, place)
+        place.chmod(0o444)
+
+
+def _write_record(folder: Path, manifest: Manifest, digest: str, source: dict[str, str]) -> None:
+    record = source | {"digest": digest, "manifest": json.loads(manifest.to_payload())}
+    with (folder / RECORD).open("w", encoding="utf-8") as stream:
+        json.dump(record, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())  # without it a power cut may leave a folder that nobody dares to replace

@@ -1,0 +1,251 @@
+"""Fetches the files of a manifest into a cache: ranged reads side by side, resumed after a break, every byte verified.
+
+A file is split into parts. Each is read to its place in a file of the full size, and how far it got stands in a
+journal beside it, so that whatever ends the process, the next one reads only the rest. The whole file's sha256 follows
+the parts as they are completed; only what matches the manifest enters the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError
+
+from world2act_client.cache import Cache
+from world2act_client.errors import Conflict, NotFound, ReleaseError, Tampered, Unreachable
+from world2act_client.files import disk_errors, hash_on
+from world2act_client.manifest import FileEntry
+from world2act_client.store import Store, object_key
+
+Progress = Callable[[int], None]
+_PART = 32 * 2**20  # bytes a request asks for
+_BUFFER = 2**20  # bytes between two entries in the journal
+_THREADS = min(16, 2 * (os.cpu_count() or 1))
+_TRIES = 8  # in a row without a byte between them: about a minute and a half
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
+_COUNTER = struct.Struct("<Q")
+
+
+class _Damaged(Exception):
+    """The object, or the bytes that came, are not what the manifest names."""
+
+
+class _Stopped(Exception):
+    """Another thread failed; this one gives way."""
+
+
+def fetch(store: Store, cache: Cache, files: list[FileEntry], folder: Path, progress: Progress) -> None:
+    """Bring files into the cache.
+
+    Args:
+        store: where their objects lie.
+        cache: where they go.
+        files: what is missing, each content once.
+        folder: holds partial files and their journals, which survive a failure; ours alone while this runs.
+        progress: told how many bytes more are there, found or read; negative where they turn out damaged.
+
+    Raises:
+        Tampered: an object is not the one that was signed, twice in a row.
+        Unreachable: the store is silent for longer than the retries last.
+        ReleaseError: as `Store` and `disk_errors` raise them.
+    """
+    with disk_errors(folder):
+        _check_room(files, folder)
+    damaged = _try([_Partial(store, cache, file, folder, progress) for file in files])
+    for partial in damaged:
+        partial.discard()
+    for partial in _try([_Partial(store, cache, each.file, folder, progress) for each in damaged]):
+        partial.discard()
+        where = f"{store.url}/{object_key(partial.file.md5)} ({partial.file.path})"
+        expected = f"{partial.file.size} bytes with sha256 {partial.file.sha256[:16]}…, as signed"
+        raise Tampered(where, partial.damage, expected, "publish the version anew, or `dvc push` the object again")
+
+
+def _check_room(files: Iterable[FileEntry], folder: Path) -> None:
+    have = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    need = sum(file.size for file in files) - have
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        remedy = "free disk space, or put WORLD2ACT_CACHE on a larger disk"
+        raise ReleaseError(folder, f"{free:,} bytes free", f"room for {need:,} more", remedy)
+
+
+def _try(partials: list[_Partial]) -> list[_Partial]:
+    """Bring files, all parts side by side. Returns: those that came damaged."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="get") as pool:
+        jobs = [pool.submit(each.bring, part, stop) for each in partials for part in range(each.parts)]
+        try:
+            wait(jobs, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            for job in jobs:
+                job.cancel()
+    for each in partials:
+        each.close()
+    for job in jobs:
+        if not job.cancelled() and (error := job.exception()) and not isinstance(error, _Stopped):
+            raise error
+    return [each for each in partials if each.damage]
+
+
+class _Partial:
+    """One file on its way: its parts, how far each got, and the hash that follows them."""
+
+    def __init__(self, store: Store, cache: Cache, file: FileEntry, folder: Path, progress: Progress) -> None:
+        self.store, self.cache, self.file, self.progress = store, cache, file, progress
+        self.path, self.journal_path = folder / file.sha256, folder / f"{file.sha256}.journal"
+        self.parts = max(1, math.ceil(file.size / _PART))
+        self.damage = ""
+        self._lock = threading.Lock()
+        self._handles: tuple[int, int] | None = None  # of the file and of its journal
+        self._etag: str | None = None
+        self._done = [0] * self.parts  # bytes
+        self._complete: set[int] = set()
+        self._hashing, self._hashed, self._digest = False, 0, hashlib.sha256()
+
+    def bring(self, part: int, stop: threading.Event) -> None:
+        """Read what is missing of one part; whoever completes the last part moves the file into the cache."""
+        try:
+            with disk_errors(self.path):
+                self._open()
+                self._read(part, stop)
+                self._complete_part(part)
+        except _Damaged as error:
+            self.damage = str(error)
+
+    def close(self) -> None:
+        """Let go of the file; what is there stays for another try."""
+        if self._handles:
+            for handle in self._handles:
+                os.close(handle)
+        self._handles = None
+
+    def discard(self) -> None:
+        """Throw away what is there."""
+        self.progress(-sum(self._done))
+        self.path.unlink(missing_ok=True)
+        self.journal_path.unlink(missing_ok=True)
+
+    def _bounds(self, part: int) -> tuple[int, int]:
+        return part * _PART, min((part + 1) * _PART, self.file.size)
+
+    def _open(self) -> None:
+        """Open the file and its journal, and believe the journal if it is whole and of this part size."""
+        with self._lock:
+            if self._handles:
+                return
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            data, journal = os.open(self.path, flags, 0o600), os.open(self.journal_path, flags, 0o600)
+            self._handles = data, journal
+            if self.file.size:
+                os.posix_fallocate(data, 0, self.file.size)
+            counters = self.parts * _COUNTER.size
+            content = os.read(journal, counters + 1024)
+            part_size, _, etag = content[counters:].decode(errors="replace").partition(" ")
+            if part_size == str(_PART) and etag.endswith("\n"):
+                self._etag = etag.strip()
+                self._done = [count for (count,) in _COUNTER.iter_unpack(content[:counters])]
+                self.progress(sum(self._done))
+            else:
+                os.ftruncate(journal, 0)
+
+    def _read(self, part: int, stop: threading.Event) -> None:
+        begin, end = self._bounds(part)
+        at = begin + self._done[part]
+        buffer = memoryview(bytearray(min(_BUFFER, end - begin)))
+        fruitless = 0
+        while at < end:
+            why: Exception | str = "an answer that ends early"
+            try:
+                with closing(self._ask(at, end)) as body:
+                    while at < end and (count := body.readinto(buffer[: end - at])):
+                        if stop.is_set():
+                            raise _Stopped
+                        if self.damage:
+                            raise _Damaged(self.damage)
+                        at, fruitless = at + self._keep(part, buffer[:count], at), 0
+            except (BotoCoreError, Unreachable) as error:
+                why = error
+            if at < end:
+                fruitless += 1
+                if fruitless > _TRIES:
+                    raise self._silent(why)
+                if stop.wait(random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**fruitless))):
+                    raise _Stopped
+
+    def _ask(self, begin: int, end: int) -> Any:
+        """Ask for [begin, end) of the one object that the first answer came from."""
+        if self._etag:
+            return self._request(begin, end)
+        with self._lock:
+            body = self._request(begin, end)
+            header = f"{_PART} {self._etag}\n".encode()
+            os.pwrite(self._handles[1], header, self.parts * _COUNTER.size)
+            return body
+
+    def _request(self, begin: int, end: int) -> Any:
+        try:
+            body, self._etag, size = self.store.open_range(object_key(self.file.md5), begin, end, self._etag)
+        except Conflict as error:
+            raise _Damaged("another object that took its place in mid-read") from error
+        except Tampered as error:
+            raise _Damaged(error.found) from error
+        except NotFound as error:
+            expected = f"the object of {self.file.path}"
+            raise NotFound(error.where, error.found, expected, "publish the version anew: it was collected") from error
+        if size != self.file.size:
+            body.close()
+            raise _Damaged(f"an object of {size} bytes")
+        return body
+
+    def _keep(self, part: int, content: memoryview, at: int) -> int:
+        """Write bytes to their place, then say so in the journal. Returns: how many."""
+        count = os.pwrite(self._handles[0], content, at)
+        if count < len(content):  # no room: the next write says so
+            os.pwrite(self._handles[0], content[count:], at + count)
+        self._done[part] += len(content)
+        os.pwrite(self._handles[1], _COUNTER.pack(self._done[part]), part * _COUNTER.size)
+        self.progress(len(content))
+        return len(content)
+
+    def _complete_part(self, part: int) -> None:
+        """Let the hash follow, unless another thread is at it; it will take this part too."""
+        with self._lock:
+            self._complete.add(part)
+            if self._hashing or self._hashed not in self._complete:
+                return
+            self._hashing = True
+        while True:
+            hash_on(self._digest, self._handles[0], *self._bounds(self._hashed))
+            with self._lock:
+                self._hashed += 1
+                if self._hashed not in self._complete:
+                    self._hashing = False
+                    break
+        if self._hashed == self.parts:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._digest.hexdigest() != self.file.sha256:
+            raise _Damaged(f"bytes with sha256 {self._digest.hexdigest()[:16]}…")
+        self.close()
+        self.cache.take(self.path, self.file.sha256)
+        self.journal_path.unlink()
+
+    def _silent(self, why: Exception | str) -> Unreachable:
+        where = f"{self.store.url}/{object_key(self.file.md5)} ({self.file.path})"
+        found = why.found if isinstance(why, Unreachable) else why if isinstance(why, str) else type(why).__name__
+        remedy = "run it again: it goes on where it stopped"
+        return Unreachable(where, f"{found}, {_TRIES + 1} times in a row", "the rest of the object", remedy)
