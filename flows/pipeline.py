@@ -1,63 +1,36 @@
 """dvc.yaml as a Prefect flow: one task a stage, independent branches side by side.
 
-Comes in: the graph that DVC reads from dvc.yaml. Goes out: what the stages write, and a markdown artifact with the
-state of every stage. Run it in the root of the pipeline: `python -m flows.pipeline --help`. It brings its own
-server along unless PREFECT_API_URL names one.
+Comes in: the graph that DVC reads from dvc.yaml. Goes out: what the stages write, and artifacts in Prefect's UI.
+Run it in the root of the pipeline: `python -m flows.pipeline --help`. It brings its own server along unless
+PREFECT_API_URL names one.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import time
-from collections import deque
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from typing import Annotated
 
-import networkx as nx
 import typer
-from dvc.repo import Repo
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
+from world2act_client.errors import ReleaseError
 
-from world2act.dvc_process import dvc_command, stage_environment
+from flows import remote
+from flows.dvc import LockBusy, end_running
+from flows.graph import Standing, is_current, read_graph, standings
+from flows.outcome import GOOD, Outcome, StageRun, reproduce
+from flows.placement import check_placement, place
+from flows.show import render_table, show_stage
+from flows.workspace import WorkspaceBusy, hold_workspace, keep_lock
+from world2act.errors import World2ActError
 
-_GATE = "validate_"
-_LOCK_BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
-_UNCHANGED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)", re.MULTILINE)
-_GATE_RED = re.compile(r"\bGateFailed: ")
-_ADVICE = re.compile(r"\s*$|To (track|enable)|\s+(git add|dvc config)|Use `dvc push`|Data and pipelines are up")
-_SHOWN_LINES = 20
-
-
-class Outcome(StrEnum):
-    """How a stage ended; also the name of its Prefect state."""
-
-    RAN = "Ran"
-    CACHED = "Cached"
-    GATE_FAILED = "Gate failed"
-    FAILED = "Failed"
-    NOT_RUN = "Not run"
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """One stage in one run of the flow; `message` holds its last lines when it failed."""
-
-    stage: str
-    outcome: Outcome
-    wall_s: float = 0.0
-    message: str = ""
-
-
-class LockBusy(Exception):
-    """Another DVC process held the repository."""
+_PARALLEL = 2
 
 
 class StageFailed(Exception):
@@ -68,90 +41,134 @@ class StageFailed(Exception):
         self.run = run
 
 
-def read_graph(target: str | None = None) -> dict[str, list[str]]:
-    """Every stage and the stages that it reads from, as DVC resolves dvc.yaml; upstream stages come first.
-
-    Args:
-        target: keep only this stage and what it needs.
-
-    Raises:
-        KeyError: dvc.yaml has no stage of that name.
-    """
-    with Repo() as repo:
-        graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
-    if target is not None:
-        if target not in graph:
-            raise KeyError(f"no stage {target!r} in dvc.yaml; it has {', '.join(sorted(graph))}")
-        graph = graph.subgraph({target} | nx.descendants(graph, target))
-    return {stage: sorted(graph[stage]) for stage in nx.lexicographical_topological_sort(graph.reverse())}
-
-
 def _is_lock_busy(_task: object, _run: object, state: State[object]) -> bool:
     return isinstance(state.data, LockBusy)
 
 
-@task(
-    task_run_name="{stage}",
-    retries=20,
-    retry_delay_seconds=3,
-    retry_condition_fn=_is_lock_busy,
-    cache_policy=NO_CACHE,
-)
-def run_stage(stage: str) -> State[StageRun]:
-    """Let DVC run one stage if it changed, echoing what it says.
+_retried = task(retries=20, retry_delay_seconds=3, retry_condition_fn=_is_lock_busy, cache_policy=NO_CACHE)
+
+
+@_retried(name="stage", task_run_name="{stage}")
+def run_stage(stage: str, how: Mapping[str, object]) -> State[StageRun]:
+    """Let DVC run one stage if it changed: here, or on a work pool.
+
+    Args:
+        how: `current` (DVC said already that nothing changed), or `shards` (spread its episodes first), or the
+            arguments of `place`; empty for a process of DVC here.
 
     Raises:
         LockBusy: another DVC process stood in the way; Prefect tries again.
     """
-    started = time.monotonic()
-    code, lines = _reproduce(stage)
-    wall_s = time.monotonic() - started
-    text = "\n".join(lines)
-    if code == 0:
-        outcome = Outcome.CACHED if _UNCHANGED.search(text) else Outcome.RAN
-        return Completed(name=outcome, message=f"{wall_s:.1f} s", data=StageRun(stage, outcome, wall_s))
-    if _LOCK_BUSY.search(text):
-        raise LockBusy(stage)
-    outcome = Outcome.GATE_FAILED if _GATE_RED.search(text) else Outcome.FAILED
-    return Failed(name=outcome, message=text, data=StageFailed(StageRun(stage, outcome, wall_s, text)))
+    try:
+        run = _run_stage(stage, dict(how))
+    except (World2ActError, ReleaseError) as error:
+        run = StageRun(stage, Outcome.FAILED, message=f"{type(error).__name__}: {error}")
+    if run.outcome is not Outcome.CACHED:
+        show_stage(run)
+        keep_lock()
+    if run.outcome in GOOD:
+        return Completed(name=run.outcome, message=f"{run.wall_s:.1f} s", data=run)
+    return Failed(name=run.outcome, message=run.message, data=StageFailed(run))
 
 
-def _reproduce(stage: str) -> tuple[int, deque[str]]:
-    """Returns: DVC's exit code and the last lines it printed."""
-    # DVC lets go of its lock while a stage runs and takes it again to record the outputs: there, a stage that has
-    # run for an hour must wait for the lock instead of failing.
-    command = dvc_command("--wait-for-lock", "repro", "--single-item", stage)
-    lines: deque[str] = deque(maxlen=_SHOWN_LINES)
-    with subprocess.Popen(
-        command, env=stage_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if not _ADVICE.match(line):
-                lines.append(line.rstrip())
-                print(f"{stage} | {lines[-1]}", flush=True)
-    return process.returncode, lines
+def _run_stage(stage: str, how: dict[str, object]) -> StageRun:
+    if how.get("current"):
+        return StageRun(stage, Outcome.CACHED)
+    if "pool" in how:
+        return place(stage, **how)
+    if "shards" in how and not is_current(stage):
+        from flows.spread import spread_stage
+
+        spread_stage(stage, how["shards"], None)
+    return reproduce(stage)
 
 
-@flow(name="world2act")
-def pipeline(target: str | None = None) -> State[list[StageRun]]:
-    """Run every stage of dvc.yaml, or `target` and what it needs. A stage behind a failed one does not run."""
+@_retried(name="dvc pull")
+def pull(stages: list[str]) -> None:
+    """Bring the data of stages that DVC finds unchanged, but without their data here."""
+    remote.pull(stages)
+
+
+@_retried(name="dvc push")
+def push(stages: list[str]) -> None:
+    """Send what the stages of this run that are done have written."""
+    remote.push(stages)
+
+
+@flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=_PARALLEL))
+def pipeline(
+    target: str | None = None,
+    pull: bool = False,
+    push: bool = False,
+    placement: dict[str, str] | None = None,
+    spread: dict[str, int] | None = None,
+    wait_for_workspace_s: float = 0,
+) -> State[list[StageRun]]:
+    """Run every stage of dvc.yaml that changed. A stage behind a failed one does not run.
+
+    Args:
+        target: run only this stage and what it needs.
+        pull: first bring, from the DVC remote, data that is missing here and needs no run. Nothing without a remote.
+        push: at the end send what was made, also after a failed stage. Nothing without a remote.
+        placement: a work pool for each stage that runs elsewhere; see `flows.placement`.
+        spread: for a stage over episodes, into how many parts to spread them; see `flows.spread`.
+        wait_for_workspace_s: how long to wait for another run in this workspace before this one is refused.
+    """
+    try:
+        with hold_workspace(flow_run.get_name() or "pipeline", wait_for_workspace_s):
+            return _run(target, pull, push, placement or {}, spread or {})
+    except WorkspaceBusy as error:
+        return Failed(name="Workspace busy", message=str(error), data=[])
+    except (World2ActError, ReleaseError) as error:
+        return Failed(message=f"{type(error).__name__}: {error}", data=[])
+    except BaseException:  # cancelled: no stage goes on behind it
+        end_running()
+        raise
+
+
+def _run(
+    target: str | None, pulls: bool, pushes: bool, placement: dict[str, str], spread: dict[str, int]
+) -> State[list[StageRun]]:
     graph = read_graph(target)
+    url = remote.use_store() if pulls or pushes or placement else None
+    notes = ["no DVC remote is configured: nothing is pulled or pushed"] if (pulls or pushes) and not url else []
+    revision = check_placement(placement, graph, url) if placement else ""
+    found = standings(graph)
+    absent = [stage for stage in graph if found[stage] is Standing.ABSENT]
+    if pulls and url and absent:
+        pull(absent)
+        found = standings(graph)
+    how: dict[str, dict[str, object]] = {stage: {} for stage in graph}
+    how |= {stage: {"shards": shards} for stage, shards in spread.items()}
+    how |= {
+        stage: {"pool": pool, "upstream": graph[stage], "url": url, "revision": revision}
+        for stage, pool in placement.items()
+    }
+    how |= {stage: {"current": True} for stage in graph if found[stage] is Standing.CURRENT}
+    runs = _run_stages(graph, how)
+    done = [run.stage for run in runs if run.outcome in GOOD]
+    if pushes and url and done:
+        push(done)
+    table = "\n\n".join([render_table(runs), *notes])
+    create_markdown_artifact(table, key="world2act-pipeline", description="The stages of this run")
+    bad = [run.stage for run in runs if run.outcome not in GOOD]
+    if bad:
+        return Failed(message=f"{len(bad)} of {len(runs)} stages are not done: {', '.join(bad)}", data=runs)
+    return Completed(message=". ".join([f"{len(runs)} stages are up to date", *notes]), data=runs)
+
+
+def _run_stages(graph: dict[str, list[str]], how: dict[str, dict[str, object]]) -> list[StageRun]:
     sorter = TopologicalSorter(graph)
     sorter.prepare()
     futures: dict[str, PrefectFuture[StageRun]] = {}
     running: dict[PrefectFuture[StageRun], str] = {}
     while sorter.is_active():
         for stage in sorter.get_ready():
-            futures[stage] = run_stage.submit(stage, wait_for=[futures[upstream] for upstream in graph[stage]])
+            waits = [futures[upstream] for upstream in graph[stage]]
+            futures[stage] = run_stage.submit(stage, how[stage], wait_for=waits)
             running[futures[stage]] = stage
         sorter.done(running.pop(next(as_completed(list(running)))))
-    runs = [_stage_run(stage, futures[stage]) for stage in graph]
-    create_markdown_artifact(render_table(runs), key="world2act-pipeline", description="The stages of this run")
-    bad = [run.stage for run in runs if run.outcome not in (Outcome.RAN, Outcome.CACHED)]
-    if bad:
-        return Failed(message=f"{len(bad)} of {len(runs)} stages are not done: {', '.join(bad)}", data=runs)
-    return Completed(message=f"{len(runs)} stages are up to date", data=runs)
+    return [_stage_run(stage, futures[stage]) for stage in graph]
 
 
 def _stage_run(stage: str, future: PrefectFuture[StageRun]) -> StageRun:
@@ -168,21 +185,9 @@ def _stage_run(stage: str, future: PrefectFuture[StageRun]) -> StageRun:
             return StageRun(stage, Outcome.FAILED, message=repr(error))
 
 
-def render_table(runs: list[StageRun]) -> str:
-    """Markdown: one row a stage with its state, its seconds and the state of its gate; then why each one failed."""
-    by_stage = {run.stage: run for run in runs}
-    rows = ["| stage | state | seconds | gate |", "|---|---|---:|---|"]
-    for run in runs:
-        if not run.stage.startswith(_GATE):
-            gate = by_stage.get(_GATE + run.stage)
-            rows.append(f"| {run.stage} | {run.outcome} | {run.wall_s:.1f} | {gate.outcome if gate else ''} |")
-    reasons = [f"**{run.stage}**\n\n```\n{run.message}\n```" for run in runs if run.message]
-    return "\n\n".join(["\n".join(rows), *reasons])
-
-
 def main(
     target: Annotated[str | None, typer.Option(help="Run only this stage and what it needs.")] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="How many stages may run at once.")] = 2,
+    parallel: Annotated[int, typer.Option(min=1, help="How many stages may run at once.")] = _PARALLEL,
 ) -> None:
     """Run dvc.yaml as a Prefect flow. Exits with 1 when a stage failed or a gate is red."""
     try:

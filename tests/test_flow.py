@@ -17,7 +17,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.pipeline import Outcome, StageRun, pipeline, read_graph, render_table
+from flows.graph import read_graph
+from flows.outcome import Outcome, StageRun
+from flows.pipeline import pipeline
+from flows.show import render_table
 
 ROOT = Path(__file__).parents[1]
 _WAIT = "for i in $(seq 300); do [ -e {1}.here ] && break; sleep 0.1; done"

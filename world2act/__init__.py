@@ -2,7 +2,13 @@
 
 import os
 
+from world2act.lifetime import end_with_parent
+
 # Stages run beside one another and beside simulators. OpenMP threads that spin while they wait would take the cores
 # from those: on two cores a stage was measured up to eight times slower. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+# What DVC started, and what that starts in turn, begins with this import; later would leave a gap of seconds.
+if "DVC_STAGE" in os.environ:
+    end_with_parent()

@@ -1,4 +1,4 @@
-"""Starting DVC so that the stages run in this Python environment."""
+"""Starting DVC so that the stages run in this Python environment, and end with the process that started DVC."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+from world2act.lifetime import child_command
+
 
 def dvc_command(*arguments: str) -> list[str]:
-    """The command line of DVC in this environment."""
-    return [sys.executable, "-m", "dvc", *arguments]
+    """The command line of DVC in this environment; the thread that starts it must wait for it."""
+    return child_command("dvc", *arguments)
 
 
 def stage_environment() -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""What DVC says of the pipeline, asked in this process: its graph, what is up to date, what lacks only its data."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+
+import networkx as nx
+from dvc.lock import LockError
+from dvc.repo import Repo
+from dvc.stage import Stage
+
+# a repository of DVC is not made for threads, and the tasks of a flow are threads
+_one_at_a_time = threading.Lock()
+
+
+class Standing(Enum):
+    """What DVC says of a stage and of all that stands before it."""
+
+    CURRENT = "nothing changed and every output is here"
+    ABSENT = "nothing changed, but data is missing here"
+    CHANGED = "something changed, or DVC could not say yet"
+
+
+@contextmanager
+def open_repository(root: Path | None = None) -> Iterator[Repo]:
+    """The DVC repository of a folder (the current one), with DVC's lock held."""
+    with _one_at_a_time, Repo(root, _wait_for_lock=True) as repository, repository.lock:
+        yield repository
+
+
+def read_graph(target: str | None = None, root: Path | None = None) -> dict[str, list[str]]:
+    """Every stage and the stages that it reads from, as DVC resolves dvc.yaml; upstream stages come first.
+
+    Args:
+        target: keep only this stage and what it needs.
+        root: the workspace; the current folder without it.
+
+    Raises:
+        KeyError: dvc.yaml has no stage of that name.
+    """
+    with _one_at_a_time, Repo(root) as repository:
+        graph = nx.relabel_nodes(repository.index.graph, lambda stage: stage.addressing)
+    if target is not None:
+        if target not in graph:
+            raise KeyError(f"no stage {target!r} in dvc.yaml; it has {', '.join(sorted(graph))}")
+        graph = graph.subgraph({target} | nx.descendants(graph, target))
+    return {stage: sorted(graph[stage]) for stage in nx.lexicographical_topological_sort(graph.reverse())}
+
+
+def standings(graph: Mapping[str, list[str]]) -> dict[str, Standing]:
+    """Ask DVC about each stage of a graph, upstream stages first. A stage behind a changed one counts as changed.
+
+    It is the question that `dvc repro` asks before it runs a stage. For 21 stages it takes half a second in one
+    process, and half a second each in a process of their own.
+    """
+    answers: dict[str, Standing] = {}
+    with open_repository() as repository:
+        stages = {stage.addressing: stage for stage in repository.index.stages}
+        for name, upstream in graph.items():
+            before = {answers[each] for each in upstream}
+            if Standing.CHANGED in before:
+                answers[name] = Standing.CHANGED
+            else:
+                found = _standing(stages[name], [stages[each] for each in upstream])
+                answers[name] = Standing.ABSENT if found is Standing.CURRENT and Standing.ABSENT in before else found
+    return answers
+
+
+def is_current(stage: str) -> bool:
+    """Whether DVC would skip this stage now."""
+    return standings({stage: []})[stage] is Standing.CURRENT
+
+
+def _standing(stage: Stage, upstream: list[Stage]) -> Standing:
+    try:
+        if not stage.changed():
+            return Standing.CURRENT
+        return Standing.CHANGED if stage.changed(allow_missing=True, upstream=upstream) else Standing.ABSENT
+    except LockError:  # another DVC process writes there: the one that is to run the stage waits for it
+        return Standing.CHANGED

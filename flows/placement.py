@@ -1,0 +1,117 @@
+"""A stage that runs elsewhere: another workspace, wherever the worker of a work pool stands.
+
+Goes out with it: the git revision, and over the store `dvc.lock` and `params.yaml`. Comes back over the store: the
+entry of `dvc.lock` that the stage wrote there. What the stage reads and writes moves through the DVC remote alone.
+Every work pool has a deployment of the flow below, `stage/<work pool>` (prefect.yaml).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from uuid import uuid4
+
+from prefect import flow
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+from world2act_client.errors import NotFound
+from world2act_client.store import Store
+
+from flows import remote
+from flows.checkout import open_checkout
+from flows.graph import is_current, read_graph
+from flows.outcome import GOOD, Outcome, StageRun, reproduce
+from flows.workspace import LOCK, merge_entry, read_entries
+from world2act.artifacts.revision import git
+from world2act.errors import BadInput
+from world2act.params import PARAMS
+
+_POLL_S = 2.0
+_SENT = (LOCK, PARAMS)
+
+
+def check_placement(placement: dict[str, str], graph: dict[str, list[str]], url: str | None) -> str:
+    """Whether stages can be placed from this workspace. Returns: the git revision that they run.
+
+    Raises:
+        BadInput: no such stage, no remote, or code that is not committed.
+    """
+    unknown = sorted(set(placement) - set(graph))
+    if unknown:
+        raise BadInput("placement", ", ".join(unknown), "no stage of this run", f"one of {', '.join(graph)}", "name it")
+    if url is None:
+        remedy = "run `dvc remote add --default store s3://bucket/prefix`, or set WORLD2ACT_STORE"
+        raise BadInput("placement", "", "no DVC remote", "one: artifacts move only through it", remedy)
+    changed = git(Path(), "status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in _SENT)).splitlines()
+    if changed:
+        raise BadInput(
+            Path.cwd(), "", f"differs from HEAD: {', '.join(line[3:] for line in changed[:5])}",
+            "committed code: another workspace has only what is in git", "commit or revert it, and push it",
+        )  # fmt: skip
+    return git(Path(), "rev-parse", "HEAD").strip()
+
+
+def place(stage: str, pool: str, upstream: list[str], url: str, revision: str) -> StageRun:
+    """Have a stage run on a work pool, unless DVC would skip it here, and bring what it wrote here.
+
+    Raises:
+        InfrastructureError, ReleaseError: the remote or the store does not work.
+        LockBusy: another DVC process stood in the way.
+    """
+    if is_current(stage):
+        return StageRun(stage, Outcome.CACHED)
+    remote.push(upstream)
+    handover, store = f"handover/{flow_run.get_id()}/{stage}-{uuid4().hex[:8]}", Store(url)
+    files = {str(path): path.read_text(encoding="utf-8") for path in _SENT if path.exists()}
+    store.put_new(f"{handover}/request.json", json.dumps(files).encode())
+    parameters = {"stage": stage, "store": url, "handover": handover, "revision": revision}
+    try:
+        there = run_deployment(
+            f"stage/{pool}", parameters=parameters, flow_run_name=stage, poll_interval=_POLL_S, tags=[f"stage:{stage}"]
+        )
+    except ObjectNotFound:
+        return StageRun(stage, Outcome.FAILED, message=f"no deployment stage/{pool}: see prefect.yaml", where=pool)
+    try:
+        result = json.loads(store.read(f"{handover}/result.json"))
+    except NotFound:
+        said = f"flow run {there.name} on work pool {pool} ended as {there.state}, without a result"
+        return StageRun(stage, Outcome.FAILED, message=said, where=pool)
+    run = StageRun(**result["run"] | {"outcome": Outcome(result["run"]["outcome"]), "where": pool})
+    if run.outcome not in GOOD:
+        return run
+    merge_entry(stage, result["entry"])
+    remote.pull([stage])
+    if not is_current(stage):
+        message = f"work pool {pool} ran {stage} on other inputs than the ones here: `dvc status {stage}` says which"
+        return replace(run, outcome=Outcome.FAILED, message=message)
+    return run
+
+
+@flow(name="stage", flow_run_name="{stage}")
+def run_placed_stage(stage: str, store: str, handover: str, revision: str, source: str = ".") -> State[str]:
+    """Run one stage in a workspace of this worker, for a pipeline that runs elsewhere.
+
+    Args:
+        store: the URL of the DVC remote, which is also where the handover stands.
+        handover: its prefix there.
+        revision: the git revision whose code to run.
+        source: where to get it: a git URL, or a folder on this machine (the one that this flow runs from).
+    """
+    objects = Store(store)
+    files = json.loads(objects.read(f"{handover}/request.json"))
+    with open_checkout(source, revision, store) as root:
+        for path in _SENT:
+            if str(path) in files:
+                (root / path).write_text(files[str(path)], encoding="utf-8")
+        remote.pull(read_graph(stage, root)[stage], root)
+        run = reproduce(stage, root)
+        if run.outcome in GOOD:
+            remote.push([stage], root)
+        entry = (read_entries(root / LOCK) or {}).get(stage)
+    objects.put_new(f"{handover}/result.json", json.dumps({"run": asdict(run), "entry": entry}).encode())
+    if run.outcome in GOOD:
+        return Completed(name=run.outcome, message=f"{run.wall_s:.1f} s")
+    return Failed(name=run.outcome, message=run.message)

@@ -1,0 +1,147 @@
+"""What a run shows in Prefect's UI: a table of its stages, and of each stage its metrics, its gate and a picture.
+
+Artifacts are kept small: a picture is a PNG of a few kilobytes inside the artifact, so that the UI needs no other
+server to show it.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.events import emit_event
+
+from flows.outcome import GATE, GOOD, Outcome, StageRun
+from world2act.stage import ARTIFACTS, METRICS, REPORTS
+from world2act.storage import read_json
+
+GATE_FAILED_EVENT = "world2act.gate.failed"
+_PICTURE_WIDTH = 800
+
+
+def show_stage(run: StageRun) -> None:
+    """Show what a stage wrote; for a red gate also emit the event `world2act.gate.failed`."""
+    stage, artifact = run.stage, run.stage.removeprefix(GATE)
+    if run.outcome in GOOD:
+        _show_metrics(stage)
+        if picture := _picture(stage):
+            image = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+            create_image_artifact(image, key=_key(f"{stage}-picture"), description=f"{stage}: {_caption(stage)}")
+    result = REPORTS / "gates" / f"{artifact}.json"
+    if stage.startswith(GATE) and result.exists():
+        gate = read_json(result)
+        create_markdown_artifact(
+            render_gate(gate), key=_key(f"{artifact}-gate"), description=f"The gate on {artifact}: {run.outcome}"
+        )
+        if run.outcome is Outcome.GATE_FAILED:
+            emit_event(
+                GATE_FAILED_EVENT,
+                resource={"prefect.resource.id": f"world2act.artifact.{artifact}", "prefect.resource.name": artifact},
+                payload={"failed": [_short(each) for each in _failed(gate)]},
+            )
+
+
+def _show_metrics(stage: str) -> None:
+    path = METRICS / stage / "metrics.json"
+    if path.exists():
+        rows = [{"metric": name, "value": value} for name, value in _flat(read_json(path))]
+        create_table_artifact(rows, key=_key(f"{stage}-metrics"), description=f"Metrics of {stage}")
+
+
+def _flat(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows = []
+    for name, value in metrics.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return rows
+
+
+def render_gate(gate: dict[str, Any]) -> str:
+    """Markdown: what a gate measured, and of what failed the rows and the remedy."""
+    failed = _failed(gate)
+    lines = [f"# {gate['artifact']}: {'green' if gate['success'] else 'red'}", ""]
+    for each in failed:
+        lines += [f"**{each['meaning']}**", "", f"- expected: {each['expected']}", f"- found: {each['observed']}"]
+        lines += [f"- row: {row}" for row in each["failing_rows"]] + [f"- remedy: {each['remedy']}", ""]
+    lines += ["| what | expected | found | rows |", "|---|---|---|---:|"]
+    lines += [
+        f"| {'' if each['success'] else '✗ '}{each['column']} of {each['table']} | {each['expected']} "
+        f"| {each['observed']} | {each['rows']} |"
+        for each in gate["expectations"]
+    ]
+    return "\n".join(lines)
+
+
+def _failed(gate: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in gate["expectations"] if not each["success"]]
+
+
+def _short(expectation: dict[str, Any]) -> dict[str, Any]:
+    return {key: expectation[key] for key in ("table", "column", "expected", "observed", "failing", "remedy")}
+
+
+def _curve(stage: str) -> Path:
+    return METRICS / stage / "train" / "plots" / "metrics" / "loss.tsv"
+
+
+def _strip(stage: str) -> Path | None:
+    pictures = (path for folder in ("preview", "frames") for path in (ARTIFACTS / stage / folder).glob("*.png"))
+    return min(pictures, default=None)
+
+
+def _caption(stage: str) -> str:
+    return "loss" if _curve(stage).exists() else "a preview"
+
+
+def _picture(stage: str) -> bytes | None:
+    """PNG: the training curve of a stage that trains, else a preview that it wrote, else None."""
+    if _curve(stage).exists():
+        return _draw_curve(_curve(stage))
+    strip = _strip(stage)
+    return _shrink(strip) if strip else None
+
+
+def _draw_curve(path: Path) -> bytes:
+    from matplotlib.figure import Figure
+
+    with path.open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    figure = Figure(figsize=(6, 2.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([int(row["step"]) for row in rows], [float(row["loss"]) for row in rows])
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    return _png(figure.savefig)
+
+
+def _shrink(path: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH))
+        return _png(lambda stream, format: image.save(stream, format=format, optimize=True))
+
+
+def _png(save: Any) -> bytes:
+    stream = io.BytesIO()
+    save(stream, format="png")
+    return stream.getvalue()
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-").replace("/", "-").replace(".", "-").lower()
+
+
+def render_table(runs: list[StageRun]) -> str:
+    """Markdown: one row a stage with its state, its seconds and the state of its gate; then why each one failed."""
+    by_stage = {run.stage: run for run in runs}
+    rows = ["| stage | state | seconds | gate |", "|---|---|---:|---|"]
+    for run in runs:
+        if not run.stage.startswith(GATE):
+            gate = by_stage.get(GATE + run.stage)
+            where = f" on {run.where}" if run.where else ""
+            rows.append(f"| {run.stage} | {run.outcome}{where} | {run.wall_s:.1f} | {gate.outcome if gate else ''} |")
+    reasons = [f"**{run.stage}**\n\n```\n{run.message}\n```" for run in runs if run.message]
+    return "\n\n".join(["\n".join(rows), *reasons])
