@@ -32,8 +32,8 @@ SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("outcome", pa.string()),  # one of OUTCOMES
         ("reason", pa.string()),
-        ("version", pa.int64()),  # the data version that stood after it
         # of what was taken only:
+        ("version", pa.int64()),  # the data version that it came with
         ("kind", pa.string()),  # one of KINDS
         ("dataset", pa.string()),  # its folder in data/ingested
         ("dataset_sha256", pa.string()),

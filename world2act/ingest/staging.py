@@ -1,0 +1,148 @@
+"""Bringing an upload here: objects pinned by their ETags come in, a folder that holds the whole dataset goes out.
+
+Everything that arrives is untrusted. Names are those of the layout, so that nothing is written outside the folder,
+and what a dataset says of itself is checked before the reader, which trusts it, opens it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from world2act_client.store import Store
+
+from world2act.data.lerobot_v3 import DATA_PATH, VERSION, EpisodeDataset
+from world2act.errors import BadInput, World2ActError
+from world2act.ingest.uploads import Upload
+from world2act.stage import RUNS
+from world2act.storage import read_json, read_parquet
+
+STAGED = RUNS / "ingest/staged"
+_THREADS = 8
+_SINGLE = ("meta/info.json", "meta/stats.json", "meta/tasks.parquet")
+_AGAIN = "record or export it again, then upload it again"
+_EPISODES = pa.schema(
+    [
+        ("episode_index", pa.int64()),
+        ("tasks", pa.list_(pa.string())),
+        ("length", pa.int64()),
+        ("data/chunk_index", pa.int64()),
+        ("data/file_index", pa.int64()),
+        ("task_key", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Feature(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    dtype: str
+    shape: list[Annotated[int, Field(ge=1, le=8192)]]
+
+
+class _Info(BaseModel):
+    """What the reader takes from info.json unasked."""
+
+    model_config = ConfigDict(strict=True)
+
+    codebase_version: Literal[VERSION]  # type: ignore[valid-type]
+    data_path: Literal[DATA_PATH]  # type: ignore[valid-type]
+    total_episodes: _Count
+    total_frames: _Count
+    fps: float
+    features: dict[str, _Feature] = Field(min_length=1)
+    splits: dict[str, str]
+
+
+class Incomplete(World2ActError):
+    """Some of its objects have not arrived: to be looked at again."""
+
+
+def stage(store: Store, upload: Upload) -> Path:
+    """Bring the upload's files here. A folder that is there already is whole, for its name is the upload's digest.
+
+    Raises:
+        Incomplete: what info.json declares is not all there.
+        BadInput: what is there can never become a dataset.
+        Conflict, NotFound: an object was replaced or deleted since it was listed.
+        ReleaseError: the store failed.
+    """
+    target = STAGED / upload.digest
+    if target.exists():
+        return target
+    for name in _SINGLE:
+        if name not in upload.files:
+            raise Incomplete(f"{name} has not arrived")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _fetch(store, upload, partial, [name for name in upload.files if name.startswith("meta/")])
+        needed = _declared_files(partial)
+        missing = sorted(needed - upload.files.keys())
+        if missing:
+            raise Incomplete(f"{missing[0]} has not arrived" + f", nor {len(missing) - 1} others" * (len(missing) > 1))
+        _fetch(store, upload, partial, needed)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def open_staged(folder: Path) -> EpisodeDataset:
+    """Open a dataset that `stage` brought. Raises `BadInput` when its files do not hold what they declare."""
+    dataset = EpisodeDataset.open(folder)
+    dataset.verify()
+    return dataset
+
+
+def _fetch(store: Store, upload: Upload, folder: Path, names: Any) -> None:
+    def bring(name: str) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        store.download(f"{upload.folder}/{name}", upload.files[name].etag, folder / name)
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for _ in threads.map(bring, names):
+            pass
+
+
+def _declared_files(folder: Path) -> set[str]:
+    """The data files that the episodes table names, once it has as many episodes as info.json declares."""
+    path = folder / "meta/info.json"
+    try:
+        info = _Info.model_validate(read_json(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise BadInput(path, key, f"{fault['input']!r:.80}", fault["msg"], _AGAIN) from error
+    tables = [_episodes(file) for file in sorted((folder / "meta/episodes").glob("*/*.parquet"))]
+    found = sum(map(len, tables))
+    if found < info.total_episodes:
+        raise Incomplete(f"meta/episodes holds {found} of {info.total_episodes} episodes")
+    table = pa.concat_tables(tables)
+    if table["episode_index"].to_pylist() != list(range(info.total_episodes)):
+        expected = f"the {info.total_episodes} episodes of info.json in order"
+        raise BadInput(folder / "meta/episodes", "episode_index", f"{found} episodes", expected, _AGAIN)
+    places = zip(table["data/chunk_index"].to_pylist(), table["data/file_index"].to_pylist(), strict=True)
+    return {DATA_PATH.format(chunk_index=chunk, file_index=file) for chunk, file in places}
+
+
+def _episodes(path: Path) -> pa.Table:
+    table = read_parquet(path, _EPISODES.names).select(_EPISODES.names)
+    try:
+        table = table.cast(_EPISODES)
+    except pa.ArrowException as error:
+        raise BadInput(path, "", str(error).splitlines()[0], _EPISODES.to_string(), _AGAIN) from error
+    for name in _EPISODES.names:
+        values = table[name].to_pylist()
+        least = {"length": 2, "seed": None}.get(name, 0)
+        for row, value in enumerate(values):
+            if value in (None, "", []) or (isinstance(value, int) and least is not None and value < least):
+                raise BadInput(path, f"row {row}, {name}", value, "a value" if least is None else "more", _AGAIN)
+    return table

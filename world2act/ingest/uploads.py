@@ -1,0 +1,80 @@
+"""What lies below a prefix of the store: a listing in the order of keys comes in, uploads go out one by one.
+
+An upload is the folder of one LeRobot v3.0 dataset. Its objects arrive one by one and in any order; they are told by
+their place in LeRobot's layout, and what has none is no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+_NUMBERED = r"chunk-\d{3,6}/file-\d{3,6}\.parquet"
+_FILE = re.compile(
+    rf"(?:(?P<folder>.+)/)?(?P<file>meta/(?:info\.json|stats\.json|tasks\.parquet|episodes/{_NUMBERED})|data/{_NUMBERED})"
+)
+
+
+class Listed(NamedTuple):
+    """An object of an upload, as the store lists it."""
+
+    size: int
+    etag: str
+    written: datetime
+
+
+@dataclass
+class Upload:
+    """The objects of one dataset that are there. `folder` is a key in the store and never a path on this machine."""
+
+    folder: str
+    files: dict[str, Listed] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the names, sizes and ETags: the same digest is the same content, wherever it lies."""
+        lines = (f"{name}\0{listed.size}\0{listed.etag}\n" for name, listed in sorted(self.files.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all objects."""
+        return sum(listed.size for listed in self.files.values())
+
+    @property
+    def written(self) -> datetime:
+        """When its last object arrived."""
+        return max(listed.written for listed in self.files.values())
+
+
+@dataclass
+class Strays:
+    """Objects that belong to no dataset, and the first of them."""
+
+    count: int = 0
+    first: str = ""
+
+
+def group(listing: Iterable[tuple[str, int, str, datetime]], strays: Strays) -> Iterator[Upload]:
+    """Yield each upload once its last object was listed; no more is held than the upload at hand.
+
+    Args:
+        listing: (key, bytes, ETag, written) in the order of keys, as S3 lists them.
+        strays: counts what belongs to no dataset.
+    """
+    open_uploads: list[Upload] = []  # each below the one before it: the keys of an upload surround those of one inside
+    for key, *listed in listing:
+        found = _FILE.fullmatch(key)
+        if not found or not found["folder"]:
+            strays.count, strays.first = strays.count + 1, strays.first or key
+            continue
+        while open_uploads and not key.startswith(f"{open_uploads[-1].folder}/"):
+            yield open_uploads.pop()
+        if not open_uploads or open_uploads[-1].folder != found["folder"]:
+            open_uploads.append(Upload(found["folder"]))
+        open_uploads[-1].files[found["file"]] = Listed(*listed)
+    yield from reversed(open_uploads)

@@ -1,0 +1,110 @@
+"""Whether a dataset may join: a staged upload comes in, its episodes measured as the gate of `demos` measures them out.
+
+The expectations and thresholds are the gate's own (`world2act.gates.demos`, `gates.demos` in params.yaml): what is
+taken here will not turn that gate red.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.recording import ACTION, check_recording
+from world2act.errors import BadInput
+from world2act.ingest.staging import open_staged
+from world2act.ingest.uploads import Upload
+from world2act.params import Demos, GateDemos
+
+_AGAIN = "record the episode again"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A dataset that can be read, and what was measured of it.
+
+    Attributes:
+        kind: "labelled" where it has actions, else "video_only".
+        sha256: of each episode's task, pixels and numbers: the same demonstration has the same one in any file.
+        rows, actions: a row an episode, for the gate's tables; alignment: of the whole upload, None without actions.
+    """
+
+    upload: Upload
+    folder: Path
+    kind: str
+    lengths: Sequence[int]
+    sha256: Sequence[str]
+    rows: Sequence[dict[str, Any]]
+    actions: Sequence[dict[str, Any]]
+    alignment: dict[str, Any] | None
+
+
+def measure(upload: Upload, folder: Path, demos: Demos, simulator: Any) -> Measured:
+    """Read every frame and number of a staged upload.
+
+    Raises:
+        BadInput: damaged, or not recorded as this pipeline records: embodiment, features, rate, camera, tasks.
+    """
+    from world2act.gates.demos import measure_actions, measure_alignment, measure_episode
+
+    dataset = open_staged(folder)
+    check_recording(dataset, simulator, demos)
+    for record in dataset.episodes:
+        if record.task not in demos.tasks:
+            place = f"episode {record.index}, task_key"
+            expected, remedy = f"one of {demos.tasks}", "add the task to demos.tasks"
+            raise BadInput(folder / "meta/episodes", place, record.task, expected, remedy)
+    labelled = ACTION in dataset.features
+    indices = range(len(dataset))
+    sha256 = [_content(dataset, index) for index in indices]
+    rows = [measure_episode(dataset, index)[0] for index in indices]
+    actions = [measure_actions(dataset, index) for index in indices] if labelled else []
+    finite = all(row["finite"] for row in [*rows, *actions])
+    alignment = measure_alignment(dataset, indices) if labelled and finite else None
+    kind = "labelled" if labelled else "video_only"
+    return Measured(upload, folder, kind, dataset.lengths, sha256, rows, actions, alignment)
+
+
+def find_faults(measured: Sequence[Measured], limits: GateDemos) -> dict[str, str]:
+    """Hold the gate's expectations against all uploads of a pass at once: it takes seconds to load, not to judge.
+
+    Returns:
+        folder of an upload → why it may not join, for those that may not.
+    """
+    from world2act.gates.demos import actions_table, alignment_table, episodes_table
+    from world2act.gates.engine import find_failures
+
+    by_upload = [(each.upload.folder, each) for each in measured]
+    episodes = [{"upload": folder} | row for folder, each in by_upload for row in each.rows]
+    actions = [{"upload": folder} | row for folder, each in by_upload for row in each.actions]
+    alignments = [{"upload": folder} | each.alignment for folder, each in by_upload if each.alignment]
+    tables = [episodes_table(episodes, ("upload", "episode"), limits, _AGAIN)] if episodes else []
+    if actions:
+        tables.append(actions_table(actions, ("upload", "episode"), _AGAIN))
+    if alignments:
+        tables.append(alignment_table(alignments, ("upload",), limits))
+    faults: dict[str, list[str]] = {}
+    for failure in find_failures("ingest", tables):
+        episode = f"episode {failure.row['episode']}: " if "episode" in failure.row else ""
+        reason = f"{episode}{failure.meaning} Found {failure.found}, expected {failure.expected}."
+        faults.setdefault(failure.row["upload"], []).append(reason)
+    return {folder: reasons[0] + _more(reasons) for folder, reasons in faults.items()}
+
+
+def _more(reasons: Sequence[str]) -> str:
+    return f" ({len(reasons) - 1} more)" if len(reasons) > 1 else ""
+
+
+def _content(dataset: EpisodeDataset, index: int) -> str:
+    episode = dataset.encoded(index)
+    digest = hashlib.sha256(f"{episode.task}\0{episode.length}\0".encode())
+    for camera in sorted(episode.pngs):
+        digest.update(f"{camera}\0".encode() + dataset.frames(index, camera).tobytes())
+    for name in sorted(episode.arrays):
+        digest.update(f"{name}\0".encode() + np.ascontiguousarray(episode.arrays[name]).tobytes())
+    return digest.hexdigest()

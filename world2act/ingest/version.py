@@ -1,0 +1,122 @@
+"""The data version on disk, in DVC, in the store and in git: how it moves on, and how it is made whole after a death.
+
+The one step that counts is the rename of data/ingested/ledger.parquet: datasets that it does not name yet are no part
+of any version, and what follows it (DVC, the store, the index, git) can be done again any number of times. What is to
+be done again is read off `runs/ingest/state.json`, written before and after that rename.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from world2act.artifacts.revision import git
+from world2act.data.ingested import FOLDER, INDEX, KINDS, LEDGER, SCHEMA, TAKEN, index_of, read_ledger
+from world2act.dvc_process import dvc_command, stage_environment
+from world2act.errors import BadInput, InfrastructureError
+from world2act.stage import RUNS
+from world2act.storage import read_json, sha256, write_json, write_parquet
+
+POINTER = Path("data/ingested.dvc")
+_STATE = RUNS / "ingest/state.json"
+_REMOTE = "check the remote (`dvc remote list`), AWS_ENDPOINT_URL and the AWS_* credentials, then ingest again"
+
+
+def synchronise(*, commit: bool) -> list[dict[str, Any]]:
+    """Make data/ingested the version that DVC and git name, or, after a death, the one that the dead pass had decided.
+
+    Returns:
+        its ledger.
+
+    Raises:
+        BadInput: the index names a version that DVC does not.
+        InfrastructureError: DVC or git failed.
+    """
+    state = read_json(_STATE) if _STATE.exists() else {"ledger": "", "pointer": ""}
+    if LEDGER.exists() and state["ledger"] == _sha256(LEDGER) and not state["pointer"]:
+        _discard_unnamed()
+        settle(commit=commit)
+    elif state != _present():
+        if POINTER.exists():
+            _discard_unnamed()
+            _dvc("pull", "--force", str(POINTER), remedy=_REMOTE)
+        elif LEDGER.exists():  # its first version, and no word of it: runs/ was deleted
+            settle(commit=commit)
+        write_json(_STATE, _present())
+    ledger = read_ledger()
+    if read_json(INDEX) != index_of(ledger):
+        found, expected = f"data version {index_of(ledger)['version']}", f"the one of {INDEX}"
+        raise BadInput(POINTER, "", found, expected, f"bring {POINTER} and {INDEX} from one git revision")
+    _discard_unnamed()
+    if commit:
+        _commit()
+    return ledger
+
+
+def advance(ledger: list[dict[str, Any]], datasets: Mapping[str, Path], *, commit: bool) -> None:
+    """Make `ledger` the data version, with new datasets that lie elsewhere on this machine.
+
+    Args:
+        datasets: name in data/ingested → folder, which moves.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, source in datasets.items():
+        shutil.move(source, FOLDER / name)
+    decided = LEDGER.with_name("next.parquet")
+    write_parquet(decided, ledger, SCHEMA)
+    write_json(_STATE, {"ledger": _sha256(decided), "pointer": ""})
+    decided.replace(LEDGER)
+    settle(commit=commit)
+
+
+def settle(*, commit: bool) -> None:
+    """Carry what data/ingested holds to DVC, the store, the index and, with `commit`, git."""
+    POINTER.unlink(missing_ok=True)  # DVC writes it in place: a torn one would be in its way
+    _dvc("add", "--quiet", str(FOLDER), remedy="see what DVC says, then ingest again")
+    _dvc("push", "--quiet", str(POINTER), remedy=_REMOTE)
+    write_json(INDEX, index_of(read_ledger()))
+    if commit:
+        _commit()
+    write_json(_STATE, _present())
+
+
+def _commit() -> None:
+    """Commit the two small files, and nothing else that may stand in the index or the working tree."""
+    here, paths = Path(), [str(path) for path in (POINTER, INDEX) if path.exists()]
+    if not git(here, "status", "--porcelain", "--", *paths):
+        return
+    index = read_json(INDEX)
+    counts = ", ".join(f"{index[kind]['episodes']} {kind.replace('_', '-')}" for kind in KINDS)
+    message = f"Ingest data version {index['version']}\n\n{counts} episodes; `dvc pull {POINTER}` brings them."
+    git(here, "add", "--", *paths)
+    git(here, "commit", "--quiet", "--message", message, "--", *paths)
+
+
+def _discard_unnamed() -> None:
+    """Remove what a pass that died had moved here, and its torn files."""
+    named = {LEDGER.name} | {row["dataset"] for row in read_ledger() if row["outcome"] == TAKEN}
+    torn: Iterable[Path] = INDEX.parent.glob(f".{FOLDER.name}.*") if INDEX.parent.exists() else ()
+    unnamed = [path for path in FOLDER.iterdir() if path.name not in named] if FOLDER.exists() else []
+    for path in (*unnamed, *torn):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _present() -> dict[str, str]:
+    return {"ledger": _sha256(LEDGER), "pointer": _sha256(POINTER)}
+
+
+def _sha256(path: Path) -> str:
+    return sha256(path) if path.exists() else ""
+
+
+def _dvc(command: str, *arguments: str, remedy: str) -> None:
+    done = subprocess.run(
+        dvc_command("--wait-for-lock", command, *arguments), env=stage_environment(), capture_output=True, text=True
+    )
+    if done.returncode:
+        said = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-5:])
+        found = said or f"exit code {done.returncode}"
+        raise InfrastructureError(f"dvc {command}\n  found:    {found}\n  expected: success\n  remedy:   {remedy}")
