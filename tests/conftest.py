@@ -18,6 +18,8 @@ from fault_proxy import fault_proxy
 
 from world2act.dvc_process import stage_environment
 
+pytest_plugins = ["release_pipeline"]
+
 ROOT = Path(__file__).parents[1]
 # beside simulator processes, two torch threads on small models take longer than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")

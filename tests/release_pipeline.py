@@ -1,4 +1,7 @@
-"""A small real pipeline to publish from: the layout of ours, stages of milliseconds, in git and DVC of its own."""
+"""A small real pipeline to publish from: the layout of ours, stages of milliseconds, in git and DVC of its own.
+
+Its fixtures are for every test (a plugin of tests/conftest.py); what is heavy is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,20 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
-from dvc.repo import Repo
+from ceph import S3
+from world2act_client.signing import make_key_pair
+
+if TYPE_CHECKING:
+    from world2act.artifacts.publish import Published
+    from world2act.artifacts.registry import Registry
 
 STAGE = '''
 """One stage: `python stage.py NAME`. What it writes depends on params.yaml and on what it reads."""
-import json, random, sys
+import json, random, shutil, sys
 from pathlib import Path
 
 import yaml
@@ -42,7 +51,9 @@ if name.startswith("validate_"):
     record |= {"observed": {"min": 1}, "expected": "True", "success": holds}
     write(f"reports/gates/{artifact}.json", {"artifact": artifact, "success": holds, "expectations": [record]})
     sys.exit(0 if holds else 2)
-elif name == "evaluate":
+
+shutil.rmtree(f"artifacts/{name}", ignore_errors=True)
+if name == "evaluate":
     rates = {"base": params["base"], "post_train": params["post_train"]["rate"], "random": 0}
     for policy, successes in rates.items():
         for seed in range(10):
@@ -84,8 +95,11 @@ class Pipeline:
         return self
 
     def repro(self) -> Pipeline:
-        """Bring it up to date. A red gate raises."""
-        self.run(sys.executable, "-m", "dvc", "repro", "--quiet")
+        """Bring it up to date. A red gate raises `dvc.exceptions.ReproductionError`."""
+        from dvc.repo import Repo
+
+        with Repo(str(self.root)) as repo:
+            repo.reproduce(all_pipelines=True)
         return self
 
     def commit(self, message: str = "a change") -> Pipeline:
@@ -156,7 +170,7 @@ def make_pipeline(root: Path, store: str, **params: Any) -> Pipeline:
     pipeline.run("git", "init", "--quiet", "--initial-branch", "main")
     pipeline.run("git", "config", "user.name", "test")
     pipeline.run("git", "config", "user.email", "test@localhost")
-    Repo.init(str(root)).close()
+    pipeline.run(sys.executable, "-m", "dvc", "init", "--quiet")
     return pipeline.use_store().repro().commit("a pipeline")
 
 
@@ -180,3 +194,57 @@ def _stages() -> dict[str, Any]:
         }
     released = {"policy": {"path": "artifacts/post_train"}, "base-policy": {"path": "artifacts/base_policy"}}
     return {"stages": stages, "artifacts": released}
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return make_pipeline(tmp_path_factory.mktemp("template") / "p", "s3://none/none")
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_key_pair(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def publisher(s3: S3, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of someone who may publish."""
+    monkeypatch.delenv("WORLD2ACT_STORE", raising=False)
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", environment()["PATH"])
+    monkeypatch.setenv("WORLD2ACT_SIGNING_KEY", str(keys[0]))
+    monkeypatch.setenv("WORLD2ACT_TRUSTED_KEYS", str(keys[1]))
+
+
+@pytest.fixture
+def pipeline(template: Pipeline, publisher: None, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """The pipeline in the current directory, with a store of its own."""
+    made = template.copy(tmp_path / "p", f"s3://{s3.make_bucket()}/w2a")
+    monkeypatch.chdir(made.root)
+    return made
+
+
+@pytest.fixture
+def registry(pipeline: Pipeline) -> Registry:
+    """The pipeline's store."""
+    from world2act.artifacts.registry import open_registry
+
+    return open_registry(pipeline.store, signing=True)
+
+
+def quietly(name: str = "policy", **options: bool) -> Published:
+    """Publish without a word."""
+    from world2act.artifacts.publish import publish
+
+    return publish(name, progress=lambda _: None, **options)
+
+
+def stored(registry: Registry, prefix: str = "") -> dict[str, int]:
+    """Bytes of every object below a prefix."""
+    return {key: size for key, size, *_ in registry.store.list(prefix)}
+
+
+def seeds(*values: int) -> dict[str, list[int]]:
+    """The change of params that changes the parts with another seed."""
+    return {"seeds": list(values)}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from world2act_client.errors import Conflict, NotFound
-from world2act_client.manifest import Manifest, Pointer
+from world2act_client.manifest import CHANNEL, Manifest, Pointer
 from world2act_client.releases import list_serials, parse_reference, read_manifest, read_pointer, resolve
-from world2act_client.store import pointer_key
+from world2act_client.store import object_key, pointer_key
 
 from world2act.artifacts.objects import missing_objects
 from world2act.artifacts.registry import Registry, now
@@ -18,8 +18,10 @@ def promote(registry: Registry, reference: str, channel: str, note: str = "") ->
         NotFound: no such version, or the store lacks one of its files.
         Conflict: somebody else moved the channel meanwhile.
     """
+    if not CHANNEL.fullmatch(channel):
+        expected = "a name of a-z, 0-9 and -, and neither `latest` nor a version"
+        raise NotFound(f"channel {channel!r}", "no name of a channel", expected, "call it `prod`, for example")
     manifest, digest = resolve(registry.store, reference, registry.trusted)
-    parse_reference(f"{manifest.name}@{channel}")
     serials = list_serials(registry.store, manifest.name, channel)
     if serials:
         current = read_pointer(registry.store, manifest.name, channel, serials[-1], registry.trusted)
@@ -69,11 +71,11 @@ def standing(log: list[Pointer]) -> list[int]:
 
 
 def _append(registry: Registry, manifest: Manifest, digest: str, channel: str, last_serial: int, note: str) -> Pointer:
-    missing = missing_objects(registry.store, manifest.files)
+    missing = missing_objects(registry.store, {file.md5: file.size for file in manifest.files})
     if missing:
         raise NotFound(
             f"{registry.store.url}: {manifest.name}@v{manifest.version}",
-            f"{len(missing)} files whose object is not there, {missing[0].path} first", "every file of the version",
+            f"no {object_key(missing[0])}, and {len(missing) - 1} more are missing", "every file of the version",
             "publish the artifact again from the workspace that holds it",
         )  # fmt: skip
     pointer = Pointer(

@@ -37,7 +37,7 @@ GRACE_DAYS = 7.0
 _BATCH = 1000  # what S3 deletes in one request
 _VERSION = re.compile(r"releases/([^/]+)/versions/v(\d{6,})\.json")
 _POINTER = re.compile(r"releases/([^/]+)/channels/([^/]+)/(\d{6,})\.json")
-_HANDED_MD5 = re.compile(r"^\s*(?:- )?md5: ['\"]?([0-9a-f]{32}(?:\.dir)?)\b", re.MULTILINE)
+_MD5 = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
 
 
 class Listed(NamedTuple):
@@ -239,13 +239,12 @@ def _named_by_git(repo: Repo, revisions: list[str]) -> set[str]:
 
 
 def _handed_over(store: Store) -> Iterator[str]:
-    """The md5s in the dvc.lock files that parts of a run hand to each other, before git knows of them."""
+    """The md5s that parts of a run on several machines hand to each other, before git knows of them."""
     for key, *_ in store.list("handover/"):
-        if key.endswith("dvc.lock"):
-            try:
-                yield from _HANDED_MD5.findall(store.read(key).decode(errors="replace"))
-            except NotFound:  # the run ended meanwhile
-                continue
+        try:
+            yield from _MD5.findall(store.read(key).decode(errors="replace"))
+        except NotFound:  # the run ended meanwhile
+            continue
 
 
 def _listed(store: Store, directories: bool) -> Iterator[Listed]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,7 @@ class Cached:
 
     def __init__(self, out: Output) -> None:
         self._cache = out.cache
+        self.md5: str = out.hash_info.value
         self.md5s = {PurePosixPath(out.def_path).name: out.hash_info.value}
         if out.is_dir_checksum:
             try:
@@ -42,6 +43,11 @@ class Cached:
             except (FileNotFoundError, ObjectFormatError) as error:
                 raise _not_cached(out.def_path, out.hash_info.value) from error
             self.md5s = {"/".join(key): hash_info.value for key, _, hash_info in tree}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object that the output is: the file, or the list of the files in the directory."""
+        return Path(self._cache.oid_to_path(self.md5)).stat().st_size
 
     def place(self, path: str) -> Path:
         """Where the content of a file lies. Raises `BadInput` when the cache does not hold it."""
@@ -67,34 +73,36 @@ def describe_files(files: Cached) -> tuple[FileEntry, ...]:
     return tuple(_in_threads(lambda path: _describe(files, path), sorted(files.md5s)))
 
 
-def push_objects(repo: Repo, md5s: Iterable[str]) -> set[str]:
-    """Move objects from the cache to DVC's default remote, those that are missing there and no others.
+def push_objects(repo: Repo, md5s: Iterable[str]) -> None:
+    """Move objects from the cache to DVC's default remote, directories after what they list.
 
     DVC's own record of what the remote holds is left out of it: it may be older than the last collection of garbage.
-
-    Returns:
-        md5s: of what was moved.
 
     Raises:
         ReleaseError: DVC could not move all.
     """
     remote = repo.cloud.get_remote_odb(None, "publish")
-    wanted = [HashInfo("md5", md5) for md5 in sorted(set(md5s))]
-    try:
-        done = repo.cloud.transfer(repo.cache.local, remote, wanted, cache_odb=repo.cache.local)
-    except (OSError, BotoCoreError, ClientError) as error:
-        raise _not_pushed(remote.path, str(error) or type(error).__name__) from error
-    if done.failed:
-        some = ", ".join(sorted(failed.value for failed in done.failed)[:3])
-        raise _not_pushed(remote.path, f"{len(done.failed)} objects that DVC could not move: {some}")
-    return {moved.value for moved in done.transferred}
+    wanted = set(md5s)
+    directories = {md5 for md5 in wanted if md5.endswith(".dir")}
+    for some in (wanted - directories, directories):
+        hashes = [HashInfo("md5", md5) for md5 in sorted(some)]
+        try:
+            done = repo.cloud.transfer(repo.cache.local, remote, hashes, cache_odb=repo.cache.local)
+        except (OSError, BotoCoreError, ClientError) as error:
+            raise _not_pushed(remote.path, str(error) or type(error).__name__) from error
+        if done.failed:
+            named = ", ".join(sorted(failed.value for failed in done.failed)[:3])
+            raise _not_pushed(remote.path, f"{len(done.failed)} objects that DVC could not move: {named}")
 
 
-def missing_objects(store: Store, files: Iterable[FileEntry]) -> list[FileEntry]:
-    """Those files whose object the store lacks, or holds with another size."""
-    unique = list({file.md5: file for file in files}.values())
-    sizes = _in_threads(lambda file: store.size_of(object_key(file.md5)), unique)
-    return [file for file, size in zip(unique, sizes, strict=True) if size != file.size]
+def missing_objects(store: Store, sizes: Mapping[str, int]) -> list[str]:
+    """Those md5s whose object the store lacks, or holds with another size.
+
+    Args:
+        sizes: md5 → bytes.
+    """
+    found = _in_threads(lambda md5: store.size_of(object_key(md5)), list(sizes))
+    return [md5 for md5, size in zip(sizes, found, strict=True) if size != sizes[md5]]
 
 
 def _describe(files: Cached, path: str) -> FileEntry:

@@ -7,15 +7,15 @@ objects, a look at every one of them, the manifest, and a second look in case ga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from world2act_client.errors import ReleaseError
-from world2act_client.manifest import FileEntry, Manifest
+from world2act_client.manifest import Manifest
 from world2act_client.releases import list_versions, read_manifest
-from world2act_client.store import manifest_key
+from world2act_client.store import manifest_key, object_key
 
 from world2act.artifacts import evidence
 from world2act.artifacts.lease import wait_for_collector
@@ -65,14 +65,15 @@ def publish(
         registry = registry_of(repo, signing=True)
         lineage = trace(repo, name)
         draft = _draft(repo, name, lineage, allow_modified=allow_modified)
-        size = {file.md5: file.size for file in draft.files}
+        artifact = Cached(lineage.out)
+        sizes = {artifact.md5: artifact.size} | {file.md5: file.size for file in draft.files}
         progress(f"{name}: {len(draft.files)} files, {draft.size:,} bytes; moving what the store lacks")
-        moved = _push(repo, registry, lineage, draft.files)
+        moved = _push(repo, registry, sizes)
         manifest, new = _write(registry, draft)
         if new:
             wait_for_collector(registry.store, progress)
-            moved |= _push(repo, registry, lineage, draft.files)
-        return Published(manifest, new, sum(size.get(md5, 0) for md5 in moved))
+            moved += _push(repo, registry, sizes)
+        return Published(manifest, new, moved)
 
 
 def _draft(repo: Repo, name: str, lineage: Lineage, *, allow_modified: bool) -> Manifest:
@@ -97,20 +98,21 @@ def _draft(repo: Repo, name: str, lineage: Lineage, *, allow_modified: bool) -> 
     return Manifest.from_payload(draft.to_payload())
 
 
-def _push(repo: Repo, registry: Registry, lineage: Lineage, files: tuple[FileEntry, ...]) -> set[str]:
-    """Make the store hold every file, and the list of them that DVC reads. Returns: the md5s that were moved."""
-    moved: set[str] = set()
+def _push(repo: Repo, registry: Registry, sizes: Mapping[str, int]) -> int:
+    """Make the store hold these objects (md5 → bytes). Returns: the bytes that it lacked."""
+    lacked = missing_objects(registry.store, sizes)
+    missing = lacked
     for _ in range(_TRIES):
-        # the list goes last: whoever finds it takes it that its files are there
-        moved |= push_objects(repo, {file.md5 for file in files})
-        moved |= push_objects(repo, {lineage.out.hash_info.value})
-        missing = missing_objects(registry.store, files)
         if not missing:
-            return moved
+            return sum(sizes[md5] for md5 in lacked)
+        push_objects(repo, missing)
+        missing = missing_objects(registry.store, sizes)
     raise ReleaseError(
-        f"{registry.store.url}/files/md5", f"no object, or one of another size, for {missing[0].path}",
-        "every file of the release", "delete objects of the wrong size from the store, then publish again",
-    )  # fmt: skip
+        f"{registry.store.url}/{object_key(missing[0])}",
+        "nothing, or another size",
+        f"{sizes[missing[0]]} bytes",
+        "if an object of another size lies there, delete it, then publish again",
+    )
 
 
 def _write(registry: Registry, draft: Manifest) -> tuple[Manifest, bool]:

@@ -7,12 +7,12 @@ endpoint come from the environment, as boto3 reads it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from world2act_client.manifest import MANIFEST_TYPE, POINTER_TYPE, Manifest, Pointer
@@ -65,7 +65,7 @@ def open_registry(url: str | None = None, *, signing: bool = False) -> Registry:
 
 def registry_of(repo: Repo, *, signing: bool = False) -> Registry:
     """Open the store that is the default remote of `repo`. Raises: as `open_registry`."""
-    remote = _default_remote(repo)
+    remote = _default_remote(repo.config)
     if remote is None:
         raise _no_store("not set, and DVC has no default remote")
     return _with_keys(Store(remote["url"], remote.get("endpointurl")), signing=signing)
@@ -78,21 +78,20 @@ def open_pipeline(url: str | None = None) -> Iterator[Repo]:
     Raises:
         BadInput: no pipeline here, one that DVC cannot read, or a default remote other than `url`.
     """
+    from dvc.config import Config
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     url = url or os.environ.get(STORE)
     try:
-        with Repo(_wait_for_lock=True) as repo:
-            remote = _default_remote(repo)
-            if url and remote and remote["url"].rstrip("/") != url.rstrip("/"):
-                raise BadInput(
-                    STORE, "", url, f"DVC's default remote, {remote['url']}",
-                    f"unset {STORE}, or change the remote with `dvc remote modify`",
-                )  # fmt: skip
-            if url and not remote:
-                repo.config["remote"][_REMOTE] = {"url": url}
-                repo.config["core"]["remote"] = _REMOTE
+        remote = _default_remote(Config(Repo.find_dvc_dir()))
+        if url and remote and remote["url"].rstrip("/") != url.rstrip("/"):
+            raise BadInput(
+                STORE, "", url, f"DVC's default remote, {remote['url']}",
+                f"unset {STORE}, or change the remote with `dvc remote modify`",
+            )  # fmt: skip
+        own = {"core": {"remote": _REMOTE}, "remote": {_REMOTE: {"url": url}}} if url and not remote else None
+        with Repo(config=own, _wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
         remedy = "run this in the root of the pipeline; `dvc status` says more"
@@ -104,9 +103,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _default_remote(repo: Repo) -> dict[str, str] | None:
-    name = repo.config["core"].get("remote")
-    return repo.config["remote"][name] if name else None
+def _default_remote(config: Mapping[str, Any]) -> dict[str, str] | None:
+    name = config["core"].get("remote")
+    return config["remote"][name] if name else None
 
 
 def _with_keys(store: Store, *, signing: bool) -> Registry:

@@ -21,7 +21,7 @@ def in_words(done: Published) -> str:
     reference = f"{done.manifest.name}@v{done.manifest.version}"
     if not done.new:
         return f"{reference} holds the same files, params and lineage: nothing new to publish"
-    return f"published {reference}: {human(done.moved)} of {human(done.manifest.size)} went to the store"
+    return f"published {reference}, {human(done.manifest.size)}: {human(done.moved)} were new to the store"
 
 
 def print_releases(releases: list[Release]) -> None:
