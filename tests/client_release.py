@@ -42,7 +42,7 @@ class Shelf:
     proxy: FaultProxy
     bucket: str
     folder: Path
-    files: dict[int, Mapping[str, bytes]] = field(default_factory=dict)
+    files: dict[int, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.client: Any = self.s3.client()

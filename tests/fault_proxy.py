@@ -77,6 +77,10 @@ class FaultProxy:
         started.set()
         await stop.wait()
         server.close()
+        clients = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client's connection over one connection to the server."""

@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from world2act_client.cache import Cache
 from world2act_client.errors import Conflict, Tampered
 from world2act_client.files import locked_folder, recover, replace_folder, sha256_of
-from world2act_client.manifest import RECORD, Manifest
+from world2act_client.manifest import RECORD, FileEntry, Manifest
 
 
 def read_record(destination: str | Path) -> tuple[Manifest, str] | None:
@@ -50,11 +51,12 @@ def install(cache: Cache, manifest: Manifest, digest: str, target: Path, source:
     """
     with locked_folder(_beside(target)) as beside:
         recover(target, beside / "previous")
+        for left_by_a_crash in beside.iterdir():
+            shutil.rmtree(left_by_a_crash)
         _check_replaceable(target)
-        if not _is_whole(target, manifest, digest):
+        if not _is_whole(cache, target, manifest, digest):
             new = beside / "new"
-            if new.exists():  # a crash left it
-                shutil.rmtree(new)
+            new.mkdir()
             for file in manifest.files:
                 place = new / file.path
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ def install(cache: Cache, manifest: Manifest, digest: str, target: Path, source:
 
 
 def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial")
+    return target.with_name(f".{target.name}.world2act-partial")
 
 
 def _check_replaceable(target: Path) -> None:
@@ -84,12 +86,19 @@ def _check_replaceable(target: Path) -> None:
         raise Conflict(target, f"{len(foreign)} files of somebody's: {', '.join(foreign[:3])}", expected, remedy)
 
 
-def _is_whole(target: Path, manifest: Manifest, digest: str) -> bool:
+def _is_whole(cache: Cache, target: Path, manifest: Manifest, digest: str) -> bool:
     record = read_record(target)
     if record is None or record[1] != digest:
         return False
+
+    def matches(file: FileEntry) -> bool:
+        with suppress(FileNotFoundError):  # a link to what was just verified in the cache
+            if os.path.samestat((target / file.path).lstat(), cache.path(file.sha256).lstat()):
+                return True
+        return sha256_of(target / file.path) == file.sha256
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return all(pool.map(lambda file: sha256_of(target / file.path) == file.sha256, manifest.files))
+        return all(pool.map(matches, manifest.files))
 
 
 def _link_or_copy(content: Path, place: Path) -> None:

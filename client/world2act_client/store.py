@@ -34,6 +34,7 @@ _WRONG_KEY = {
     "AuthorizationHeaderMalformed",
 }
 _CUT = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
+_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S, _TRIES = 5, 30, 4  # a robot without a network shall know it within a minute
 _AT_ONCE = 32  # connections kept open: as many as a reader has threads
 _BUFFER = 2**20  # bytes read at a time
 _PAGE = 1000  # keys that S3 lists, or deletes, in one request
@@ -56,10 +57,10 @@ class Store:
         self.prefix: str = (found["prefix"] or "").strip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         config = Config(
-            connect_timeout=5,
-            read_timeout=30,
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
             max_pool_connections=_AT_ONCE,
-            retries={"mode": "standard", "total_max_attempts": 4},
+            retries={"mode": "standard", "total_max_attempts": _TRIES},
             # every object is verified against a signed sha256; not every S3-compatible server knows the newer checksums
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

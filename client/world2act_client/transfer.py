@@ -164,18 +164,17 @@ class _Partial:
     def _read(self, part: int, stop: threading.Event) -> None:
         begin, end = self._bounds(part)
         at = begin + self._done[part]
-        buffer = memoryview(bytearray(min(_BUFFER, end - begin)))
         fruitless = 0
         while at < end:
             why: Exception | str = "an answer that ends early"
             try:
                 with closing(self._ask(at, end)) as body:
-                    while at < end and (count := body.readinto(buffer[: end - at])):
+                    while at < end and (content := body.read(min(_BUFFER, end - at))):
                         if stop.is_set():
                             raise _Stopped
                         if self.damage:
                             raise _Damaged(self.damage)
-                        at, fruitless = at + self._keep(part, buffer[:count], at), 0
+                        at, fruitless = at + self._keep(part, content, at), 0
             except (BotoCoreError, Unreachable) as error:
                 why = error
             if at < end:
