@@ -22,7 +22,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from world2act_client.errors import ReleaseError
 
 from flows import remote
-from flows.dvc import LockBusy, end_running
+from flows.dvc_run import LockBusy, end_running
 from flows.graph import Standing, is_current, read_graph, standings
 from flows.outcome import GOOD, Outcome, StageRun, reproduce
 from flows.placement import check_placement, place

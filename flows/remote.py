@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from flows.dvc import run_dvc
+from flows.dvc_run import run_dvc
 from flows.graph import open_repository
 from world2act.artifacts.registry import STORE, open_pipeline
 from world2act.errors import InfrastructureError
