@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from conftest import ROOT
+from dvc.repo import Repo
 
 from world2act.data.demonstrations import demonstrate
 from world2act.data.episodes import Episode, encode
@@ -104,8 +105,8 @@ def make_workspace(path: Path, store: str) -> Path:
     run("git", "init", "--quiet")
     run("git", "config", "user.name", "test")
     run("git", "config", "user.email", "test@localhost")
-    run("dvc", "init", "--quiet")
-    run("dvc", "remote", "add", "--quiet", "--default", "store", store)
+    Repo.init(str(path)).close()
+    (path / ".dvc/config").write_text(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store}\n")
     (path / ".gitignore").write_text("/data/ingested/\n/runs/\n")
     (path / "params.yaml").write_text(yaml.safe_dump(values()))
     (path / "data").mkdir()
