@@ -200,6 +200,7 @@ def test_a_spread_survives_a_worker_and_computes_only_what_is_missing(server: No
     assert computed() == [] and result() == EXPECTED
 
 
+@pytest.mark.slow
 def test_a_killed_dask_worker_loses_only_its_shard_of_the_moment(server: None, workspace: Path) -> None:
     """The cluster gives its shard to another worker, and the shard's own process ends with the worker."""
     from distributed import Client, LocalCluster

@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ from pathlib import Path
 import torch
 
 from world2act.errors import BadInput, World2ActError
+from world2act.lifetime import child_command
 from world2act.params import load_params
 
 HOSTFILE, NODE_RANK = "WORLD2ACT_HOSTFILE", "WORLD2ACT_NODE_RANK"
@@ -38,6 +40,10 @@ _POLL_S = 2.0
 
 
 def main(module: str) -> None:
+    # DeepSpeed still calls torch's collectives by their old names, at every step
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         ranks = load_params().base.ranks
         nodes = read_hostfile(Path(os.environ[HOSTFILE]), ranks) if HOSTFILE in os.environ else {}
@@ -47,10 +53,6 @@ def main(module: str) -> None:
         sys.exit(2)
     here = list(nodes.values())[node or 0] if nodes else ranks
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
-    # DeepSpeed still calls torch's collectives by their old names, at every step
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     code = _run_on_nodes(module, nodes, node) if nodes else _run_here(module, ranks)
     if code not in (0, 2):
         print(
@@ -108,20 +110,22 @@ def _run_here(module: str, ranks: int) -> int:
 
 
 def _run_on_nodes(module: str, nodes: dict[str, int], node: int | None) -> int:
-    from deepspeed.launcher.runner import main as deepspeed_main
+    from deepspeed.launcher import runner
 
     address, port = next(iter(nodes)), int(os.environ.get("MASTER_PORT", "29500"))
-    options = ["--hostfile", os.environ[HOSTFILE], "--master_addr", address, "--master_port", str(port)]
-    options += ["--force_multi", "--quiet", "--no_local_rank", "--module"]
-    if node is not None:
-        options += ["--no_ssh", "--node_rank", str(node)]
-    if node:
+    options = [f"--master_addr={address}", f"--master_port={port}", "--no_local_rank", "--module"]
+    if node is None:
+        try:
+            runner.main([f"--hostfile={os.environ[HOSTFILE]}", "--force_multi", "--quiet", *options, module])
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+    if node > 0:
+        os.environ.setdefault("DVC_STAGE", module)  # its ranks are DVC's too, and end as such with their launcher
         _wait_for_main_node(module, address, port)
-    try:
-        deepspeed_main([*options, module])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    world = runner.encode_world_info({name: list(range(slots)) for name, slots in nodes.items()})
+    options += ["--log_level=critical", f"--world_info={world}", f"--node_rank={node}"]
+    return subprocess.run(child_command("deepspeed.launcher.launch", *options, module)).returncode
 
 
 def _wait_for_main_node(module: str, address: str, port: int) -> None:

@@ -31,7 +31,7 @@ from world2act.storage import read_json, sha256, write_json
 from world2act.training.checkpoint import WeightsOnlyCheckpoints
 from world2act.training.log import TrainingLog
 from world2act.training.objective import Objective, Place
-from world2act.training.ranks import initialise
+from world2act.training.ranks import initialise, must_agree
 from world2act.training.weights import Ema, full_weights
 
 
@@ -51,11 +51,13 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
         inputs: a fingerprint of the data read; with other parameters, inputs or code a new run begins.
 
     Raises:
+        BadInput: the ranks differ in code, parameters or inputs.
         World2ActError: the loss is no longer finite.
     """
-    engine = _engine(objective, training)
-    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    rank, ranks = initialise()
     run = RUNS / name / _fingerprint(objective, training, base, inputs, ranks)
+    must_agree(str(run))
+    engine = _engine(objective, training, ranks)
     ema = Ema(engine, training.ema_decay)
     log = TrainingLog(name, training.steps)
     first = _resume(engine, ema, run)
@@ -92,9 +94,8 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
     return trained
 
 
-def _engine(objective: Objective, training: Training) -> deepspeed.DeepSpeedEngine:
+def _engine(objective: Objective, training: Training, ranks: int) -> deepspeed.DeepSpeedEngine:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    _, ranks = initialise()
     if training.batch_size % ranks:
         raise World2ActError(
             f"training.batch_size {training.batch_size} is not divisible by {ranks} ranks: change one of them"

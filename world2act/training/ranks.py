@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch import Tensor, distributed
+
+from world2act.errors import BadInput
 
 
 def initialise() -> tuple[int, int]:
@@ -31,3 +35,21 @@ def gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+def must_agree(what: str) -> None:
+    """Check that every rank brings the same text: ranks of several nodes may have been started from several copies.
+
+    Raises:
+        BadInput: on every rank, where two differ.
+    """
+    digest = torch.tensor(list(hashlib.sha256(what.encode()).digest()), dtype=torch.uint8)[None]
+    digests = gather(digest.to(get_accelerator().current_device_name())).cpu()
+    if not (digests == digest).all():
+        raise BadInput(
+            "the ranks",
+            "",
+            f"{what} on this one, another run on another",
+            "the same code, parameters and artifacts on every node",
+            "let the nodes share one workspace folder",
+        )
