@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 from world2act.errors import BadInput
-from world2act.training.launch import read_hostfile
+from world2act.training.launch import read_hostfile, read_node_rank
 
 TOY = f"""
 import runpy, sys
@@ -134,7 +134,13 @@ def test_a_hostfile_names_the_nodes_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", ["2", "-1", "one", ""])
-def test_a_node_that_the_hostfile_does_not_hold_is_refused(workspace: Path, rank: str) -> None:
-    code, said = finish(start(workspace, 0, WORLD2ACT_NODE_RANK=rank))
-    assert code == 2, said
-    assert said.startswith("the environment: WORLD2ACT_NODE_RANK\n") and said.count("\n") == 4
+def test_a_node_that_the_hostfile_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    monkeypatch.setenv("WORLD2ACT_NODE_RANK", rank)
+    for nodes in ({"a": 1, "b": 1}, {}):
+        with pytest.raises(BadInput, match="WORLD2ACT_NODE_RANK"):
+            read_node_rank(nodes)
+
+
+def test_a_bad_hostfile_ends_the_command_with_one_message(workspace: Path) -> None:
+    code, said = finish(start(workspace, 0, WORLD2ACT_HOSTFILE="elsewhere"))
+    assert code == 2 and said.startswith("elsewhere\n  found:    nothing\n") and said.count("\n") == 4, said

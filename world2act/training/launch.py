@@ -47,7 +47,7 @@ def main(module: str) -> None:
     try:
         ranks = load_params().base.ranks
         nodes = read_hostfile(Path(os.environ[HOSTFILE]), ranks) if HOSTFILE in os.environ else {}
-        node = _node_rank(nodes)
+        node = read_node_rank(nodes)
     except World2ActError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -83,8 +83,8 @@ def read_hostfile(path: Path, ranks: int) -> dict[str, int]:
     return nodes
 
 
-def _node_rank(nodes: dict[str, int]) -> int | None:
-    """This node's place in the hostfile; None where ssh starts the nodes."""
+def read_node_rank(nodes: dict[str, int]) -> int | None:
+    """This node's place in the hostfile; None where ssh starts the nodes. Raises `BadInput` where it has none."""
     value = os.environ.get(NODE_RANK)
     if value is None:
         return None
