@@ -1,6 +1,6 @@
 """What a run shows in Prefect's UI: a table of its stages, and of each stage its metrics, its gate and a picture.
 
-Artifacts are kept small: a picture is a PNG of a few kilobytes inside the artifact, so that the UI needs no other
+Artifacts are kept small: a picture is a JPEG of some kilobytes inside the artifact, so that the UI needs no other
 server to show it.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
 from flows.outcome import GATE, GOOD, Outcome, StageRun
@@ -26,16 +27,17 @@ _PICTURE_WIDTH = 800
 def show_stage(run: StageRun) -> None:
     """Show what a stage wrote; for a red gate also emit the event `world2act.gate.failed`."""
     stage, artifact = run.stage, run.stage.removeprefix(GATE)
-    if run.outcome in GOOD:
+    if run.outcome in GOOD and not stage.startswith(GATE):
         _show_metrics(stage)
         if picture := _picture(stage):
-            image = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-            create_image_artifact(image, key=_key(f"{stage}-picture"), description=f"{stage}: {_caption(stage)}")
+            markdown = f"![{_caption(stage)}](data:image/jpeg;base64,{base64.b64encode(picture).decode()})"
+            create_markdown_artifact(markdown, key=_key(f"{stage}-picture"), description=f"{stage}: {_caption(stage)}")
     result = REPORTS / "gates" / f"{artifact}.json"
     if stage.startswith(GATE) and result.exists():
         gate = read_json(result)
+        colour = "green" if gate["success"] else "red"
         create_markdown_artifact(
-            render_gate(gate), key=_key(f"{artifact}-gate"), description=f"The gate on {artifact}: {run.outcome}"
+            render_gate(gate), key=_key(f"{artifact}-gate"), description=f"The gate on {artifact}: {colour}"
         )
         if run.outcome is Outcome.GATE_FAILED:
             emit_event(
@@ -64,15 +66,22 @@ def render_gate(gate: dict[str, Any]) -> str:
     failed = _failed(gate)
     lines = [f"# {gate['artifact']}: {'green' if gate['success'] else 'red'}", ""]
     for each in failed:
-        lines += [f"**{each['meaning']}**", "", f"- expected: {each['expected']}", f"- found: {each['observed']}"]
+        lines += [f"**{each['meaning']}**", "", f"- expected: {each['expected']}", f"- found: {_found(each)}"]
         lines += [f"- row: {row}" for row in each["failing_rows"]] + [f"- remedy: {each['remedy']}", ""]
     lines += ["| what | expected | found | rows |", "|---|---|---|---:|"]
     lines += [
         f"| {'' if each['success'] else '✗ '}{each['column']} of {each['table']} | {each['expected']} "
-        f"| {each['observed']} | {each['rows']} |"
+        f"| {_found(each)} | {each['rows']} |"
         for each in gate["expectations"]
     ]
     return "\n".join(lines)
+
+
+def _found(expectation: dict[str, Any]) -> str:
+    observed = expectation["observed"]
+    if isinstance(observed, dict):
+        return ", ".join(f"{name} {value:.4g}" for name, value in observed.items() if value is not None)
+    return str(observed)
 
 
 def _failed(gate: dict[str, Any]) -> list[dict[str, Any]]:
@@ -97,7 +106,7 @@ def _caption(stage: str) -> str:
 
 
 def _picture(stage: str) -> bytes | None:
-    """PNG: the training curve of a stage that trains, else a preview that it wrote, else None."""
+    """JPEG: the training curve of a stage that trains, else a preview that it wrote, else None."""
     if _curve(stage).exists():
         return _draw_curve(_curve(stage))
     strip = _strip(stage)
@@ -113,7 +122,7 @@ def _draw_curve(path: Path) -> bytes:
     axes = figure.subplots()
     axes.plot([int(row["step"]) for row in rows], [float(row["loss"]) for row in rows])
     axes.set(xlabel="step", ylabel="loss", yscale="log")
-    return _png(figure.savefig)
+    return _jpeg(figure.savefig)
 
 
 def _shrink(path: Path) -> bytes:
@@ -121,12 +130,12 @@ def _shrink(path: Path) -> bytes:
 
     with Image.open(path) as image:
         image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH))
-        return _png(lambda stream, format: image.save(stream, format=format, optimize=True))
+        return _jpeg(image.convert("RGB").save)
 
 
-def _png(save: Any) -> bytes:
+def _jpeg(save: Callable[..., None]) -> bytes:
     stream = io.BytesIO()
-    save(stream, format="png")
+    save(stream, format="jpeg")
     return stream.getvalue()
 
 
