@@ -174,6 +174,9 @@ osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 mon allow pool size one = true
 mon max pg per osd = 2000
+# the gateway makes its pools by many rounds of agreement, each of which would wait a second for more to agree on
+paxos propose interval = 0.01
+paxos min wait = 0.01
 mon data avail warn = 1
 mon data avail crit = 1
 osd objectstore = {objectstore}

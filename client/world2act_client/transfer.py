@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def _try(partials: list[_Partial]) -> list[_Partial]:
     """Bring files, all parts side by side. Returns: those that came damaged."""
     stop = threading.Event()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="get") as pool:
-        jobs = [pool.submit(each.bring, part, stop) for each in partials for part in range(each.parts)]
+        # first parts first: two threads that write one file wait for each other in the kernel
+        turns = sorted(((part, each) for each in partials for part in range(each.parts)), key=itemgetter(0))
+        jobs = [pool.submit(each.bring, part, stop) for part, each in turns]
         try:
             wait(jobs, return_when=FIRST_EXCEPTION)
         finally:
