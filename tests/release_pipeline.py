@@ -109,7 +109,10 @@ class Pipeline:
 
     def push(self) -> Pipeline:
         """Move the outputs of the workspace to the store, as DVC does."""
-        self.run(sys.executable, "-m", "dvc", "push", "--quiet")
+        from dvc.repo import Repo
+
+        with Repo(str(self.root)) as repo:
+            repo.push()
         return self
 
     def copy(self, folder: Path, store: str | None = None) -> Pipeline:

@@ -120,8 +120,10 @@ def get(
     """Get a release from the store, every byte verified. On a robot, `world2act-client get` does the same."""
     from world2act_client.get import get as get_release
 
+    from world2act.artifacts.registry import open_registry
+
     with one_message():
-        manifest = get_release(reference, destination, store=store, offline=offline)
+        manifest = get_release(reference, destination, store=open_registry(store).store, offline=offline)
         typer.echo(f"{destination} holds {manifest.name} v{manifest.version}: {len(manifest.files)} files")
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from world2act_client.manifest import FileEntry
 
 from world2act.artifacts.catalogue import Change, Difference, Release
-from world2act.artifacts.garbage import Sweep
+from world2act.artifacts.garbage import Amount, Sweep
 from world2act.artifacts.publish import Published
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -24,24 +24,30 @@ def in_words(done: Published) -> str:
     return f"published {reference}, {human(done.manifest.size)}: {human(done.moved)} were new to the store"
 
 
+def describe(release: Release) -> list[tuple[str, str]]:
+    """One release: what a person wants to know of it, and its value."""
+    manifest = release.manifest
+    return [
+        ("release", manifest.name),
+        ("version", f"v{manifest.version}"),
+        ("channels", ", ".join(release.channels)),
+        ("created", manifest.created),
+        ("success", "  ".join(f"{policy} {share:.0%}" for policy, share in release.success.items())),
+        ("size", human(manifest.size)),
+        ("files", str(len(manifest.files))),
+        ("git", revision(manifest.git)),
+    ]
+
+
 def print_releases(releases: list[Release]) -> None:
     """One row a version."""
     if not releases:
         Console().print("no release yet: `world2act publish policy` makes the first one")
         return
-    table = _table("release", "version", "channels", "created", "success", "size", "files", "git")
-    for release in releases:
-        manifest = release.manifest
-        table.add_row(
-            manifest.name,
-            f"v{manifest.version}",
-            ", ".join(release.channels),
-            manifest.created,
-            "  ".join(f"{policy} {share:.0%}" for policy, share in release.success.items()),
-            human(manifest.size),
-            str(len(manifest.files)),
-            revision(manifest.git),
-        )
+    rows = [describe(release) for release in releases]
+    table = _table(*(title for title, _ in rows[0]))
+    for row in rows:
+        table.add_row(*(value for _, value in row))
     Console().print(table)
 
 
@@ -67,15 +73,16 @@ def print_difference(difference: Difference) -> None:
         console.print("the same params, metrics, files and stages")
 
 
+def sweep_rows(sweep: Sweep) -> list[tuple[str, Amount]]:
+    """What was kept and what was not."""
+    last = "garbage, still there" if sweep.dry_run else "garbage, deleted"
+    return [("kept", sweep.kept), ("young, kept", sweep.young), (last, sweep.garbage)]
+
+
 def print_sweep(sweep: Sweep) -> None:
-    """Counts and bytes of what was kept and what was not."""
+    """Counts and bytes."""
     table = _table("", "objects", "size")
-    rows = {
-        "kept": sweep.kept,
-        "young, kept": sweep.young,
-        "garbage, still there" if sweep.dry_run else "deleted": sweep.garbage,
-    }
-    for title, amount in rows.items():
+    for title, amount in sweep_rows(sweep):
         table.add_row(title, f"{amount.objects:,}", human(amount.size))
     Console().print(table)
     if sweep.dry_run and sweep.garbage.objects:
