@@ -7,7 +7,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o ceph -g ceph /data
 LABEL org.opencontainers.image.title="world2act-s3" \
-      org.opencontainers.image.description="Ceph RGW on one machine: versioning, conditional writes, IAM policies"
+      org.opencontainers.image.description="Ceph RGW on one machine: versioning, conditional writes, IAM policies" \
+      org.opencontainers.image.licenses="Apache-2.0"
 COPY infra/images/s3.sh /usr/local/bin/s3
 # the user ceph of the package
 USER 64045
