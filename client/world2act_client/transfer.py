@@ -123,8 +123,9 @@ class _Partial:
         try:
             with disk_errors(self.path):
                 self._open()
-                self._read(part, stop)
-                self._complete_part(part)
+                hashed = self._read(part, stop)
+                if self._complete_part(part, hashed):
+                    self._finish()
         except _Damaged as error:
             self.damage = str(error)
 
@@ -164,20 +165,26 @@ class _Partial:
             else:
                 os.ftruncate(journal, 0)
 
-    def _read(self, part: int, stop: threading.Event) -> None:
+    def _read(self, part: int, stop: threading.Event) -> bool:
+        """Read what is missing of a part. Returns: whether its bytes were hashed as they came."""
         begin, end = self._bounds(part)
         at = begin + self._done[part]
         fruitless = 0
+        with self._lock:
+            hashing = at == begin and self._hashed == part and not self._hashing
+            self._hashing |= hashing
         while at < end:
             why: Exception | str = "an answer that ends early"
             try:
                 with closing(self._ask(at, end)) as body:
                     while at < end and (content := body.read(min(_BUFFER, end - at))):
+                        at, fruitless = at + self._keep(part, content, at), 0
+                        if hashing:  # while the bytes are still in this core's cache
+                            self._digest.update(content)
                         if stop.is_set():
                             raise _Stopped
                         if self.damage:
                             raise _Damaged(self.damage)
-                        at, fruitless = at + self._keep(part, content, at), 0
             except (BotoCoreError, Unreachable) as error:
                 why = error
             if at < end:
@@ -186,6 +193,7 @@ class _Partial:
                     raise self._silent(why)
                 if stop.wait(random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**fruitless))):
                     raise _Stopped
+        return hashing
 
     def _ask(self, begin: int, end: int) -> Any:
         """Ask for [begin, end) of the one object that the first answer came from."""
@@ -212,7 +220,7 @@ class _Partial:
             raise _Damaged(f"an object of {size} bytes")
         return body
 
-    def _keep(self, part: int, content: memoryview, at: int) -> int:
+    def _keep(self, part: int, content: bytes, at: int) -> int:
         """Write bytes to their place, then say so in the journal. Returns: how many."""
         count = os.pwrite(self._handles[0], content, at)
         if count < len(content):  # no room: the next write says so
@@ -222,22 +230,21 @@ class _Partial:
         self.progress(len(content))
         return len(content)
 
-    def _complete_part(self, part: int) -> None:
-        """Let the hash follow, unless another thread is at it; it will take this part too."""
+    def _complete_part(self, part: int, hashed: bool) -> bool:
+        """Let the hash follow, unless another thread is at it and will come by. Returns: whether all is hashed."""
         with self._lock:
             self._complete.add(part)
-            if self._hashing or self._hashed not in self._complete:
-                return
+            self._hashed += hashed
+            if self._hashing and not hashed:
+                return False
             self._hashing = True
         while True:
-            hash_on(self._digest, self._handles[0], *self._bounds(self._hashed))
             with self._lock:
-                self._hashed += 1
                 if self._hashed not in self._complete:
                     self._hashing = False
-                    break
-        if self._hashed == self.parts:
-            self._finish()
+                    return self._hashed == self.parts
+            hash_on(self._digest, self._handles[0], *self._bounds(self._hashed))
+            self._hashed += 1
 
     def _finish(self) -> None:
         if self._digest.hexdigest() != self.file.sha256:
