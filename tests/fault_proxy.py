@@ -42,13 +42,14 @@ class Fault:
 
 @dataclass
 class Answer:
-    """One answer that was handed on: `sent` bytes of body."""
+    """One answer that was handed on: `sent` bytes of body, after `received` bytes of the request's."""
 
     method: str
     path: str
     range: str
     status: int
     sent: int = 0
+    received: int = 0
 
 
 class FaultProxy:
@@ -108,7 +109,7 @@ class FaultProxy:
             head = b"\r\n".join(line for line in head.split(b"\r\n") if not line.lower().startswith(b"expect:"))
         body = [piece async for piece in _body(reader, headers)]
         fault = self._fault(path)
-        answer = Answer(method, path, headers.get("range", ""), 503)
+        answer = Answer(method, path, headers.get("range", ""), 503, received=sum(map(len, body)))
         if fault.stall:
             await asyncio.sleep(3600)
         if fault.refuse:

@@ -6,6 +6,7 @@ Its fixtures are for every test (a plugin of tests/conftest.py); what is heavy i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from ceph import S3
 from world2act_client.signing import make_key_pair
 
 if TYPE_CHECKING:
+    from ceph import S3
+
     from world2act.artifacts.publish import Published
     from world2act.artifacts.registry import Registry
 
@@ -98,6 +100,7 @@ class Pipeline:
         """Bring it up to date. A red gate raises `dvc.exceptions.ReproductionError`."""
         from dvc.repo import Repo
 
+        logging.getLogger("dvc").setLevel(logging.ERROR)
         with Repo(str(self.root)) as repo:
             repo.reproduce(all_pipelines=True)
         return self
