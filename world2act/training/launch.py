@@ -4,8 +4,8 @@ On one machine torchrun starts them. On several, DeepSpeed's launcher does, told
 so that the command of dvc.yaml is the same everywhere and where it ran is no parameter:
 
     WORLD2ACT_HOSTFILE    DeepSpeed's hostfile: a line `NAME slots=PROCESSES` a node, `base.ranks` processes in all.
-                          The first node is the main one: every other must reach it by that name, at MASTER_PORT
-                          (29500 unless set).
+                          The first node is the main one: every node must reach it by that name, which on itself too
+                          may not stand for its loopback, at MASTER_PORT (29500 unless set).
     WORLD2ACT_NODE_RANK   this node's line, counted from 0, where each node starts its own share (Kubernetes). Without
                           it, the main node starts the others by ssh (pdsh), in the same folder.
 
@@ -29,6 +29,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from world2act.errors import BadInput, World2ActError
@@ -123,9 +124,25 @@ def _run_on_nodes(module: str, nodes: dict[str, int], node: int | None) -> int:
     if node > 0:
         os.environ.setdefault("DVC_STAGE", module)  # its ranks are DVC's too, and end as such with their launcher
         _wait_for_main_node(module, address, port)
+    _announce_own_interface(address)
     world = runner.encode_world_info({name: list(range(slots)) for name, slots in nodes.items()})
     options += ["--log_level=critical", f"--world_info={world}", f"--node_rank={node}"]
     return subprocess.run(child_command("deepspeed.launcher.launch", *options, module)).returncode
+
+
+def _announce_own_interface(address: str) -> None:
+    """Have gloo and NCCL tell the other nodes the address that leads to the main one: gloo tells what this host's name
+    resolves to, which on many hosts is their loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))  # sends nothing
+        except OSError:  # no address of this kind: gloo is to look for itself
+            return
+        own = probe.getsockname()[0]
+    for interface, addresses in psutil.net_if_addrs().items():
+        if not own.startswith("127.") and any(each.address == own for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
 def _wait_for_main_node(module: str, address: str, port: int) -> None:
