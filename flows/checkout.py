@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +18,7 @@ WORKSPACES = "WORLD2ACT_WORKSPACES"
 
 @contextmanager
 def open_checkout(source: str, revision: str, store: str) -> Iterator[Path]:
-    """A workspace with the code of a git revision, which nobody else uses meanwhile.
+    """A workspace with the code of a git revision, which nobody else uses meanwhile, as the current folder.
 
     The workspaces of a machine lie in the folder that WORLD2ACT_WORKSPACES names (~/.cache/world2act/workspaces
     without it) and are used again, with the data that they hold.
@@ -40,8 +40,11 @@ def open_checkout(source: str, revision: str, store: str) -> Iterator[Path]:
                 continue
             root = base / str(number)
             _check_out(root, source, revision)
-            configure(store, root, base / "cache")
-            yield root
+            # what DVC starts there runs the code that lies there
+            os.environ["PYTHONPATH"] = str(root)
+            with chdir(root):
+                configure(store, base / "cache")
+                yield root
             return
 
 
@@ -54,5 +57,5 @@ def _check_out(root: Path, source: str, revision: str) -> None:
         git(root, "fetch", "--quiet", "--force", source, "HEAD", "+refs/heads/*:refs/world2act/*")
         git(root, "checkout", "--quiet", "--force", "--detach", revision)
     except BadInput as error:
-        remedy = "push the commit there, or give a deployment stage/<pool> another `source`"
+        remedy = "push the commit there, or set WORLD2ACT_SOURCE on the worker to the URL of a repository that has it"
         raise BadInput(source, revision, error.found, "a git repository with this revision", remedy) from error

@@ -6,7 +6,6 @@ import re
 import subprocess
 import threading
 from collections import deque
-from pathlib import Path
 
 from world2act.dvc_process import dvc_command, stage_environment
 
@@ -21,11 +20,8 @@ class LockBusy(Exception):
     """Another DVC process held the repository, or a path that this one reads or writes."""
 
 
-def run_dvc(label: str, *arguments: str, root: Path | None = None) -> tuple[int, str]:
+def run_dvc(label: str, *arguments: str) -> tuple[int, str]:
     """Run DVC to its end, printing what it says behind `label`.
-
-    Args:
-        root: the workspace, whose own code the stages then run; the current folder and its code without it.
 
     Returns:
         DVC's exit code and the last lines it printed.
@@ -36,10 +32,9 @@ def run_dvc(label: str, *arguments: str, root: Path | None = None) -> tuple[int,
     # DVC lets go of its lock while a stage runs and takes it again to record the outputs: there, a stage that has
     # run for an hour must wait for the lock instead of failing.
     command = dvc_command("--wait-for-lock", *arguments)
-    environment = stage_environment() | ({"PYTHONPATH": str(root)} if root else {})
     lines: deque[str] = deque(maxlen=_SHOWN_LINES)
     with subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=stage_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         with _running_lock:
             _running.add(process)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
-from pathlib import Path
 
 import networkx as nx
 from dvc.lock import LockError
@@ -26,23 +25,22 @@ class Standing(Enum):
 
 
 @contextmanager
-def open_repository(root: Path | None = None) -> Iterator[Repo]:
-    """The DVC repository of a folder (the current one), with DVC's lock held."""
-    with _one_at_a_time, Repo(root, _wait_for_lock=True) as repository, repository.lock:
+def open_repository() -> Iterator[Repo]:
+    """The DVC repository of the current folder, with DVC's lock held."""
+    with _one_at_a_time, Repo(_wait_for_lock=True) as repository, repository.lock:
         yield repository
 
 
-def read_graph(target: str | None = None, root: Path | None = None) -> dict[str, list[str]]:
+def read_graph(target: str | None = None) -> dict[str, list[str]]:
     """Every stage and the stages that it reads from, as DVC resolves dvc.yaml; upstream stages come first.
 
     Args:
         target: keep only this stage and what it needs.
-        root: the workspace; the current folder without it.
 
     Raises:
         KeyError: dvc.yaml has no stage of that name.
     """
-    with _one_at_a_time, Repo(root) as repository:
+    with _one_at_a_time, Repo() as repository:
         graph = nx.relabel_nodes(repository.index.graph, lambda stage: stage.addressing)
     if target is not None:
         if target not in graph:

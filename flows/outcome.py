@@ -6,7 +6,6 @@ import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from flows.dvc_run import run_dvc
 
@@ -40,10 +39,10 @@ class StageRun:
     where: str = ""
 
 
-def reproduce(stage: str, root: Path | None = None) -> StageRun:
+def reproduce(stage: str) -> StageRun:
     """Let DVC run one stage if it changed. Raises: `LockBusy`, when another DVC process stood in the way."""
     started = time.monotonic()
-    code, text = run_dvc(stage, "repro", "--single-item", stage, root=root)
+    code, text = run_dvc(stage, "repro", "--single-item", stage)
     wall_s = time.monotonic() - started
     if code == 0:
         unchanged = _UNCHANGED.search(text) or _UNCHANGED_DATA.search(text)

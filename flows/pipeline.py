@@ -33,6 +33,14 @@ from world2act.errors import World2ActError
 _PARALLEL = 2
 
 
+class StagesFailed(Exception):
+    """Carries every `StageRun` of a run that failed through Prefect."""
+
+    def __init__(self, runs: list[StageRun]) -> None:
+        super().__init__(runs)
+        self.runs = runs
+
+
 class StageFailed(Exception):
     """Carries the `StageRun` of a failed stage through Prefect."""
 
@@ -118,9 +126,9 @@ def pipeline(
         with hold_workspace(flow_run.get_name() or "pipeline", wait_for_workspace_s):
             return _run(target, pull, push, placement or {}, spread or {})
     except WorkspaceBusy as error:
-        return Failed(name="Workspace busy", message=str(error), data=[])
+        return Failed(name="Workspace busy", message=str(error), data=error)
     except (World2ActError, ReleaseError) as error:
-        return Failed(message=f"{type(error).__name__}: {error}", data=[])
+        return Failed(message=f"{type(error).__name__}: {error}", data=error)
     except BaseException:  # cancelled: no stage goes on behind it
         end_running()
         raise
@@ -153,7 +161,9 @@ def _run(
     create_markdown_artifact(table, key="world2act-pipeline", description="The stages of this run")
     bad = [run.stage for run in runs if run.outcome not in GOOD]
     if bad:
-        return Failed(message=f"{len(bad)} of {len(runs)} stages are not done: {', '.join(bad)}", data=runs)
+        return Failed(
+            message=f"{len(bad)} of {len(runs)} stages are not done: {', '.join(bad)}", data=StagesFailed(runs)
+        )
     return Completed(message=". ".join([f"{len(runs)} stages are up to date", *notes]), data=runs)
 
 
@@ -169,6 +179,16 @@ def _run_stages(graph: dict[str, list[str]], how: dict[str, dict[str, object]]) 
             running[futures[stage]] = stage
         sorter.done(running.pop(next(as_completed(list(running)))))
     return [_stage_run(stage, futures[stage]) for stage in graph]
+
+
+def runs_of(state: State[list[StageRun]]) -> list[StageRun]:
+    """What became of each stage in a run of the flow; nothing, where it was refused before the first."""
+    match state.result(raise_on_failure=False):
+        case list() as runs:
+            return runs
+        case StagesFailed(runs=runs):
+            return runs
+    return []
 
 
 def _stage_run(stage: str, future: PrefectFuture[StageRun]) -> StageRun:
@@ -195,7 +215,7 @@ def main(
     except KeyError as error:
         raise typer.BadParameter(error.args[0], param_hint="--target") from error
     state = pipeline.with_options(task_runner=ThreadPoolTaskRunner(max_workers=parallel))(target, return_state=True)
-    for run in state.result(raise_on_failure=False):
+    for run in runs_of(state):
         print(f"{run.stage:<24}{run.outcome:<12}{run.wall_s:8.1f} s")
     print(state.message)
     raise typer.Exit(int(state.is_failed()))

@@ -8,6 +8,7 @@ Every work pool has a deployment of the flow below, `stage/<work pool>` (prefect
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
@@ -29,6 +30,7 @@ from world2act.artifacts.revision import git
 from world2act.errors import BadInput
 from world2act.params import PARAMS
 
+SOURCE = "WORLD2ACT_SOURCE"
 _POLL_S = 2.0
 _SENT = (LOCK, PARAMS)
 
@@ -91,26 +93,27 @@ def place(stage: str, pool: str, upstream: list[str], url: str, revision: str) -
 
 
 @flow(name="stage", flow_run_name="{stage}")
-def run_placed_stage(stage: str, store: str, handover: str, revision: str, source: str = ".") -> State[str]:
+def run_placed_stage(stage: str, store: str, handover: str, revision: str, source: str | None = None) -> State[str]:
     """Run one stage in a workspace of this worker, for a pipeline that runs elsewhere.
 
     Args:
         store: the URL of the DVC remote, which is also where the handover stands.
         handover: its prefix there.
         revision: the git revision whose code to run.
-        source: where to get it: a git URL, or a folder on this machine (the one that this flow runs from).
+        source: where to get it, a git URL or a folder; by default what WORLD2ACT_SOURCE names on this worker, or else
+            the folder that this flow runs from.
     """
     objects = Store(store)
     files = json.loads(objects.read(f"{handover}/request.json"))
-    with open_checkout(source, revision, store) as root:
+    with open_checkout(source or os.environ.get(SOURCE, "."), revision, store):
         for path in _SENT:
             if str(path) in files:
-                (root / path).write_text(files[str(path)], encoding="utf-8")
-        remote.pull(read_graph(stage, root)[stage], root)
-        run = reproduce(stage, root)
+                path.write_text(files[str(path)], encoding="utf-8")
+        remote.pull(read_graph(stage)[stage])
+        run = reproduce(stage)
         if run.outcome in GOOD:
-            remote.push([stage], root)
-        entry = (read_entries(root / LOCK) or {}).get(stage)
+            remote.push([stage])
+        entry = (read_entries(LOCK) or {}).get(stage)
     objects.put_new(f"{handover}/result.json", json.dumps({"run": asdict(run), "entry": entry}).encode())
     if run.outcome in GOOD:
         return Completed(name=run.outcome, message=f"{run.wall_s:.1f} s")

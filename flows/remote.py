@@ -30,27 +30,27 @@ def use_store() -> str | None:
     return url
 
 
-def configure(url: str, root: Path | None = None, cache: Path | None = None) -> None:
-    """Make `url` the default remote of one workspace, and `cache` its cache, for this machine only."""
-    with open_repository(root) as repository, repository.config.edit("local") as local:
+def configure(url: str, cache: Path | None = None) -> None:
+    """Make `url` the default remote of this workspace, and `cache` its cache, for this machine only."""
+    with open_repository() as repository, repository.config.edit("local") as local:
         local["remote"][_NAME] = {"url": url}
         local["core"]["remote"] = _NAME
         if cache is not None:
             local["cache"]["dir"] = str(cache)
 
 
-def pull(stages: Iterable[str], root: Path | None = None) -> None:
+def pull(stages: Iterable[str]) -> None:
     """Bring the outputs of stages from the remote. Raises: `InfrastructureError`, `LockBusy`."""
-    _must("pull", *stages, root=root)
+    _must("pull", *stages)
 
 
-def push(stages: Iterable[str], root: Path | None = None) -> None:
+def push(stages: Iterable[str]) -> None:
     """Send the outputs of stages to the remote. Raises: `InfrastructureError`, `LockBusy`."""
-    _must("push", *stages, root=root)
+    _must("push", *stages)
 
 
-def _must(*arguments: str, root: Path | None) -> None:
-    code, text = run_dvc(f"dvc {arguments[0]}", *arguments, root=root)
+def _must(*arguments: str) -> None:
+    code, text = run_dvc(f"dvc {arguments[0]}", *arguments)
     if code:
         raise InfrastructureError(
             f"dvc {' '.join(arguments)}\n  found:    {text or f'exit status {code}'}\n  expected: success"

@@ -15,6 +15,7 @@ import pytest
 from ceph import S3, User, missing_programs, running_s3
 from client_release import Shelf
 from fault_proxy import fault_proxy
+from service import Service, running_service
 
 from world2act.dvc_process import stage_environment
 
@@ -78,6 +79,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     (clone.root / "flow.log").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
     return clone
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A Prefect server and worker on a small workspace, started by the first test that asks for them."""
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

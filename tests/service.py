@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,7 +63,7 @@ def make_workspace(root: Path) -> Path:
         if each["entrypoint"] in wanted and each["work_pool"]["name"] == "process"
     ]
     (root / "prefect.yaml").write_text(yaml.safe_dump(deployments))
-    (root / ".gitignore").write_text("*.txt\n*.log\n*.pid\ngo\n")
+    (root / ".gitignore").write_text("*.txt\n*.log\n*.pid\ngo\n__pycache__\n")
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     Repo.init(str(root)).close()
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
@@ -105,6 +106,7 @@ class Service:
 
     def __init__(self, folder: Path, root: Path) -> None:
         self.root, self.port = root, free_port()
+        self.workspaces = folder / "workspaces"
         self.log = (folder / "service.log").open("ab")
         self.environment = {
             name: value for name, value in stage_environment().items() if not name.startswith("PREFECT_")
@@ -117,7 +119,7 @@ class Service:
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PYTHONPATH": os.pathsep.join([str(root), str(ROOT)]),
-            "WORLD2ACT_WORKSPACES": str(folder / "workspaces"),
+            "WORLD2ACT_WORKSPACES": str(self.workspaces),
         }
         self.server: subprocess.Popen[bytes] | None = None
         self.worker: subprocess.Popen[bytes] | None = None
@@ -146,6 +148,13 @@ class Service:
             )
             assert done.returncode == 0, done.stdout + done.stderr
 
+    def clean(self) -> None:
+        """Make the workspace as if nothing had run in it yet."""
+        left = ("ran.log", "long.pid", "go", "dvc.lock", ".dvc/config.local")
+        for path in [*self.root.glob("*.txt"), *(self.root / name for name in left)]:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.root / ".dvc/cache", ignore_errors=True)
+
     def kill_worker(self) -> None:
         """SIGKILL to the worker and all that it started."""
         assert self.worker is not None
@@ -156,6 +165,10 @@ class Service:
             if process is not None:
                 _end(name, process)
         self.log.close()
+
+    def log_tail(self) -> str:
+        """What server and worker said last."""
+        return Path(self.log.name).read_text()[-6000:]
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
         """One request to the API."""

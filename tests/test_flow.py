@@ -19,7 +19,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.graph import read_graph
 from flows.outcome import Outcome, StageRun
-from flows.pipeline import pipeline
+from flows.pipeline import pipeline, runs_of
 from flows.show import render_table
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(target: str | None = None) -> tuple[State, dict[str, Outcome]]:
     state = pipeline(target, return_state=True)
-    return state, {each.stage: each.outcome for each in state.result(raise_on_failure=False)}
+    return state, {each.stage: each.outcome for each in runs_of(state)}
 
 
 def test_graph_is_the_one_of_dvc_yaml(repository: Path) -> None:

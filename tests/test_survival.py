@@ -5,29 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-
-from tests.service import Service, kill_tree, long_stage, ran, running_service, until
+from service import Service, kill_tree, long_stage, ran, until
 
 PIPELINE = "pipeline/pipeline"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture
 def root(service: Service) -> Path:
     """The workspace, as if nothing had run in it yet."""
-    for path in [*service.root.glob("*.txt"), *(service.root / each for each in ("ran.log", "long.pid", "go"))]:
-        path.unlink(missing_ok=True)
-    (service.root / "dvc.lock").unlink(missing_ok=True)
+    service.clean()
     return service.root
 
 
