@@ -7,7 +7,8 @@ so that the command of dvc.yaml is the same everywhere and where it ran is no pa
                           The first node is the main one: every node must reach it by that name, which on itself too
                           may not stand for its loopback, at MASTER_PORT (29500 unless set).
     WORLD2ACT_NODE_RANK   this node's line, counted from 0, where each node starts its own share (Kubernetes). Without
-                          it, the main node starts the others by ssh (pdsh), in the same folder.
+                          it, the main node starts the others by ssh (pdsh), in the same folder; what they need of
+                          its environment (OMP_NUM_THREADS, MUJOCO_GL) stands in DeepSpeed's file .deepspeed_env.
 
 The nodes share the workspace folder (a network volume): each reads the artifacts there, and writes its part of the
 checkpoints. An Indexed Job of Kubernetes, WORLD2ACT_NODE_RANK being its JOB_COMPLETION_INDEX, runs
