@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test repro test test-slow lint lock
+.PHONY: help setup setup-test repro serve test test-slow lint lock
 
 # Recipes run inside the virtual environment; OSMesa renders without a display or a GPU.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -16,6 +16,9 @@ setup-test:
 
 repro: setup  ## set up, then run the pipeline on the profile in force
 	@world2act repro
+
+serve: setup  ## Prefect on this machine: server and UI on loopback, worker, deployments, until Ctrl-C
+	@python -m flows.serve
 
 test: setup-test  ## set up, then run the tests, the end-to-end one included
 	@python -m pytest -m "not slow"
