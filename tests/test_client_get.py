@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -201,7 +202,10 @@ def test_two_at_once_share_the_work(shelf: Shelf) -> None:
     assert (places[2] / "b").read_bytes() == shelf.files[1]["b"]
 
 
-def test_offline_serves_what_it_has_and_says_so(shelf: Shelf, capfd: pytest.CaptureFixture[str]) -> None:
+def test_offline_serves_what_it_has_and_says_so(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("world2act_client.store._TRIES", 2)
     with pytest.raises(Unreachable, match="nothing was fetched before"):
         shelf.get(offline=True)
     shelf.promote(shelf.publish(1, FILES), 1)
@@ -284,6 +288,16 @@ def test_command_line(shelf: Shelf) -> None:
     assert failed.returncode == 2 and failed.stderr.splitlines()[1] == "  found:    no such channel"
     del os.environ["WORLD2ACT_STORE"]
     assert "WORLD2ACT_STORE" in run("list").stderr
+
+
+def test_progress_is_drawn_on_a_terminal_only(shelf: Shelf) -> None:
+    shelf.publish(1, FILES)
+    ours, theirs = pty.openpty()
+    subprocess.run(command("get", "policy@v1", shelf.destination), stderr=theirs, check=True)
+    os.close(theirs)
+    drawn = os.read(ours, 2**16).decode()
+    os.close(ours)
+    assert "policy v1: 100%" in drawn and "3.00M/3.00M" in drawn
 
 
 def test_full_disk_is_said_and_the_rest_is_fetched_when_there_is_room(shelf: Shelf) -> None:

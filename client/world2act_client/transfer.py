@@ -31,7 +31,7 @@ from world2act_client.store import Store, object_key
 
 Progress = Callable[[int], None]
 _PART = 32 * 2**20  # bytes a request asks for
-_BUFFER = 2**20  # bytes between two entries in the journal
+_BUFFER = 2**18  # bytes between two entries in the journal; the kernel is slower at larger writes
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
 _TRIES = 8  # in a row without a byte between them: about a minute and a half
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
