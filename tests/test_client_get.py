@@ -7,8 +7,10 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -293,10 +295,13 @@ def test_command_line(shelf: Shelf) -> None:
 def test_progress_is_drawn_on_a_terminal_only(shelf: Shelf) -> None:
     shelf.publish(1, FILES)
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     subprocess.run(command("get", "policy@v1", shelf.destination), stderr=theirs, check=True)
     os.close(theirs)
-    drawn = os.read(ours, 2**16).decode()
-    os.close(ours)
+    drawn = ""
+    with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO where nobody writes any more
+        while True:
+            drawn += terminal.read(1024).decode()
     assert "policy v1: 100%" in drawn and "3.00M/3.00M" in drawn
 
 
