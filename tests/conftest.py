@@ -15,7 +15,7 @@ import pytest
 from ceph import S3, User, missing_programs, running_s3
 from client_release import Shelf
 from fault_proxy import fault_proxy
-from service import Service, running_service
+from service import Service, make_workspace, running_service
 
 from world2act.dvc_process import stage_environment
 
@@ -84,7 +84,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A Prefect server and worker on a small workspace, started by the first test that asks for them."""
-    with running_service(tmp_path_factory.mktemp("service")) as running:
+    folder = tmp_path_factory.mktemp("service")
+    with running_service(folder, make_workspace(folder / "workspace")) as running:
         yield running
 
 

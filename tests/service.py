@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,7 @@ def make_workspace(root: Path) -> Path:
     (root / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     (root / "flows").symlink_to(ROOT / "flows")
     (root / "infra").symlink_to(ROOT / "infra")
-    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    wanted = ("flows/pipeline.py:pipeline", "flows/placement.py:run_placed_stage")
-    deployments["deployments"] = [
-        {key: value for key, value in each.items() if key != "schedules"}
-        for each in deployments["deployments"]
-        if each["entrypoint"] in wanted and each["work_pool"]["name"] == "process"
-    ]
-    (root / "prefect.yaml").write_text(yaml.safe_dump(deployments))
+    write_deployments(root)
     (root / ".gitignore").write_text("*.txt\n*.log\n*.pid\ngo\n__pycache__\n")
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     Repo.init(str(root)).close()
@@ -70,6 +63,18 @@ def make_workspace(root: Path) -> Path:
     subprocess.run(["git", "add", "--all"], cwd=root, check=True)
     subprocess.run(["git", *identity, "commit", "--quiet", "--message", "a workspace"], cwd=root, check=True)
     return root
+
+
+def write_deployments(root: Path, *without: str) -> None:
+    """The deployments of the pipeline and of a placed stage, and no schedule, nor what `without` names."""
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    wanted = ("flows/pipeline.py:pipeline", "flows/placement.py:run_placed_stage")
+    deployments["deployments"] = [
+        {key: value for key, value in each.items() if key not in ("schedules", *without)}
+        for each in deployments["deployments"]
+        if each["entrypoint"] in wanted and each["work_pool"]["name"] == "process"
+    ]
+    (root / "prefect.yaml").write_text(yaml.safe_dump(deployments))
 
 
 def ran(root: Path) -> list[str]:
@@ -155,10 +160,10 @@ class Service:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.root / ".dvc/cache", ignore_errors=True)
 
-    def kill_worker(self) -> None:
-        """SIGKILL to the worker and all that it started."""
+    def kill_worker(self) -> list[str]:
+        """SIGKILL to the worker and all that it started. Returns: their command lines."""
         assert self.worker is not None
-        kill_tree(self.worker)
+        return kill_tree(self.worker)
 
     def stop(self) -> None:
         for name, process in ("worker", self.worker), ("server", self.server):
@@ -185,25 +190,37 @@ class Service:
         """The name of a flow run's state."""
         return self.call("GET", f"/flow_runs/{run}")["state"]["name"]
 
+    def events(self, run: str) -> list[dict[str, Any]]:
+        """What the server recorded of a flow run."""
+        resource = {"id": [f"prefect.flow-run.{run}"]}
+        return self.call("POST", "/events/filter", {"filter": {"resource": resource}, "limit": 50})["events"]
+
     def wait_for(self, run: str, *names: str, timeout_s: float = 180) -> None:
         """Wait until a flow run is in one of some states."""
         until(lambda: self.state(run) in names, timeout_s, f"the flow run did not end as {' or '.join(names)}")
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to a process and all that it started, at once."""
-    tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+def kill_tree(process: subprocess.Popen[bytes]) -> list[str]:
+    """SIGKILL to a process and all that it started, at once. Returns: their command lines."""
+    root = psutil.Process(process.pid)
+    root.suspend()
+    tree = [*root.children(recursive=True), root]
     for each in tree:
-        each.suspend()
+        with suppress(psutil.NoSuchProcess):
+            each.suspend()
+    commands = []
     for each in tree:
-        each.send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            commands.append(" ".join(each.cmdline()))
+            each.send_signal(signal.SIGKILL)
     process.wait()
+    return commands
 
 
 @contextmanager
-def running_service(folder: Path) -> Iterator[Service]:
-    """A server and a worker on a small workspace."""
-    service = Service(folder, make_workspace(folder / "workspace"))
+def running_service(folder: Path, root: Path) -> Iterator[Service]:
+    """A server and a worker on a workspace."""
+    service = Service(folder, root)
     try:
         service.start_server()
         service.set_up()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -146,6 +147,41 @@ def test_stage_waits_for_a_path_that_another_dvc_process_writes(repository: Path
     state, outcomes = run("source")
     assert release.finished.is_set(), "the stage ran while its output was locked"
     assert outcomes == {"source": Outcome.RAN} and state.is_completed()
+
+
+def test_clock_that_was_set_makes_nothing_run_and_hides_no_change(repository: Path) -> None:
+    run()
+    for shift_s in (10 * 365 * 86400, -10 * 365 * 86400):
+        for path in [path for path in repository.rglob("*") if path.is_file() and ".git/" not in str(path)]:
+            os.utime(path, (time.time() + shift_s, time.time() + shift_s))
+        assert set(run()[1].values()) == {Outcome.CACHED}
+    gate, before = Path("gate.sh"), Path("gate.sh").stat()
+    gate.write_text(": >  left.gate ")
+    assert gate.stat().st_size == before.st_size, "only the content differs"
+    os.utime(gate, ns=(before.st_atime_ns, before.st_mtime_ns - 3600 * 10**9))
+    assert run()[1]["validate_left"] is Outcome.RAN
+
+
+def test_what_is_done_is_pushed_after_a_red_gate_too_and_pulled_where_it_is_missing(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    remote = tmp_path_factory.mktemp("remote")
+    Path("gate.sh").write_text(RED)
+    with Repo() as repo, repo.config.edit("repo") as config:
+        config["remote"]["store"], config["core"]["remote"] = {"url": str(remote)}, "store"
+    pipeline(push=True, return_state=True)
+    pushed = {path.relative_to(remote / "files/md5").as_posix() for path in remote.rglob("*") if path.is_file()}
+    with Repo() as repo:
+        done = {out.hash_info.value for stage in repo.index.stages for out in stage.outs if out.hash_info.value}
+    assert {f"{md5[:2]}/{md5[2:]}" for md5 in done} == pushed and pushed
+    Path("gate.sh").write_text(GREEN)
+    run()
+    pipeline(push=True, return_state=True)
+    shutil.rmtree(".dvc/cache")
+    for name in ("source.txt", "left.txt", "right.txt", "left.gate", "join.txt"):
+        Path(name).unlink()
+    state = pipeline(pull=True, return_state=True)
+    assert {each.outcome for each in runs_of(state)} == {Outcome.CACHED} and Path("join.txt").exists()
 
 
 def test_command_exits_with_1_on_a_red_gate_and_needs_no_server(
