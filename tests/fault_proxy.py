@@ -28,6 +28,7 @@ class Fault:
         truncate_to: hand on so many bytes of body, under a Content-Length that says so.
         bytes_per_second: hand the body on at this pace.
         stall: take the request and never answer.
+        lose_answer: let the server do what was asked, and close the connection instead of saying so.
     """
 
     path: str = ""
@@ -38,6 +39,7 @@ class Fault:
     truncate_to: int | None = None
     bytes_per_second: int | None = None
     stall: bool = False
+    lose_answer: bool = False
 
 
 @dataclass
@@ -126,6 +128,8 @@ class FaultProxy:
         start, headers, head = await _read_head(server_reader)
         answer.status = int(start.split()[1])
         self.log.append(answer)
+        if fault.lose_answer:
+            return False
         if fault.truncate_to is not None:
             length = headers["content-length"].encode()
             head = head.replace(b"Content-Length: " + length, b"Content-Length: %d" % fault.truncate_to)

@@ -187,6 +187,18 @@ def test_clock_that_is_off_is_said_with_how_far(published: Shelf, hours: int, mo
     assert direction == ("ahead" if hours > 0 else "behind")
 
 
+def test_write_whose_answer_was_lost_is_ours_and_a_second_one_is_not(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act_as(monkeypatch, shelf.s3.admin, shelf.proxy.endpoint)
+    store = Store(shelf.url)
+    shelf.proxy.faults = [Fault("claim", lose_answer=True)]
+    assert store.put_new("claim", b"mine")
+    assert [each.status for each in shelf.proxy.log if each.method == "PUT"] == [200, 412]
+    assert not store.put_new("claim", b"mine")
+    assert store.read("claim") == b"mine"
+
+
 @pytest.mark.parametrize("path", ["../outside", "a/../../outside", "/tmp/outside", "a//b", "a\\b", "", ".", "x\0y"])
 def test_signed_manifest_that_points_outside_is_refused(shelf: Shelf, path: str) -> None:
     entries = (FileEntry(path, 2, entry("", b"{}").md5, entry("", b"{}").sha256),)

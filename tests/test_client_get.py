@@ -146,6 +146,16 @@ def test_folder_of_somebody_else_is_left_alone(shelf: Shelf, tmp_path: Path) -> 
     assert link.is_symlink() and file.read_text() == "x" and [p.name for p in foreign.iterdir()] == ["thesis.tex"]
 
 
+def test_mount_point_is_not_replaced(shelf: Shelf) -> None:
+    shelf.publish(1, FILES)
+    shelf.destination.mkdir(parents=True)
+    mount = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none '{shelf.destination}' && exec \"$@\"", "-"]
+    if subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    done = subprocess.run([*mount, *command("get", "policy@v1", shelf.destination)], capture_output=True, text=True)
+    assert done.returncode == 2 and "choose a folder inside it" in done.stderr
+
+
 def test_killed_get_goes_on_where_it_stopped(shelf: Shelf) -> None:
     size = 24 * MIB
     shelf.publish(1, {"a": random_bytes(size, 1), "b": random_bytes(size, 2)})

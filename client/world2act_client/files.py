@@ -33,7 +33,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in _NO_ROOM:
             remedy = "free disk space and run it again: it goes on where it stopped"
             raise ReleaseError(path, error.strerror, "room for the release", remedy) from error
-        raise ReleaseError(error.filename or path, error.strerror or error, "a usable path", "see the path") from error
+        remedy = "choose a folder inside it" if error.errno == errno.EBUSY else "see what lies there"
+        expected = "no mount point" if error.errno == errno.EBUSY else "a usable path"
+        raise ReleaseError(error.filename or path, error.strerror or error, expected, remedy) from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ a `ReleaseError` that says what to do.
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -112,11 +113,17 @@ class Store:
 
     def put_new(self, relative: str, content: bytes) -> bool:
         """Write an object unless there is one. Returns: whether it is ours."""
+        request = {"Bucket": self.bucket, "Key": self.key(relative)}
+        attempt = secrets.token_hex(16)
         try:
             with _translated(self._where(relative)):
-                self.s3.put_object(Bucket=self.bucket, Key=self.key(relative), Body=content, IfNoneMatch="*")
-        except Conflict:
-            return False
+                self.s3.put_object(**request, Body=content, IfNoneMatch="*", Metadata={"attempt": attempt})
+        except Conflict:  # or it was written, its answer was lost, and boto3 tried again and met our own object
+            try:
+                with _translated(self._where(relative)):
+                    return self.s3.head_object(**request)["Metadata"].get("attempt") == attempt
+            except NotFound:
+                return False
         return True
 
     def list(self, relative_prefix: str, start_after: str | None = None) -> Iterator[tuple[str, int, str, datetime]]:
