@@ -43,10 +43,8 @@ def main() -> None:
         signal.signal(each, _interrupt)
     try:
         host, port = _address(os.environ)
-        environment = _environment(os.environ, host, port)
-        with _running("server", child_command("prefect", "server", "start", "--host", host, "--port", str(port)),
-                      environment) as server:  # fmt: skip
-            _wait_until_healthy(server, environment)
+        environment = server_environment(os.environ, host, port)
+        with running_server(environment, host, port) as server:
             set_up(environment)
             start = ("worker", "start", "--pool", WORKED_HERE, "--type", "process", "--install-policy", "never")
             with _running("worker", child_command("prefect", *start), environment) as worker:
@@ -100,7 +98,8 @@ def _holder(port: int) -> str:
     return ""
 
 
-def _environment(variables: Mapping[str, str], host: str, port: int) -> dict[str, str]:
+def server_environment(variables: Mapping[str, str], host: str, port: int) -> dict[str, str]:
+    """The variables of a server, and of whatever talks to it."""
     reached = "127.0.0.1" if host == "0.0.0.0" else host
     settings = {
         "PREFECT_API_URL": f"http://{reached}:{port}/api",
@@ -117,6 +116,15 @@ def _environment(variables: Mapping[str, str], host: str, port: int) -> dict[str
 
 
 @contextmanager
+def running_server(environment: dict[str, str], host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A Prefect server that answers, while the block runs. Raises: `InfrastructureError`, when it does not start."""
+    command = child_command("prefect", "server", "start", "--host", host, "--port", str(port))
+    with _running("server", command, environment) as server:
+        _wait_until_healthy(server, environment)
+        yield server
+
+
+@contextmanager
 def _running(name: str, command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A part of the service while the block runs; then it and all that it started has ended."""
     # in a session of its own: Ctrl-C reaches this process alone, which ends the parts in order
@@ -124,10 +132,11 @@ def _running(name: str, command: list[str], environment: dict[str, str]) -> Iter
     try:
         yield process
     finally:
-        _end(name, process)
+        end(name, process)
 
 
-def _end(name: str, process: subprocess.Popen[bytes]) -> None:
+def end(name: str, process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started; what does not end in time is killed."""
     try:
         everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     except psutil.NoSuchProcess:

@@ -20,7 +20,7 @@ import psutil
 import yaml
 from dvc.repo import Repo
 
-from flows.serve import _end
+from flows.serve import end
 from world2act.dvc_process import stage_environment
 
 ROOT = Path(__file__).parents[1]
@@ -168,7 +168,7 @@ class Service:
     def stop(self) -> None:
         for name, process in ("worker", self.worker), ("server", self.server):
             if process is not None:
-                _end(name, process)
+                end(name, process)
         self.log.close()
 
     def log_tail(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def test_worker_killed_in_each_stage_of_the_pipeline(tmp_path: Path, monkeypatch
             run = service.run(PIPELINE)
             until(lambda stage=stage: runs(service, stage), 1800, f"{stage} did not start: {service.log_tail()}")
             killed = service.kill_worker()
-            interrupted.update(each for each in stages if any(f"--single-item {each}" in line for line in killed))
+            interrupted.update(each for each in stages if any(line.endswith(f" {each}") for line in killed))
             assert not survivors(root), "a process of a stage outlived its run"
             service.start_worker()
         run = service.run(PIPELINE)
@@ -154,6 +155,6 @@ def survivors(root: Path) -> list[str]:
     found = []
     for each in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if Path(each.cwd()) == root and "server" not in each.cmdline():
+            if each.pid != os.getpid() and Path(each.cwd()) == root and "server" not in each.cmdline():
                 found.append(" ".join(each.cmdline()))
     return found
