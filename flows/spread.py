@@ -2,7 +2,7 @@
 
 Comes in: what the stage reads. Goes out: its units in runs/<stage>/shards (world2act.sharding). The workers run the
 shards in the folder of the pipeline: on a cluster it is a network volume, at the same path on every machine, and each
-worker is started from it with one thread (`dask worker ADDRESS --nthreads 1`).
+worker is started from it with one thread (`dask worker ADDRESS --nthreads 1`) and the PREFECT_API_URL of the flow.
 
     python -m flows.spread latents --shards 8 --address tcp://scheduler:8786
 """
@@ -35,7 +35,8 @@ def spread_stage(stage: str, shards: int, address: str | None = None) -> None:
 
     Args:
         stage: one of `SHARDED`.
-        address: of a Dask scheduler; None starts a cluster of processes on this machine.
+        address: of a Dask scheduler; without it DASK_SCHEDULER_ADDRESS names it, as everywhere in Dask, and without
+            that, processes of this machine are the cluster.
 
     Raises:
         BadInput: the stage has no shards.
@@ -44,12 +45,14 @@ def spread_stage(stage: str, shards: int, address: str | None = None) -> None:
     if stage not in SHARDED:
         raise BadInput("the flow's parameters", "spread", stage, f"one of {', '.join(SHARDED)}", "leave it out")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when it is imported, here and by the workers
+    from dask import config
     from prefect_dask import DaskTaskRunner
 
     # the bytes depend on torch's number of threads: the shards have the stage's, and the cores decide how many run
     cores = len(os.sched_getaffinity(0))
     threads = int(os.environ.get("OMP_NUM_THREADS", cores))
     workers = {"n_workers": max(1, min(shards, cores // threads)), "threads_per_worker": 1, "dashboard_address": ":0"}
+    address = address or config.get("scheduler-address", None)
     runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=workers)
     with _one_server():
         run_shards.with_options(task_runner=runner)(stage, shards, str(Path.cwd()), threads)
