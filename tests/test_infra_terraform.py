@@ -28,18 +28,18 @@ ROOT = Path(__file__).parents[1]
 TERRAFORM = ROOT / "infra/terraform"
 needs_terraform = pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not on PATH")
 
-PLACES = ("releases", "files/md5", "handover", "evaluations", "ingest", "incoming", "collections", "elsewhere")
+PLACES = ("releases", "files/md5", "handover", "evaluations", "incoming", "collections", "elsewhere")
 EVERYWHERE = frozenset(PLACES) | {""}
 READS = {
     "robot": {"releases", "files/md5"},
     "publisher": {"releases", "files/md5", "collections"},
-    "worker": {"releases", "files/md5", "handover", "evaluations", "ingest", "incoming"},
+    "worker": {"releases", "files/md5", "handover", "evaluations", "incoming"},
     "collector": {"releases", "files/md5", "handover", "collections"},
 }
 WRITES = {
     "robot": set(),
     "publisher": {"releases", "files/md5"},
-    "worker": {"files/md5", "handover", "evaluations", "ingest"},
+    "worker": {"files/md5", "handover", "evaluations"},
     "collector": {"collections"},
 }
 DELETES = {"robot": set(), "publisher": set(), "worker": set(), "collector": {"files/md5", "collections"}}
