@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 
 import networkx as nx
 from dvc.lock import LockError
@@ -42,11 +43,19 @@ def read_graph(target: str | None = None) -> dict[str, list[str]]:
     """
     with _one_at_a_time, Repo() as repository:
         graph = nx.relabel_nodes(repository.index.graph, lambda stage: stage.addressing)
+        graph.add_edges_from(_read_through_an_index(repository, graph))
     if target is not None:
         if target not in graph:
             raise KeyError(f"no stage {target!r} in dvc.yaml; it has {', '.join(sorted(graph))}")
         graph = graph.subgraph({target} | nx.descendants(graph, target))
     return {stage: sorted(graph[stage]) for stage in nx.lexicographical_topological_sort(graph.reverse())}
+
+
+def _read_through_an_index(repository: Repo, graph: nx.DiGraph) -> list[tuple[str, str]]:
+    """A stage that depends on data/X.json reads the data that it is the index of: data/X, by data/X.dvc."""
+    deps = ((stage.addressing, Path(dep.def_path)) for stage in repository.index.stages for dep in stage.deps)
+    edges = [(name, path.with_suffix(".dvc").as_posix()) for name, path in deps if path.suffix == ".json"]
+    return [(name, pointer) for name, pointer in edges if pointer in graph]
 
 
 def standings(graph: Mapping[str, list[str]]) -> dict[str, Standing]:

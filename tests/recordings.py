@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from conftest import ROOT
 from dvc.repo import Repo
 
 from world2act.data.demonstrations import demonstrate
@@ -26,6 +27,7 @@ from world2act.params import Params, compose, parse_params
 from world2act.sims.base import load_simulator
 from world2act.storage import write_json
 
+ROOT = Path(__file__).parents[1]
 SMALL = {
     "tasks": ["plate-slide"], "image_size": 32, "labelled_per_task": 2, "video_only_per_task": 2,
     "post_training_per_task": 1, "test_per_task": 1, "heldout_share": 0.5,
@@ -105,7 +107,8 @@ def make_workspace(path: Path, store: str) -> Path:
     run("git", "init", "--quiet")
     run("git", "config", "user.name", "test")
     run("git", "config", "user.email", "test@localhost")
-    Repo.init(str(path)).close()
+    with redirect_stdout(io.StringIO()):
+        Repo.init(str(path)).close()
     (path / ".dvc/config").write_text(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store}\n")
     (path / ".gitignore").write_text("/data/ingested/\n/runs/\n")
     (path / "params.yaml").write_text(yaml.safe_dump(values()))

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.testing.utilities import prefect_test_harness
 from recordings import episodes, files_of, make_workspace, write_upload
 
+from flows.graph import read_graph
 from flows.ingest import PIPELINE, ingest
 from world2act.storage import read_json
 
@@ -97,6 +98,9 @@ def test_a_new_version_runs_the_pipeline_once(s3: S3, bucket: str, client: SyncP
     assert "set aside, before" in table(client, state) and "1 known before" not in str(state.message)
     put(s3, bucket, write_upload(tmp_path / "more", episodes(2)))
     assert run(commit=True).is_completed() and len(started(client)) == 2
+    stage = {"cmd": "true", "deps": ["data/ingested.json"], "outs": ["demos.txt"]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"demos": stage}}))
+    assert read_graph("demos") == {"data/ingested.dvc": [], "demos": ["data/ingested.dvc"]}
 
 
 def test_two_passes_at_once_do_not_meet(s3: S3, bucket: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from world2act.data.recording import ACTION, EXECUTED, STATE
 from world2act.errors import BadInput
 from world2act.ingest.run import Pass, run_pass
 from world2act.ingest.uploads import Strays, group
+from world2act.params import Params
 from world2act.storage import read_json, sha256
 
 DAY = timedelta(days=1)
@@ -45,10 +46,10 @@ class Arrivals:
         for name in names or files_of(source):
             self.client.upload_file(str(source / name), self.bucket, f"store/incoming/{folder}/{name}")
 
-    def look(self, **options: Any) -> Pass:
+    def look(self, rules: Params | None = None, **options: Any) -> Pass:
         self.got.clear()
         settings = {"stale_after": DAY, "commit": False} | options
-        return run_pass(self.store, "incoming/", params(), **settings)
+        return run_pass(self.store, "incoming/", rules or params(), **settings)
 
 
 @pytest.fixture
@@ -227,6 +228,15 @@ def test_what_may_not_join_is_set_aside_and_the_rest_goes_on(arrivals: Arrivals,
     assert {name: named for name, (_, named) in bad.items() if named not in why.get(name, "")} == {}
     taken = [row["dataset"] for row in read_ledger() if row["dataset"]]
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted([LEDGER.name, *taken]) and len(taken) == 1
+
+
+def test_what_was_set_aside_is_looked_at_again_when_other_things_are_asked_of_it(arrivals: Arrivals, two: Path) -> None:
+    arrivals.put(two, "early")
+    other = params(tasks=["coffee-push"])
+    assert outcomes(arrivals.look(other)) == {"early": ("set aside", 0)}
+    assert not arrivals.look(other).decided and not arrivals.got
+    assert outcomes(arrivals.look()) == {"early": ("taken", 2)}
+    assert not arrivals.look(other).decided and not arrivals.got
 
 
 def test_an_object_that_is_replaced_while_it_is_read_waits_for_the_next_pass(

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("outcome", pa.string()),  # one of OUTCOMES
         ("reason", pa.string()),
+        ("rules", pa.string()),  # sha256 over what was asked of it
         # of what was taken only:
         ("version", pa.int64()),  # the data version that it came with
         ("kind", pa.string()),  # one of KINDS

@@ -1,7 +1,8 @@
 """One pass over the uploads below a prefix of the store: objects come in, a data version and a `Pass` go out.
 
-Each upload is decided on once, by the digest of its objects: taken, a duplicate, or set aside. The decision stands in
-the ledger, which is part of the data version itself, so that the two cannot disagree. What is incomplete, or changed
+Each upload is decided on once, by the digest of its objects: taken, a duplicate, or set aside (until its objects
+change, or what is asked of them). The decision stands in the ledger, which is part of the data version itself, so
+that the two cannot disagree. What is incomplete, or changed
 while it was read, is not decided on and looked at again by the next pass.
 """
 
@@ -21,11 +22,13 @@ from world2act.data.ingested import DUPLICATE, SET_ASIDE, TAKEN, index_of
 from world2act.errors import BadInput
 from world2act.ingest.staging import STAGED, Incomplete, stage
 from world2act.ingest.uploads import Strays, Upload, group
-from world2act.ingest.validation import Measured, find_faults, measure
+from world2act.ingest.validation import Measured, find_faults, measure, rules_of
 from world2act.ingest.version import advance, synchronise
 from world2act.params import Params
 from world2act.sims.base import load_simulator
 from world2act.storage import sha256
+
+_LONGEST_REASON = 1000
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ class Pass:
 
 
 class _Decisions:
-    """The ledger, and the rows that a pass adds to it."""
+    """The ledger, and the rows that a pass adds to it. What other rules set aside may be decided on again."""
 
-    def __init__(self, ledger: list[dict[str, Any]]) -> None:
-        self.rows, self.known = ledger, len(ledger)
-        self._by_place = {(row["upload"], row["objects"]): row for row in ledger}
-        self._by_objects = {row["objects"]: row for row in ledger}
+    def __init__(self, ledger: list[dict[str, Any]], rules: str) -> None:
+        self.rows, self.known, self._rules = ledger, len(ledger), rules
+        valid = [row for row in ledger if row["outcome"] != SET_ASIDE or row["rules"] == rules]
+        self._by_place = {(row["upload"], row["objects"]): row for row in valid}
+        self._by_objects = {row["objects"]: row for row in valid}
         self._episodes = {sha256 for row in ledger for sha256 in row["episode_sha256"]}
         self._version = index_of(ledger)["version"] + 1
 
@@ -96,6 +100,7 @@ class _Decisions:
             "bytes": upload.size,
             "outcome": outcome,
             "reason": reason,
+            "rules": self._rules,
             **nothing,
             "episodes": [],
             "episode_sha256": [],
@@ -144,7 +149,7 @@ def run_pass(store: Store, prefix: str, params: Params, *, stale_after: timedelt
         ReleaseError: the store failed.
         InfrastructureError: DVC or git failed, or a disk is full.
     """
-    decisions = _Decisions(synchronise(commit=commit))
+    decisions = _Decisions(synchronise(commit=commit), rules_of(params))
     seen = Pass()
     complete = list(_bring(store, prefix, decisions, seen, store.clock() - stale_after))
     datasets = _judge(complete, decisions, params) if complete else {}
@@ -210,4 +215,4 @@ def _reason(error: BadInput, upload: Upload) -> str:
     place = f"{error.where}: {error.key}" if error.key else error.where
     text = f"{place}: found {error.found}, expected {error.expected}"
     staged = str(STAGED / upload.digest)
-    return text.replace(f"{staged}.partial", upload.folder).replace(staged, upload.folder)
+    return text.replace(f"{staged}.partial", upload.folder).replace(staged, upload.folder)[:_LONGEST_REASON]

@@ -24,6 +24,7 @@ from world2act.storage import read_json, read_parquet
 STAGED = RUNS / "ingest/staged"
 _THREADS = 8
 _SINGLE = ("meta/info.json", "meta/stats.json", "meta/tasks.parquet")
+_LARGEST_INFO = 2**26  # bytes; it is read whole
 _AGAIN = "record or export it again, then upload it again"
 _EPISODES = pa.schema(
     [
@@ -80,6 +81,8 @@ def stage(store: Store, upload: Upload) -> Path:
     for name in _SINGLE:
         if name not in upload.files:
             raise Incomplete(f"{name} has not arrived")
+    if (size := upload.files[_SINGLE[0]].size) > _LARGEST_INFO:
+        raise BadInput(f"{upload.folder}/{_SINGLE[0]}", "", f"{size} bytes", f"at most {_LARGEST_INFO}", _AGAIN)
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

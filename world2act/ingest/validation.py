@@ -7,6 +7,7 @@ taken here will not turn that gate red.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from world2act.data.recording import ACTION, check_recording
 from world2act.errors import BadInput
 from world2act.ingest.staging import open_staged
 from world2act.ingest.uploads import Upload
-from world2act.params import Demos, GateDemos
+from world2act.params import Demos, GateDemos, Params
 
 _AGAIN = "record the episode again"
 
@@ -42,6 +43,13 @@ class Measured:
     rows: Sequence[dict[str, Any]]
     actions: Sequence[dict[str, Any]]
     alignment: dict[str, Any] | None
+
+
+def rules_of(params: Params) -> str:
+    """sha256 over the parameters that decide whether an upload may join."""
+    demos = params.demos.model_dump(mode="json", include={"simulator", "tasks", "camera", "image_size"})
+    rules = json.dumps([demos, params.gates.demos.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(rules.encode()).hexdigest()
 
 
 def measure(upload: Upload, folder: Path, demos: Demos, simulator: Any) -> Measured:
