@@ -7,14 +7,12 @@ PREFECT_API_URL names one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from typing import Annotated
 
 import typer
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
@@ -22,12 +20,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from world2act_client.errors import ReleaseError
 
 from flows import remote
-from flows.dvc_run import LockBusy, end_running
-from flows.graph import Standing, is_current, read_graph, standings
-from flows.outcome import GOOD, Outcome, StageRun, reproduce
-from flows.placement import check_placement, place
-from flows.show import render_table, show_stage
-from flows.workspace import WorkspaceBusy, hold_workspace, keep_lock
+from flows.dvc_run import end_running
+from flows.graph import Standing, read_graph, standings
+from flows.outcome import GOOD, Outcome, StageRun
+from flows.placement import check_placement
+from flows.show import render_table
+from flows.tasks import StageFailed, pull_data, push_data, run_stage
+from flows.workspace import WorkspaceBusy, hold_workspace
 from world2act.errors import World2ActError
 
 _PARALLEL = 2
@@ -39,68 +38,6 @@ class StagesFailed(Exception):
     def __init__(self, runs: list[StageRun]) -> None:
         super().__init__(runs)
         self.runs = runs
-
-
-class StageFailed(Exception):
-    """Carries the `StageRun` of a failed stage through Prefect."""
-
-    def __init__(self, run: StageRun) -> None:
-        super().__init__(run)
-        self.run = run
-
-
-def _is_lock_busy(_task: object, _run: object, state: State[object]) -> bool:
-    return isinstance(state.data, LockBusy)
-
-
-_retried = task(retries=20, retry_delay_seconds=3, retry_condition_fn=_is_lock_busy, cache_policy=NO_CACHE)
-
-
-@_retried(name="stage", task_run_name="{stage}")
-def run_stage(stage: str, how: Mapping[str, object]) -> State[StageRun]:
-    """Let DVC run one stage if it changed: here, or on a work pool.
-
-    Args:
-        how: `current` (DVC said already that nothing changed), or `shards` (spread its episodes first), or the
-            arguments of `place`; empty for a process of DVC here.
-
-    Raises:
-        LockBusy: another DVC process stood in the way; Prefect tries again.
-    """
-    try:
-        run = _run_stage(stage, dict(how))
-    except (World2ActError, ReleaseError) as error:
-        run = StageRun(stage, Outcome.FAILED, message=f"{type(error).__name__}: {error}")
-    if run.outcome is not Outcome.CACHED:
-        show_stage(run)
-        keep_lock()
-    if run.outcome in GOOD:
-        return Completed(name=run.outcome, message=f"{run.wall_s:.1f} s", data=run)
-    return Failed(name=run.outcome, message=run.message, data=StageFailed(run))
-
-
-def _run_stage(stage: str, how: dict[str, object]) -> StageRun:
-    if how.get("current"):
-        return StageRun(stage, Outcome.CACHED)
-    if "pool" in how:
-        return place(stage, **how)
-    if "shards" in how and not is_current(stage):
-        from flows.spread import spread_stage
-
-        spread_stage(stage, how["shards"], None)
-    return reproduce(stage)
-
-
-@_retried(name="dvc pull")
-def pull(stages: list[str]) -> None:
-    """Bring the data of stages that DVC finds unchanged, but without their data here."""
-    remote.pull(stages)
-
-
-@_retried(name="dvc push")
-def push(stages: list[str]) -> None:
-    """Send what the stages of this run that are done have written."""
-    remote.push(stages)
 
 
 @flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=_PARALLEL))
@@ -144,7 +81,7 @@ def _run(
     found = standings(graph)
     absent = [stage for stage in graph if found[stage] is Standing.ABSENT]
     if pulls and url and absent:
-        pull(absent)
+        pull_data(absent)
         found = standings(graph)
     how: dict[str, dict[str, object]] = {stage: {} for stage in graph}
     how |= {stage: {"shards": shards} for stage, shards in spread.items()}
@@ -156,7 +93,7 @@ def _run(
     runs = _run_stages(graph, how)
     done = [run.stage for run in runs if run.outcome in GOOD]
     if pushes and url and done:
-        push(done)
+        push_data(done)
     table = "\n\n".join([render_table(runs), *notes])
     create_markdown_artifact(table, key="world2act-pipeline", description="The stages of this run")
     bad = [run.stage for run in runs if run.outcome not in GOOD]
