@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -205,14 +204,14 @@ def kill_tree(process: subprocess.Popen[bytes]) -> list[str]:
     root = psutil.Process(process.pid)
     root.suspend()
     tree = [*root.children(recursive=True), root]
-    for each in tree:
+    commands = []
+    for each in tree:  # all of them before the first dies, which would take its children along
         with suppress(psutil.NoSuchProcess):
             each.suspend()
-    commands = []
+            commands.append(" ".join(each.cmdline()))
     for each in tree:
         with suppress(psutil.NoSuchProcess):
-            commands.append(" ".join(each.cmdline()))
-            each.send_signal(signal.SIGKILL)
+            each.kill()
     process.wait()
     return commands
 
