@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STORE, SIGNING_KEY, TRUSTED_KEYS = "WORLD2ACT_STORE", "WORLD2ACT_SIGNING_KEY", "WORLD2ACT_TRUSTED_KEYS"
 _REMOTE = "store"
+# DVC's own is 15 s and runs while a part of 50 MB is still being sent: a slow line would send it again and again
+_READ_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,14 @@ def open_pipeline(url: str | None = None) -> Iterator[Repo]:
 
     url = url or os.environ.get(STORE)
     try:
-        remote = _default_remote(Config(Repo.find_dvc_dir()))
+        config = Config(Repo.find_dvc_dir())
+        remote = _default_remote(config)
         if url and remote and remote["url"].rstrip("/") != url.rstrip("/"):
             raise BadInput(
                 STORE, "", url, f"DVC's default remote, {remote['url']}",
                 f"unset {STORE}, or change the remote with `dvc remote modify`",
             )  # fmt: skip
-        own = {"core": {"remote": _REMOTE}, "remote": {_REMOTE: {"url": url}}} if url and not remote else None
-        with Repo(config=own, _wait_for_lock=True) as repo:
+        with Repo(config=_overlay(config, url), _wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
         remedy = "run this in the root of the pipeline; `dvc status` says more"
@@ -101,6 +103,15 @@ def open_pipeline(url: str | None = None) -> Iterator[Repo]:
 def now() -> str:
     """The time as RFC 3339 in UTC, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _overlay(config: Mapping[str, Any], url: str | None) -> dict[str, Any]:
+    """What is laid over DVC's configuration: `url` as default remote where there is none, and patience."""
+    name = config["core"].get("remote") or (_REMOTE if url else None)
+    if name is None:
+        return {}
+    remote = {"url": url, "read_timeout": _READ_TIMEOUT_S} | config["remote"].get(name, {})
+    return {"core": {"remote": name}, "remote": {name: remote}}
 
 
 def _default_remote(config: Mapping[str, Any]) -> dict[str, str] | None:
