@@ -1,5 +1,7 @@
 """The Prefect flow over small real DVC pipelines: its graph, its states, its locks, its artifact."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -10,9 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.repo import Repo
+from PIL import Image
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
@@ -21,7 +26,8 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.graph import read_graph
 from flows.outcome import Outcome, StageRun
 from flows.pipeline import pipeline, runs_of
-from flows.show import render_table
+from flows.show import render_table, show_stage
+from world2act.storage import write_json
 
 ROOT = Path(__file__).parents[1]
 _WAIT = "for i in $(seq 300); do [ -e {1}.here ] && break; sleep 0.1; done"
@@ -35,7 +41,15 @@ STAGES = {
     "join": {"cmd": "touch join.txt", "deps": ["left.gate", "right.txt"], "outs": ["join.txt"]},
 }
 GREEN = "touch left.gate"
-RED = "echo 'validate_left: GateFailed: row 3 holds 7' >&2; exit 2"
+FINDING = {
+    "table": "rows", "column": "x", "meaning": "x is small", "expected": "at most 5", "observed": 7, "success": False,
+    "failing": 1, "failing_rows": [{"row": 3, "x": 7}], "rows": 4, "remedy": "make x smaller",
+}  # fmt: skip
+GATE = {"artifact": "left", "success": False, "expectations": [FINDING]}
+RED = (
+    f"mkdir -p reports/gates; echo '{json.dumps(GATE)}' > reports/gates/left.json; "
+    "echo 'validate_left: GateFailed: row 3 holds 7' >&2; exit 2"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,6 +139,50 @@ def _states_are_visible(state: State, outcomes: dict[str, Outcome]) -> None:
     assert len(tables) == 1
     assert re.search(r"\| left \| Ran \| \d+\.\d \| Gate failed \|", tables[0])
     assert "row 3 holds 7" in tables[0]
+
+
+def test_red_gate_shows_its_rows_and_remedy_and_raises_an_event(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr("flows.show.emit_event", lambda event, **rest: events.append({"event": event, **rest}))
+    monkeypatch.chdir(tmp_path)
+    write_json("reports/gates/left.json", GATE)
+
+    @flow
+    def show() -> None:
+        show_stage(StageRun("validate_left", Outcome.GATE_FAILED))
+
+    show()
+    with get_client(sync_client=True) as client:
+        key = ArtifactFilter(key=ArtifactFilterKey(any_=["left-gate"]))
+        (shown,) = [artifact.data for artifact in client.read_artifacts(artifact_filter=key)]
+    assert all(
+        words in shown for words in ("left: red", "x is small", "at most 5", "{'row': 3, 'x': 7}", "make x smaller")
+    )
+    assert [each["event"] for each in events] == ["world2act.gate.failed"]
+    assert events[0]["resource"]["prefect.resource.id"] == "world2act.artifact.left"
+    assert events[0]["payload"]["failed"][0]["remedy"] == "make x smaller"
+
+
+def test_stage_shows_its_metrics_and_its_curve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json("metrics/left/metrics.json", {"loss": 0.5, "of": {"x": 1}})
+    curve = Path("metrics/left/train/plots/metrics/loss.tsv")
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\tloss\n1\t2.0\n2\t1.0\n")
+
+    @flow
+    def show() -> None:
+        show_stage(StageRun("left", Outcome.RAN))
+
+    show()
+    with get_client(sync_client=True) as client:
+        shown = {artifact.key: artifact.data for artifact in client.read_artifacts()}
+    assert json.loads(shown["left-metrics"]) == [{"metric": "loss", "value": 0.5}, {"metric": "of.x", "value": 1}]
+    picture = base64.b64decode(shown["left-picture"].partition("base64,")[2].removesuffix(")"))
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.width > image.height > 100 and image.convert("L").getextrema()[0] < 100, "something is drawn"
 
 
 def test_failed_stage_is_not_taken_for_a_gate(repository: Path) -> None:
