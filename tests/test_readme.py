@@ -6,6 +6,7 @@ import re
 import shlex
 
 import pytest
+import test_operations
 import yaml
 from conftest import ROOT, Clone
 
@@ -19,6 +20,7 @@ ELSEWHERE = {
     "world2act profile tiny": "tests/conftest.py, make_clone",
     "world2act profile default --force": "tests/test_params.py::test_edited_params_are_kept_unless_forced",
     "python -m flows.pipeline": "tests/conftest.py, tiny_run",
+    "make serve": "tests/test_serve.py",
     "dvc exp run -S post_train.training.steps=3": "tests/test_e2e.py, on a parameter of post_train",
 }
 # Commands run here, after a run of the pipeline, and something that they must show.
@@ -43,7 +45,8 @@ def commands() -> list[str]:
 
 
 def test_every_command_is_accounted_for() -> None:
-    assert set(commands()) == ELSEWHERE.keys() | HERE.keys()
+    team = set(test_operations.commands(README[README.index("## For a team") :]))
+    assert set(commands()) == ELSEWHERE.keys() | HERE.keys() | team
 
 
 def test_inline_commands_exist() -> None:

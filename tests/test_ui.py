@@ -1,6 +1,6 @@
 """Prefect's UI and the report in a real browser, after a run of the tiny profile.
 
-With WORLD2ACT_WRITE_DOCS=1 the pictures go to docs/, else to the test's own folder.
+With WORLD2ACT_WRITE_DOCS=FOLDER the pictures go to docs/, and the report pictured is the one of the run in FOLDER.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    return ROOT / "docs" if os.environ.get("WORLD2ACT_WRITE_DOCS") == "1" else tmp_path
+    return ROOT / "docs" if "WORLD2ACT_WRITE_DOCS" in os.environ else tmp_path
 
 
 @pytest.fixture
@@ -81,9 +81,10 @@ def test_run_shows_its_stages_and_what_they_made(server: str, page: Page, pictur
 def test_report_opens_without_a_server(tiny_run: Clone, page: Page, pictures: Path) -> None:
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    page.goto((tiny_run.root / "reports/report.html").as_uri())
+    run = Path(os.environ.get("WORLD2ACT_WRITE_DOCS", tiny_run.root))
+    page.goto((run / "reports/report.html").resolve().as_uri())
     page.wait_for_timeout(1000)
-    page.screenshot(path=pictures / "report-screenshot.png")
+    page.screenshot(path=pictures / "report.png")
     seen = page.inner_text("body")
     assert all(stage in seen for stage in ("demos", "world_model", "post_train", "evaluate"))
     assert page.evaluate(BROKEN) == []
