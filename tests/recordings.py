@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from dvc.repo import Repo
 
 from world2act.data.demonstrations import demonstrate
 from world2act.data.episodes import Episode, encode
@@ -86,7 +83,9 @@ def overwrite(path: Path, **columns: np.ndarray) -> Path:
     table = pq.read_table(file)
     for name, values in columns.items():
         place = table.schema.get_field_index(name)
-        flat = pa.FixedSizeListArray.from_arrays(values.astype(np.float32).ravel(), values.shape[1])
+        mask = pa.array(np.ma.getmaskarray(values).all(1))  # a row of which all is masked is null
+        numbers = np.asarray(values, np.float32)
+        flat = pa.FixedSizeListArray.from_arrays(numbers.ravel(), numbers.shape[1], mask=mask)
         table = table.set_column(place, name, flat)
     pq.write_table(table, file, row_group_size=len(table))
     return path
@@ -107,8 +106,8 @@ def make_workspace(path: Path, store: str) -> Path:
     run("git", "init", "--quiet")
     run("git", "config", "user.name", "test")
     run("git", "config", "user.email", "test@localhost")
-    with redirect_stdout(io.StringIO()):
-        Repo.init(str(path)).close()
+    (path / ".dvc").mkdir()  # what `dvc init` makes, without its second
+    (path / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (path / ".dvc/config").write_text(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store}\n")
     (path / ".gitignore").write_text("/data/ingested/\n/runs/\n")
     (path / "params.yaml").write_text(yaml.safe_dump(values()))

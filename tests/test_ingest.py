@@ -183,6 +183,8 @@ def _bad_uploads(folder: Path) -> dict[str, tuple[Path, str]]:
     """Datasets that can be read and may not join, and what the reason must name."""
     good = episodes(0)[0]
     state, action = good.arrays[STATE], good.arrays[ACTION]
+    no_row = np.ma.masked_array(state, np.zeros_like(state, bool))
+    no_row[4] = np.ma.masked
     one_nan = state.copy()
     one_nan[3, 1] = np.nan
     recordings = {
@@ -207,6 +209,10 @@ def _bad_uploads(folder: Path) -> dict[str, tuple[Path, str]]:
         "wild": ({ACTION: action * 3}, "box of the environment"),
         "late": ({STATE: np.roll(state, 1, axis=0)}, "aligned"),
         "idle": ({ACTION: action * 0, EXECUTED: action * 0}, "acts"),
+        "null": (
+            {STATE: np.ma.masked_array(state, np.arange(len(state))[:, None] == 4 + 0 * state)},
+            "without a value",
+        ),
         "narrow": ({ACTION: action[:, :3]}, "action: found fixed_size_list"),
     }
     bad = {name: (write_upload(folder / name, [episode]), named) for name, (episode, named) in recordings.items()}

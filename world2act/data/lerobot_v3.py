@@ -371,6 +371,10 @@ class EpisodeDataset:
             raise BadInput(
                 file, f"episode {index}", str(error).splitlines()[0], "a whole parquet file", _REMEDY
             ) from error
+        for name in names:
+            if table[name].null_count:
+                found = f"{table[name].null_count} rows without a value"
+                raise BadInput(file, f"episode {index}, {name}", found, "a value in every row", _REMEDY)
         if len(table) != self.lengths[index]:
             raise BadInput(
                 file,

@@ -143,9 +143,10 @@ def _episodes(path: Path) -> pa.Table:
     except pa.ArrowException as error:
         raise BadInput(path, "", str(error).splitlines()[0], _EPISODES.to_string(), _AGAIN) from error
     for name in _EPISODES.names:
-        values = table[name].to_pylist()
         least = {"length": 2, "seed": None}.get(name, 0)
-        for row, value in enumerate(values):
-            if value in (None, "", []) or (isinstance(value, int) and least is not None and value < least):
-                raise BadInput(path, f"row {row}, {name}", value, "a value" if least is None else "more", _AGAIN)
+        for row, value in enumerate(table[name].to_pylist()):
+            missing = value in (None, "") or (isinstance(value, list) and not (value and all(value)))
+            if missing or (isinstance(value, int) and least is not None and value < least):
+                expected = "a value" if missing else f"at least {least}"
+                raise BadInput(path, f"row {row}, {name}", value, expected, _AGAIN)
     return table
