@@ -126,6 +126,26 @@ def test_no_image_runs_as_root_and_every_base_is_pinned() -> None:
         assert {"title", "description", "licenses"} <= labels, name
 
 
+@pytest.mark.slow
+def test_client_image_holds_what_a_robot_needs_and_no_more(context: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    path = os.pathsep.join([str(venv / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PATH": path}
+    for run in arguments("client.Dockerfile", "RUN"):
+        if not run.startswith("useradd"):
+            command = run.replace("/opt/venv", shlex.quote(str(venv)))
+            done = subprocess.run(command, shell=True, cwd=context, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    program = json.loads(arguments("client.Dockerfile", "ENTRYPOINT")[0])
+    default = json.loads(arguments("client.Dockerfile", "CMD")[0])
+    done = subprocess.run([*program, *default], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "get" in done.stdout, done.stderr
+    listed = subprocess.run([venv / "bin/pip", "list", "--format=json"], capture_output=True, text=True).stdout
+    packages = {package["name"].lower() for package in json.loads(listed)}
+    assert {"world2act-client", "boto3", "cryptography", "tqdm"} <= packages
+    assert not packages & {"torch", "dvc", "pandas", "numpy", "world2act"} and len(packages) < 20
+
+
 def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
     """Compose's ${NAME}, ${NAME:-default} and ${NAME:?message}. Raises KeyError where compose would stop."""
     if isinstance(value, dict):
