@@ -291,6 +291,7 @@ def test_many_pages_of_garbage_go_and_what_is_kept_between_them_stays(pipeline: 
     assert collect().garbage.objects == len(made) and keys_of(registry) == keep
 
 
+@pytest.mark.slow
 def test_collector_needs_no_more_than_its_role(pipeline: Pipeline, registry: Registry, s3: Any) -> None:
     user = s3.make_user()
     s3.allow(user, registry.store.bucket, "s3:ListBucket", "s3:GetObject")

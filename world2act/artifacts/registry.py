@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from world2act_client.manifest import MANIFEST_TYPE, POINTER_TYPE, Manifest, Pointer
 from world2act_client.signing import TrustedKeys, key_id, load_signing_key, load_trusted_keys, seal
 from world2act_client.store import Store
@@ -120,7 +120,7 @@ def _default_remote(config: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def _with_keys(store: Store, *, signing: bool) -> Registry:
-    trusted: dict = {}
+    trusted: dict[str, Ed25519PublicKey] = {}
     own = None
     if path := os.environ.get(SIGNING_KEY):
         own = load_signing_key(path)
