@@ -162,7 +162,6 @@ def test_a_policy_that_does_what_its_record_says_and_one_that_does_not(shop: Sho
     assert event["recorded"] == truth.now.rate and event["high"] < 0 and event["errors"] == 0
     assert event["evaluation"].startswith(f"{shop.store.url}/evaluations/policy/v000002/")
     assert len(shop.evaluations()) == 2
-    assert run("policy@v1").is_completed() and len(shop.evaluations()) == 3
     chosen = ArtifactFilter(key=ArtifactFilterKey(any_=["world2act-evaluation-policy"]))
     with get_client(sync_client=True) as client:
         tables = [json.loads(artifact.data) for artifact in client.read_artifacts(artifact_filter=chosen)]
@@ -176,7 +175,7 @@ def test_what_is_no_regression_says_so_and_emits_nothing(
 ) -> None:
     started = datetime.now(UTC)
     policy = save_policy(tmp_path / "policy", push=-1.0)
-    assert "no channel" in str(run().message) or "channel" in str(run().message)
+    assert "no such channel" in str(run().message)
     shop.release(policy, 1, {})
     assert "record" in str(run().message) and "publish it after" in str(run().message)
     # the simulator cannot load its model: no episode of the policy says anything
