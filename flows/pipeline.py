@@ -27,7 +27,7 @@ from flows.placement import check_placement
 from flows.show import render_table
 from flows.tasks import StageFailed, pull_data, push_data, run_stage
 from flows.workspace import WorkspaceBusy, hold_workspace
-from world2act.errors import World2ActError
+from world2act.errors import BadInput, World2ActError
 
 _PARALLEL = 2
 
@@ -77,7 +77,8 @@ def _run(
     graph = read_graph(target)
     url = remote.use_store() if pulls or pushes or placement else None
     notes = ["no DVC remote is configured: nothing is pulled or pushed"] if (pulls or pushes) and not url else []
-    revision = check_placement(placement, graph, url) if placement else ""
+    _check_names(placement, spread)
+    revision = check_placement(url) if placement else ""
     found = standings(graph)
     absent = [stage for stage in graph if found[stage] is Standing.ABSENT]
     if pulls and url and absent:
@@ -102,6 +103,15 @@ def _run(
             message=f"{len(bad)} of {len(runs)} stages are not done: {', '.join(bad)}", data=StagesFailed(runs)
         )
     return Completed(message=". ".join([f"{len(runs)} stages are up to date", *notes]), data=runs)
+
+
+def _check_names(placement: dict[str, str], spread: dict[str, int]) -> None:
+    stages = read_graph() if placement or spread else {}
+    for where, names in ("placement", placement.keys()), ("spread", spread.keys()):
+        if unknown := ", ".join(sorted(names - stages.keys())):
+            raise BadInput(where, unknown, "no such stage", f"one of {', '.join(stages)}", "correct the name")
+    if both := ", ".join(sorted(placement.keys() & spread.keys())):
+        raise BadInput("spread", both, "placed on a work pool too", "one of the two", "leave one out")
 
 
 def _run_stages(graph: dict[str, list[str]], how: dict[str, dict[str, object]]) -> list[StageRun]:

@@ -33,7 +33,7 @@ from world2act.errors import BadInput, InfrastructureError, World2ActError
 from world2act.lifetime import child_command
 
 WORKED_HERE = "process"
-_START_S = 120
+_START_S = 300
 _STOP_S = 15
 
 

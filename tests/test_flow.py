@@ -54,7 +54,7 @@ RED = (
 
 @pytest.fixture(scope="module", autouse=True)
 def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         yield
 
 
@@ -240,6 +240,18 @@ def test_what_is_done_is_pushed_after_a_red_gate_too_and_pulled_where_it_is_miss
         Path(name).unlink()
     state = pipeline(pull=True, return_state=True)
     assert {each.outcome for each in runs_of(state)} == {Outcome.CACHED} and Path("join.txt").exists()
+
+
+def test_parameters_that_name_no_stage_are_refused_before_anything_runs(repository: Path) -> None:
+    for parameters, said in (
+        ({"placement": {"lift": "process"}}, "placement: lift(.|\n)*no such stage"),
+        ({"spread": {"lift": 2}}, "spread: lift(.|\n)*no such stage"),
+        ({"placement": {"left": "process"}, "spread": {"left": 2}}, "spread: left(.|\n)*one of the two"),
+        ({"placement": {"left": "process"}}, "no DVC remote"),
+    ):
+        state = pipeline(return_state=True, **parameters)
+        assert state.is_failed() and re.search(said, str(state.message)), state.message
+    assert not Path("source.txt").exists()
 
 
 def test_command_exits_with_1_on_a_red_gate_and_needs_no_server(
