@@ -64,8 +64,10 @@ class Workplace:
 
 @pytest.fixture
 def place(tiny_run: Clone, tmp_path: Path) -> Workplace:
-    for name in ("world2act", "stages", "conf", "infra"):
+    for name in ("world2act", "stages", "conf", "infra", "data", "dvc.yaml", "requirements.lock"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\nno_scm = true\n")
     shutil.copy(tiny_run.root / "params.yaml", tmp_path)
     shutil.copytree(tiny_run.root / "artifacts", tmp_path / "artifacts")
     return Workplace(tmp_path)

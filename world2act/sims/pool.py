@@ -61,11 +61,15 @@ class EnvironmentPool:
         tasks_of_slots: the task of each slot.
         workers: processes, at most one a slot.
         environment_options: passed to the simulator's `make_environment`.
+
+    Raises:
+        BadInput: there is no such simulator.
     """
 
     def __init__(
         self, simulator: str, tasks_of_slots: Sequence[str], *, workers: int, **environment_options: Any
     ) -> None:
+        load_simulator(simulator)  # a wrong name is said once here, not by every process
         self.tasks = tuple(tasks_of_slots)
         self._simulator, self._options = simulator, environment_options
         self._seeds: dict[int, int] = {}
