@@ -153,10 +153,10 @@ def test_red_gate_shows_its_rows_and_remedy_and_raises_an_event(
     def show() -> None:
         show_stage(StageRun("validate_left", Outcome.GATE_FAILED))
 
-    show()
+    run = show(return_state=True).state_details.flow_run_id
     with get_client(sync_client=True) as client:
         key = ArtifactFilter(key=ArtifactFilterKey(any_=["left-gate"]))
-        (shown,) = [artifact.data for artifact in client.read_artifacts(artifact_filter=key)]
+        (shown,) = [each.data for each in client.read_artifacts(artifact_filter=key) if each.flow_run_id == run]
     assert all(
         words in shown for words in ("left: red", "x is small", "at most 5", "{'row': 3, 'x': 7}", "make x smaller")
     )
