@@ -227,7 +227,8 @@ def test_what_is_done_is_pushed_after_a_red_gate_too_and_pulled_where_it_is_miss
     Path("gate.sh").write_text(RED)
     with Repo() as repo, repo.config.edit("repo") as config:
         config["remote"]["store"], config["core"]["remote"] = {"url": str(remote)}, "store"
-    pipeline(push=True, return_state=True)
+    state = pipeline(push=True, return_state=True)
+    assert "validate_left" in str(state.message), state
     pushed = {path.relative_to(remote / "files/md5").as_posix() for path in remote.rglob("*") if path.is_file()}
     with Repo() as repo:
         done = {out.hash_info.value for stage in repo.index.stages for out in stage.outs if out.hash_info.value}

@@ -110,7 +110,9 @@ def _overlay(config: Mapping[str, Any], url: str | None) -> dict[str, Any]:
     name = config["core"].get("remote") or (_REMOTE if url else None)
     if name is None:
         return {}
-    remote = {"url": url, "read_timeout": _READ_TIMEOUT_S} | config["remote"].get(name, {})
+    remote = {"url": url} | config["remote"].get(name, {})
+    if remote["url"].startswith("s3://"):  # remotes of other kinds know no such key
+        remote = {"read_timeout": _READ_TIMEOUT_S} | remote
     return {"core": {"remote": name}, "remote": {name: remote}}
 
 
