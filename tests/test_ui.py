@@ -51,7 +51,7 @@ def server(tiny_run: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_run_shows_its_stages_and_what_they_made(server: str, page: Page, pictures: Path) -> None:
-    runs = httpx.post(f"{server}/api/flow_runs/filter", json={"sort": "START_TIME_DESC"}).json()
+    runs = httpx.post(f"{server}/api/flow_runs/filter", json={"sort": "START_TIME_ASC"}).json()
     run = next(each for each in runs if each["state_name"] == "Completed")
     page.goto(f"{server}/runs/flow-run/{run['id']}")
     page.get_by_text("Artifacts", exact=True).first.click()
@@ -66,7 +66,8 @@ def test_run_shows_its_stages_and_what_they_made(server: str, page: Page, pictur
     seen = page.inner_text("body")
     assert all(stage in seen for stage in STAGES) and "Ran" in seen
 
-    artifacts = httpx.post(f"{server}/api/artifacts/filter", json={}).json()
+    everything = httpx.post(f"{server}/api/artifacts/filter", json={}).json()
+    artifacts = [each for each in everything if each["flow_run_id"] == run["id"]]
     picture = next(each for each in artifacts if each["key"] == "world-model-picture")
     page.goto(f"{server}/artifacts/artifact/{picture['id']}")
     page.locator("img").first.wait_for()
