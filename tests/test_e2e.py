@@ -68,6 +68,7 @@ def test_a_parameter_of_post_train_reruns_it_and_what_follows(tiny_run: Clone, t
     assert ran(text) == {"post_train", "validate_post_train", "evaluate", "validate_evaluate", "report"}
 
 
+@pytest.mark.slow
 def test_two_runs_from_scratch_write_the_same_bytes(tiny_run: Clone, tmp_path: Path) -> None:
     again = make_clone(tmp_path)
     again.must("dvc", "repro", "rollouts")

@@ -73,6 +73,7 @@ def outcome(folder: Path) -> dict[str, str]:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_nodes_end_as_one_machine_even_after_a_kill(workspace: Path, tmp_path: Path) -> None:
     alone = make_workspace(tmp_path / "alone")
     code, said = finish(start(alone))
