@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import pickle
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from client_release import CREATED, entry
-from world2act_client.errors import Conflict, Denied, NotFound, ReleaseError, Tampered
+from world2act_client.errors import Conflict, Denied, NotFound, Tampered
 from world2act_client.manifest import MANIFEST_TYPE, POINTER_TYPE, Manifest, Pointer, digest_of
 from world2act_client.releases import Reference, parse_reference
 from world2act_client.signing import (
@@ -147,7 +147,11 @@ def _made_private(path: Path) -> Path:
     return path
 
 
+def _tamper() -> None:
+    raise Tampered("here", "this", "that", "do so")
+
+
 def test_errors_travel_between_processes() -> None:
-    error = Tampered("here", "this", "that", "do so")
-    copy = pickle.loads(pickle.dumps(error))
-    assert isinstance(copy, ReleaseError) and str(copy) == str(error)
+    with ProcessPoolExecutor(1) as pool:
+        error = pool.submit(_tamper).exception()
+    assert isinstance(error, Tampered) and str(error) == str(Tampered("here", "this", "that", "do so"))
