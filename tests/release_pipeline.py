@@ -183,14 +183,14 @@ def _stages() -> dict[str, Any]:
     for name, artifacts in reads.items():
         gated = [path for each in artifacts for path in (f"artifacts/{each}", f"reports/gates/{each}.json")]
         stages[name] = {
-            "cmd": f"python stage.py {name}",
+            "cmd": f"exec python stage.py {name}",
             "deps": ["stage.py", *gated],
             "params": ["size", name] if name != "evaluate" else ["base", "post_train"],
             "outs": [{f"artifacts/{name}": {"persist": True}}],
             "metrics": [f"metrics/{name}/metrics.json"],
         }
         stages[f"validate_{name}"] = {
-            "cmd": f"python stage.py validate_{name}",
+            "cmd": f"exec python stage.py validate_{name}",
             "deps": ["stage.py", f"artifacts/{name}"],
             "params": ["red"],
             "outs": [{f"reports/gates/{name}.json": {"persist": True}}],

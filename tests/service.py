@@ -45,7 +45,7 @@ def make_workspace(root: Path) -> Path:
     (root / "stage.py").write_text(_STAGE)
     stages = {
         name: {
-            "cmd": f"python stage.py {name}",
+            "cmd": f"exec python stage.py {name}",
             "deps": ["stage.py", *([f"{before}.txt"] if before else [])],
             "outs": [{f"{name}.txt": {"persist": True}}],
         }

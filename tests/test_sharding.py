@@ -69,7 +69,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     subprocess.run(["git", "init", "--quiet"], check=True)
     Repo.init().close()
     stage = {
-        "cmd": "python -m stages.latents",
+        "cmd": "exec python -m stages.latents",
         "deps": ["input.txt", "stages/latents.py"],
         "params": ["latents"],
         "outs": [{"artifacts/toy.json": {"persist": True}}],
