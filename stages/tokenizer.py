@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from world2act.data.frame_cache import FrameCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Params
 from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
@@ -19,7 +20,8 @@ def main(params: Params) -> Metrics:
     episodes = EpisodeDataset.open(demos)
     if own.source == "train":
         training = [e for e in episodes.episodes if e.subset == "train"]
-        frames = [episodes.frames(e.index, episodes.cameras[0]) for e in training]
+        cache = FrameCache.open(episodes, episodes.cameras[0])
+        frames = [cache.episode(e.index) for e in training]
         vae = make_vae(own, params.base.seed)
         objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
         trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))

@@ -69,7 +69,7 @@ def test_chunks_stay_inside_their_episode(dataset: EpisodeDataset) -> None:
 def test_frames_and_words_belong_to_their_actions(dataset: EpisodeDataset) -> None:
     chunks = ChunkDataset.load(dataset, [2, 0])
     expected = np.concatenate([dataset.frames(2, "front"), dataset.frames(0, "front")])
-    assert np.array_equal(chunks.images[:, 0], expected)
+    assert np.array_equal(chunks.images(slice(None))[:, 0], expected)
     assert [chunks.instructions[i] for i in chunks.instruction] == ["do thing 0"] * 11
     assert chunks.ends.tolist() == [6] * 6 + [11] * 5
 
@@ -102,7 +102,7 @@ def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeD
 def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     model = ImitationObjective(section, dataset, chunks, seed=0).model
-    pixels = torch.from_numpy(chunks.images).permute(0, 1, 4, 2, 3)
+    pixels = torch.from_numpy(chunks.images(slice(None))).permute(0, 1, 4, 2, 3)
     scaled = model._scale(pixels)
     torch.testing.assert_close(scaled.mean(0), torch.zeros_like(scaled[0]), atol=1e-5, rtol=0)
     assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-4)

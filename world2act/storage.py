@@ -145,9 +145,9 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         raise BadInput(path, "", str(error), "a whole safetensors file", _RESTORE) from error
 
 
-def create_array(path: str | Path, shape: tuple[int, ...]) -> np.memmap:
-    """Memory-map a new float32 `.npy` array to fill. A full disk is found here and not, as a crash, in mid-write."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+def create_array(path: str | Path, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> np.memmap:
+    """Memory-map a new `.npy` array to fill. A full disk is found here and not, as a crash, in mid-write."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with Path(path).open("r+b") as stream:
         os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
     return array

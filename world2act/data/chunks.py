@@ -1,4 +1,7 @@
-"""Labelled episodes in memory, seen as (observation, action chunk) pairs that start at any frame."""
+"""Labelled episodes seen as (observation, action chunk) pairs that start at any frame.
+
+Frames stay on the disk, memory-mapped; everything else is in memory.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import Self
 
 import numpy as np
 
-from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.data.frame_cache import FrameCache
+from world2act.data.lerobot_v3 import EpisodeDataset
 
 
 @dataclass(frozen=True)
@@ -16,14 +20,16 @@ class ChunkDataset:
     """N frames of whole episodes, one behind another.
 
     Attributes:
-        images: uint8 (N, V, H, W, 3), V cameras in the dataset's order.
+        cameras: V cameras in the dataset's order, uint8 (frames of the whole dataset, H, W, 3) each.
+        rows: int64 (N,), where each of the N frames lies in those.
         proprio: float32 (N, P). actions: float32 (N, A), the label of each frame.
         ends: int64 (N,), one beyond the last frame of the frame's episode.
         instruction: int64 (N,), a row of `instructions`.
         instructions: the distinct instructions, in the order of first use.
     """
 
-    images: np.ndarray
+    cameras: list[np.ndarray]
+    rows: np.ndarray
     proprio: np.ndarray
     actions: np.ndarray
     ends: np.ndarray
@@ -32,14 +38,15 @@ class ChunkDataset:
 
     @classmethod
     def load(cls, dataset: EpisodeDataset, episodes: Sequence[int]) -> Self:
-        """Read and decode some episodes: 12 KiB of memory a frame of 64 x 64 pixels."""
-        names = [*(IMAGES + camera for camera in dataset.cameras), "observation.state", "action"]
-        parts = [dataset.columns(index, names) for index in episodes]
+        """Read some episodes; frames that nobody has read yet are decoded into the frame cache."""
+        parts = [dataset.columns(index, ["observation.state", "action"]) for index in episodes]
+        caches = [FrameCache.open(dataset, camera) for camera in dataset.cameras]
         lengths = np.array([dataset.lengths[index] for index in episodes])
         texts = [dataset.episodes[index].instruction for index in episodes]
         instructions = list(dict.fromkeys(texts))
         return cls(
-            images=np.concatenate([np.stack([part[name] for name in names[:-2]], 1) for part in parts]),
+            cameras=[cache.frames for cache in caches],
+            rows=np.concatenate([np.arange(*caches[0].starts[index : index + 2]) for index in episodes]),
             proprio=np.concatenate([part["observation.state"] for part in parts]),
             actions=np.concatenate([part["action"] for part in parts]),
             ends=np.repeat(lengths.cumsum(), lengths),
@@ -49,6 +56,11 @@ class ChunkDataset:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def images(self, frames: np.ndarray | slice) -> np.ndarray:
+        """The pictures of B frames, uint8 (B, V, H, W, 3)."""
+        rows = self.rows[frames]
+        return np.stack([camera[rows] for camera in self.cameras], 1)
 
     def chunks(self, frames: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         """The actions that follow each of B frames.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,9 +56,8 @@ class ImitationObjective:
         self.statistics = {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
         self.model = Gr00tModel(make_config(params, dataset, len(self.tokenizer)), seed)
         self._chunks, self._draws, self._seed = chunks, params.noise_draws, seed
-        self._images = torch.from_numpy(chunks.images).permute(0, 1, 4, 2, 3).contiguous()
-        for camera in range(self._images.shape[1]):
-            mean, std = mean_image(self._images[:, camera])
+        for camera, frames in enumerate(chunks.cameras):
+            mean, std = mean_image(frames, chunks.rows)
             self.model.pixel_mean[camera], self.model.pixel_std[camera] = mean, std
         self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
         self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
@@ -73,7 +73,7 @@ class ImitationObjective:
         t = times[..., None, None]
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
         batch = Batch(
-            images=self._images[rows],
+            images=torch.from_numpy(self._chunks.images(rows.numpy())).permute(0, 1, 4, 2, 3).contiguous(),
             words=self._words[instruction],
             word_mask=self._word_mask[instruction],
             proprio=self._proprio[rows],
@@ -93,16 +93,17 @@ class ImitationObjective:
         save_pretrained(directory, self.model.config, weights, self.statistics, self.tokenizer)
 
 
-def mean_image(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (C, H, W) of uint8 images (N, C, H, W), and the standard deviation around it over everything, ()."""
-    total = torch.zeros(images.shape[1:], dtype=torch.float64)
+def mean_image(frames: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The mean (C, H, W) of some `rows` of uint8 frames (N, H, W, C), and the standard deviation around it, ()."""
+    total = torch.zeros(frames.shape[1:], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for part in images.split(1024):
-        exact = part.double()
+    for part in np.array_split(rows, range(1024, len(rows), 1024)):
+        exact = torch.from_numpy(frames[part]).double()
         total += exact.sum(0)
         squares += exact.square().sum(0)
-    mean = total / len(images)
-    return mean.float(), (squares / len(images) - mean.square()).mean().sqrt().float()
+    mean = total / len(rows)
+    std = (squares / len(rows) - mean.square()).mean().sqrt()
+    return mean.permute(2, 0, 1).float(), std.float()
 
 
 def masked_error(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor:

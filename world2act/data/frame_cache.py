@@ -1,0 +1,78 @@
+"""Decoded frames, memory-mapped: an episode dataset in, uint8 clips out as fast as memory gives them.
+
+PNGs in parquet are small and exact, and slow to read at random, epoch after epoch. A camera's frames are decoded once
+into `.cache/frames`. That is a cache and no artifact: it knows the content it was made from, is made anew when that
+changes, and may be deleted at any time. A frame takes height x width x 3 bytes there, and no memory beyond the pages
+that are being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.storage import atomic_directory, create_array, read_array, read_json, sha256, write_json
+
+FOLDER = Path(".cache/frames")
+
+
+class FrameCache:
+    """The frames of one camera of a dataset.
+
+    Attributes:
+        frames: uint8 (N, H, W, 3), read-only: all episodes one behind another.
+        starts: int64 (episodes + 1,); episode i is `frames[starts[i]:starts[i + 1]]`.
+    """
+
+    def __init__(self, frames: np.ndarray, lengths: Sequence[int]) -> None:
+        self.frames = frames
+        self.starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    @classmethod
+    def open(cls, dataset: EpisodeDataset, camera: str, folder: Path = FOLDER) -> FrameCache:
+        """Open the cache in `folder`, made first where it is missing or was made from other frames.
+
+        Raises:
+            BadInput: a frame cannot be read. InfrastructureError: the disk is full.
+        """
+        path = folder / "-".join(dataset.path.parts[-2:]) / camera
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = {"data_sha256": sha256(dataset.path / "data")}
+        with FileLock(path.with_name(f"{camera}.lock")):  # the ranks of a training open it together
+            if not (path / "source.json").exists() or read_json(path / "source.json") != source:
+                with atomic_directory(path) as directory:
+                    _decode(dataset, camera, directory / "frames.npy")
+                    write_json(directory / "source.json", source)
+            return cls(read_array(path / "frames.npy"), dataset.lengths)
+
+    def episode(self, index: int) -> np.ndarray:
+        """All frames of an episode, uint8 (T, H, W, 3), not copied."""
+        return self.frames[self.starts[index] : self.starts[index + 1]]
+
+    def clips(self, episodes: Sequence[int], starts: Sequence[int], length: int) -> np.ndarray:
+        """A batch of clips, uint8 (B, length, H, W, 3), each `length` frames of an episode from one of its frames on.
+
+        Raises:
+            ValueError: a clip reaches beyond its episode.
+        """
+        first = self.starts[np.asarray(episodes)] + np.asarray(starts)
+        if (np.asarray(starts) < 0).any() or (first + length > self.starts[np.asarray(episodes) + 1]).any():
+            raise ValueError(f"a clip of {length} frames reaches beyond its episode")
+        batch = np.empty((len(first), length, *self.frames.shape[1:]), np.uint8)
+        for clip, start in zip(batch, first, strict=True):
+            clip[:] = self.frames[start : start + length]
+        return batch
+
+
+def _decode(dataset: EpisodeDataset, camera: str, path: Path) -> None:
+    height, width, channels = dataset.features[IMAGES + camera]["shape"]
+    frames = create_array(path, (sum(dataset.lengths), height, width, channels), np.uint8)
+    end = 0
+    for index, length in enumerate(dataset.lengths):
+        frames[end : end + length] = dataset.frames(index, camera)
+        end += length
+    frames.flush()
