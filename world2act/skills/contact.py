@@ -14,7 +14,7 @@ import numpy as np
 
 from world2act.params import Contact
 
-Kind = Literal["contact_onset", "contact_end"]
+Kind = Literal["contact_onset", "contact_end", "motion_change", "touch_onset"]
 
 
 @dataclass(frozen=True)
