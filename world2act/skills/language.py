@@ -48,15 +48,37 @@ class Answer:
         return {"segments": [asdict(segment) for segment in self.segments], "refusal": self.refusal}
 
 
+@dataclass
+class Usage:
+    """What the answers of a run took. `calls` were made and `reused` were not; tokens and `cost` are of the calls,
+    `total_*` of all the answers that the skills stand on, whenever they were asked for. `seconds` is time spent
+    waiting for calls; cost is in the currency of the prices in params.yaml.
+    """
+
+    calls: int = 0
+    reused: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    total_prompt_tokens: int = 0
+    total_completion_tokens: int = 0
+    total_cost: float = 0.0
+    seconds: float = 0.0
+
+
 class LanguageProvider(Protocol):
-    """`name` goes into skills.parquet as the provenance of its prompts."""
+    """`name` goes into skills.parquet as the provenance of its prompts; `transcripts` holds a line for each question
+    that was put to it and its answer, `usage` what that took.
+    """
 
     name: str
+    transcripts: list[dict[str, Any]]
+    usage: Usage
 
     def split(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer distinct requests, in their order.
 
         Raises:
-            BadInput: the provider is not set up for one of the tasks.
+            BadInput: the provider is not set up, or not for one of the tasks.
             InfrastructureError: the provider cannot be reached.
         """

@@ -18,7 +18,7 @@ from world2act.errors import BadInput
 from world2act.params import Contact
 from world2act.skills.alignment import Discard, align
 from world2act.skills.contact import contact_events
-from world2act.skills.language import Answer, LanguageProvider, Request
+from world2act.skills.language import LanguageProvider, Request
 from world2act.storage import atomic_file, write_parquet
 
 DATASETS = ("labelled", "video_only")
@@ -32,11 +32,11 @@ DISCARDS = pa.schema(
 
 @dataclass
 class Segmentation:
-    """Rows of skills.parquet and discards.parquet, every distinct request with its answer, and episode lengths."""
+    """Rows of skills.parquet, discards.parquet and transcripts.jsonl, and episode lengths."""
 
     skills: list[dict[str, Any]]
     discards: list[dict[str, Any]]
-    transcripts: list[tuple[Request, Answer]]
+    transcripts: list[dict[str, Any]]
     episode_lengths: list[int]
 
 
@@ -53,7 +53,7 @@ def segment(
     requests = [_request(dataset, i, contacts) for _, dataset, i in episodes]
     distinct = list(dict.fromkeys(requests))
     answers = dict(zip(distinct, provider.split(distinct), strict=True))
-    result = Segmentation([], [], list(answers.items()), [request.frames for request in requests])
+    result = Segmentation([], [], provider.transcripts, [request.frames for request in requests])
     for (name, dataset, i), request in zip(episodes, requests, strict=True):
         episode = {"dataset": name, "episode_index": i, "subset": dataset.episodes[i].subset, "task": request.task}
         try:
@@ -97,8 +97,9 @@ def save(result: Segmentation, directory: Path) -> None:
     write_parquet(directory / "skills.parquet", result.skills, SKILLS_SCHEMA)
     write_parquet(directory / "discards.parquet", result.discards, DISCARDS)
     with atomic_file(directory / "transcripts.jsonl") as path:
-        lines = [{"request": request.as_json(), "answer": answer.as_json()} for request, answer in result.transcripts]
-        path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(line, sort_keys=True) + "\n" for line in result.transcripts), encoding="utf-8"
+        )
 
 
 def metrics(result: Segmentation) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""A plan is an instruction as ordered atomic prompts, each with the kind of event that ends it; match it to events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from world2act.skills.contact import Event, Kind
+from world2act.skills.language import END, Answer, Segment
+
+EPISODE_END: Literal["episode_end"] = "episode_end"
+
+
+class Step(BaseModel):
+    """One atomic prompt and the kind of event at which it ends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(pattern=r"\S")
+    ends_at: Kind | Literal["episode_end"]
+
+
+def match(steps: Sequence[Step], events: Sequence[Event]) -> Answer | None:
+    """Give each step its event where there is only one way to do it.
+
+    Events of a kind that no step ends at are passed over: a gripper that the expert keeps shut while it pushes.
+
+    Returns:
+        The answer; a refusal where events are missing or in another order; None where there are more events of a
+        kind than steps that end at it, so that somebody has to choose.
+    """
+    wanted, found = counts(steps, events)
+    if any(found[kind] < wanted[kind] for kind in wanted):
+        return Answer((), mismatch(steps, events))
+    return None if found != wanted else place(steps, events, [i for i, e in enumerate(events) if e.kind in wanted])
+
+
+def place(steps: Sequence[Step], events: Sequence[Event], chosen: Sequence[int]) -> Answer:
+    """Give the steps that end at an event the chosen ones, in order; refuse where kinds or numbers differ."""
+    waiting = list(chosen)
+    segments = []
+    for i, step in enumerate(steps):
+        if step.ends_at == EPISODE_END:
+            segments.append(Segment(step.prompt, END))
+        elif not waiting:
+            return Answer((), f"no event left for prompt {i}, {step.prompt!r}, which ends at {step.ends_at}")
+        elif (kind := events[waiting[0]].kind) != step.ends_at:
+            return Answer((), f"{kind} where prompt {i}, {step.prompt!r}, ends at {step.ends_at}")
+        else:
+            segments.append(Segment(step.prompt, waiting.pop(0)))
+    return Answer((), f"{len(waiting)} events more than prompts") if waiting else Answer(tuple(segments))
+
+
+def mismatch(steps: Sequence[Step], events: Sequence[Event]) -> str:
+    """Say how many events of the kinds that end a step there are, and how many there should be."""
+    wanted, found = counts(steps, events)
+    return f"{_say(found)} for prompts that end at {_say(wanted)}"
+
+
+def counts(steps: Sequence[Step], events: Sequence[Event]) -> tuple[Counter[str], Counter[str]]:
+    """How many events of each kind the steps want, and how many of those kinds there are."""
+    wanted = Counter(step.ends_at for step in steps if step.ends_at != EPISODE_END)
+    return wanted, Counter(event.kind for event in events if event.kind in wanted)
+
+
+def _say(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no event"
