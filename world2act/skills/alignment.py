@@ -10,6 +10,10 @@ GRID = 4
 """Frames a latent; a clip spans a whole number of latents and an action chunk a latent (World2Act, M = 4)."""
 
 
+MAX_PROMPT = 120
+"""Characters of a prompt."""
+
+
 @dataclass(frozen=True)
 class Skill:
     """A clip of frames `start..end`, both inclusive, on the grid; `raw_end` is where it ended before."""
@@ -31,7 +35,8 @@ def align(request: Request, answer: Answer) -> list[Skill]:
 
     Raises:
         Discard: the answer names an event that was not given, goes back in time, ends anywhere but last at the end
-            of the episode, has an empty prompt, or leaves a skill without a whole latent after its first frame.
+            of the episode, has a prompt that is empty, long or does not print, or leaves a skill without a whole
+            latent after its first frame.
     """
     if answer.refusal or not answer.segments:
         raise Discard(answer.refusal or "no prompt")
@@ -40,8 +45,7 @@ def align(request: Request, answer: Answer) -> list[Skill]:
     for i, segment in enumerate(answer.segments):
         last = i == len(answer.segments) - 1
         raw_end = _frame(request, segment.ends_at, last)
-        if not segment.prompt.strip():
-            raise Discard(f"prompt {i} is empty")
+        _check(segment.prompt.strip(), i)
         if skills and raw_end <= skills[-1].raw_end:
             raise Discard(f"prompt {i} ends at frame {raw_end}, not after frame {skills[-1].raw_end}")
         end = raw_end // GRID * GRID if last else (raw_end + GRID // 2) // GRID * GRID
@@ -50,6 +54,20 @@ def align(request: Request, answer: Answer) -> list[Skill]:
         skills.append(Skill(start, end, raw_end, segment.prompt.strip()))
         start = end
     return skills
+
+
+def excerpt(text: str, length: int = 60) -> str:
+    """The beginning of a text from outside, in quotation marks and printable, to stand in a reason."""
+    return repr(text if len(text) <= length else f"{text[:length]}…")
+
+
+def _check(prompt: str, i: int) -> None:
+    if not prompt:
+        raise Discard(f"prompt {i} is empty")
+    if len(prompt) > MAX_PROMPT:
+        raise Discard(f"prompt {i} has {len(prompt)} characters, more than {MAX_PROMPT}: {excerpt(prompt)}")
+    if not prompt.isprintable() or not any(character.isalpha() for character in prompt):
+        raise Discard(f"prompt {i} has no letter, or characters that do not print: {excerpt(prompt)}")
 
 
 def _frame(request: Request, ends_at: int | str, last: bool) -> int:

@@ -1,0 +1,93 @@
+"""Every question that a model was asked and its raw answer, so that none is asked twice.
+
+Answers are read from two places: the finished `artifacts/skills/transcripts.jsonl` of the run before, which DVC brings
+to a fresh clone, and the journal `runs/skills/answers.jsonl`, to which each answer is appended and synchronised the
+moment it arrives. A kill at any moment costs the answers that are still on their way, and no other.
+
+What makes two questions one is all that the answer depends on: provider, model, sampling settings, the prompt file's
+hash, the step and the request. Not the endpoint's address, the key, or anything of the clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from world2act.errors import BadInput
+from world2act.skills.prompts import StepName
+from world2act.skills.replies import Reply
+
+
+@dataclass(frozen=True)
+class Question:
+    """`settings` are those that the sampling depends on; `request` is the data of the prompt's `step`."""
+
+    provider: str
+    model: str
+    settings: dict[str, Any]
+    prompt: str
+    step: StepName
+    request: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """The answers known; opened when the first question is looked up. `path` is where new ones go."""
+
+    def __init__(self, path: Path, finished: Path) -> None:
+        self.path = path
+        self._finished = finished
+        self._replies: dict[str, Reply] | None = None
+
+    def get(self, question: Question) -> Reply | None:
+        """The answer to a question that was asked before.
+
+        Raises:
+            BadInput: a line of either file is damaged; only the journal's last may be, after a kill.
+        """
+        if self._replies is None:
+            self._drop_torn_line()
+            self._replies = _read(self.path, "delete this line: its question is asked again")
+            self._replies |= _read(self._finished, "restore it with `dvc checkout`")
+        return self._replies.get(question.key)
+
+    def append(self, question: Question, reply: Reply) -> None:
+        """Keep an answer: on disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as stream:
+            stream.write((json.dumps(asdict(question) | asdict(reply), sort_keys=True) + "\n").encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        if self._replies is not None:
+            self._replies[question.key] = reply
+
+    def _drop_torn_line(self) -> None:
+        if self.path.exists():
+            content = self.path.read_bytes()
+            os.truncate(self.path, content.rfind(b"\n") + 1)
+
+
+def _read(path: Path, remedy: str) -> dict[str, Reply]:
+    """The answers of a file by the keys of their questions. Lines of providers that ask no model are passed over."""
+    replies: dict[str, Reply] = {}
+    if not path.exists():
+        return replies
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                record = json.loads(line)
+                if "raw" in record:
+                    question = Question(**{name: record[name] for name in Question.__dataclass_fields__})
+                    replies[question.key] = Reply(**{name: record[name] for name in Reply.__dataclass_fields__})
+            except (ValueError, KeyError, TypeError) as error:
+                raise BadInput(
+                    path, f"line {number}", f"{type(error).__name__}: {error}", "a question and its answer", remedy
+                ) from error
+    return replies

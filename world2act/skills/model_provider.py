@@ -1,0 +1,182 @@
+"""A language model as a provider: two steps, each answer journaled, checked, and discarded where it breaks a rule.
+
+What costs a call: an instruction is divided once, however many episodes follow it; an episode whose events fit the
+plan in just one way, or cannot fit it, is settled without asking. Only an episode with more events than its plan needs
+is put to the model, which chooses among them by index.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from world2act.errors import BadInput, InfrastructureError
+from world2act.params import Price
+from world2act.skills.alignment import Discard
+from world2act.skills.journal import Journal, Question
+from world2act.skills.language import Answer, Request, Usage
+from world2act.skills.plan import Step, match
+from world2act.skills.prompts import Messages, PromptFile, StepName, answer_schema
+from world2act.skills.replies import Reply, read_choice, read_plan, unfit
+
+Keep = Callable[[int, Reply], None]
+Plan = tuple[Step, ...]
+
+
+class ChatError(Exception):
+    """A model gave no answer at all. `setting`: what to correct, or empty where the next try may do better."""
+
+    def __init__(self, where: str, found: str, expected: str, remedy: str, setting: str = "") -> None:
+        super().__init__(found)
+        self.where, self.found, self.expected, self.remedy, self.setting = where, found, expected, remedy, setting
+
+
+class Chat(Protocol):
+    """A model that answers messages. `settings` are those that its answers depend on."""
+
+    provider: str
+    model: str
+    settings: dict[str, Any]
+    price: Price
+
+    def ask(self, conversations: Sequence[tuple[Messages, dict[str, Any]]], keep: Keep) -> None:
+        """Answer messages, each with the JSON schema of its answer; hand over each reply when it is there.
+
+        Raises:
+            ChatError: one of them got no answer. Those that did were handed over.
+        """
+
+
+class ModelProvider:
+    """See the module's text."""
+
+    def __init__(self, chat: Chat, prompts: PromptFile, journal: Journal) -> None:
+        self.name = f"{chat.provider}/{chat.model}"
+        self.transcripts: list[dict[str, Any]] = []
+        self.usage = Usage()
+        self._chat, self._prompts, self._journal = chat, prompts, journal
+
+    def split(self, requests: Sequence[Request]) -> list[Answer]:
+        self._prompts.require_kinds({event.kind for request in requests for event in request.events})
+        settled: dict[Request, Answer] = {r: Answer((), reason) for r in requests if (reason := unfit(r))}
+        plans = self._plans(list(dict.fromkeys(_about(r) for r in requests if r not in settled)))
+        open_requests: list[Request] = []
+        for request in requests:
+            if request in settled:
+                continue
+            plan = plans[_about(request)]
+            answer = plan if isinstance(plan, Answer) else match(plan, request.events)
+            if answer is None:
+                open_requests.append(request)
+            else:
+                settled[request] = answer
+        settled |= self._choices([(request, plans[_about(request)]) for request in open_requests])
+        return [settled[request] for request in requests]
+
+    def _plans(self, instructions: list[tuple[str, str]]) -> dict[tuple[str, str], Plan | Answer]:
+        """The plan of each task and instruction, or the refusal of all its episodes."""
+        requests = [{"task": task, "instruction": instruction} for task, instruction in instructions]
+        replies = self._replies("plan", requests, [0] * len(requests))
+        plans: dict[tuple[str, str], Plan | Answer] = {}
+        for about, request, reply in zip(instructions, requests, replies, strict=True):
+            try:
+                plan = read_plan(reply, about[1], self._prompts)
+                self._note("plan", request, reply, {"skills": [step.model_dump() for step in plan], "refusal": ""})
+                plans[about] = plan
+            except Discard as reason:
+                self._note("plan", request, reply, {"skills": [], "refusal": str(reason)})
+                plans[about] = Answer((), str(reason))
+        return plans
+
+    def _choices(self, cases: list[tuple[Request, Plan]]) -> dict[Request, Answer]:
+        requests = [
+            {
+                "instruction": request.instruction.strip(),
+                "skills": [step.model_dump() for step in plan],
+                "frames": request.frames,
+                "events": request.as_json()["events"],
+            }
+            for request, plan in cases
+        ]
+        replies = self._replies("choice", requests, [len(request.events) for request, _ in cases])
+        answers: dict[Request, Answer] = {}
+        for (request, plan), asked, reply in zip(cases, requests, replies, strict=True):
+            try:
+                answers[request] = read_choice(reply, plan, request)
+            except Discard as reason:
+                answers[request] = Answer((), str(reason))
+            self._note("choice", asked, reply, answers[request].as_json())
+        return answers
+
+    def _replies(self, step: StepName, requests: list[dict[str, Any]], events: list[int]) -> list[Reply]:
+        """An answer to each request, from the journal or the model."""
+        questions = [self._question(step, request) for request in requests]
+        known = {question.key: reply for question in questions if (reply := self._journal.get(question))}
+        missing = {q.key: (q, count) for q, count in zip(questions, events, strict=True) if q.key not in known}
+        self.usage.reused += len({question.key for question in questions}) - len(missing)
+        self._ask(list(missing.values()), known)
+        for question in {question.key: question for question in questions}:
+            self._count(known[question], total=True)
+        return [known[question.key] for question in questions]
+
+    def _ask(self, missing: list[tuple[Question, int]], known: dict[str, Reply]) -> None:
+        if not missing:
+            return
+
+        def keep(i: int, reply: Reply) -> None:
+            question = missing[i][0]
+            self._journal.append(question, reply)
+            known[question.key] = reply
+            self.usage.calls += 1
+            self._count(reply, total=False)
+
+        start = time.monotonic()
+        try:
+            self._chat.ask(
+                [
+                    (self._prompts.messages(q.step, q.request), answer_schema(q.step, self._prompts.kinds, count))
+                    for q, count in missing
+                ],
+                keep,
+            )
+        except ChatError as error:
+            left = sum(question.key not in known for question, _ in missing)
+            raise self._failure(error, left) from None
+        finally:
+            self.usage.seconds += round(time.monotonic() - start, 3)
+
+    def _failure(self, error: ChatError, left: int) -> BadInput | InfrastructureError:
+        safe = self.usage.calls + self.usage.reused
+        remedy = (
+            f"{error.remedy}; then run the stage again: {safe} answers are safe ({self.usage.calls} of this run, in "
+            f"{self._journal.path}), and only the {left} missing of this step are asked for"
+        )
+        if error.setting:
+            return BadInput(error.where, error.setting, error.found, error.expected, remedy)
+        return InfrastructureError(
+            f"{error.where}\n  found:    {error.found}\n  expected: {error.expected}\n  remedy:   {remedy}"
+        )
+
+    def _question(self, step: StepName, request: dict[str, Any]) -> Question:
+        chat = self._chat
+        return Question(chat.provider, chat.model, chat.settings, self._prompts.version, step, request)
+
+    def _note(self, step: StepName, request: dict[str, Any], reply: Reply, answer: dict[str, Any]) -> None:
+        self.transcripts.append(asdict(self._question(step, request)) | asdict(reply) | {"answer": answer})
+
+    def _count(self, reply: Reply, *, total: bool) -> None:
+        price = self._chat.price
+        cost = (reply.prompt_tokens * price.prompt + reply.completion_tokens * price.completion) / 1e6
+        prefix = "total_" if total else ""
+        for name, more in (
+            ("prompt_tokens", reply.prompt_tokens),
+            ("completion_tokens", reply.completion_tokens),
+            ("cost", cost),
+        ):
+            setattr(self.usage, prefix + name, getattr(self.usage, prefix + name) + more)
+
+
+def _about(request: Request) -> tuple[str, str]:
+    return request.task.strip(), request.instruction.strip()

@@ -1,0 +1,193 @@
+"""Any OpenAI-compatible endpoint (DeepSeek, vLLM, llama.cpp, OpenAI, `transformers serve`) as a chat model.
+
+The `openai` client retries dropped connections, timeouts, 408, 409, 429 and 5xx with exponential backoff, or after the
+time that `Retry-After` names. Around it stand what it lacks: a rate limit, a bound on time and size for each try as a
+whole, and bounded concurrency. The key is read from the environment and goes nowhere but into the header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+from openai.types.chat import ChatCompletion
+
+from world2act.params import OpenAIEndpoint
+from world2act.skills.model_provider import ChatError, Keep
+from world2act.skills.prompts import Messages
+from world2act.skills.replies import Reply
+
+MAX_ANSWER_BYTES = 4 << 20
+_BLOCK = "skills.openai"
+
+
+class OpenAIChat:
+    """The chat model of `skills.openai`. Nothing is read from the environment, or sent, before the first question."""
+
+    provider = "openai"
+
+    def __init__(self, endpoint: OpenAIEndpoint) -> None:
+        self.model = endpoint.model
+        self.price = endpoint.price_per_million
+        self.settings: dict[str, Any] = {
+            "temperature": endpoint.temperature,
+            "max_tokens": endpoint.max_tokens,
+            "response_format": endpoint.response_format,
+        }
+        self._endpoint = endpoint
+
+    def ask(self, conversations: Sequence[tuple[Messages, dict[str, Any]]], keep: Keep) -> None:
+        asyncio.run(self._ask(conversations, keep))
+
+    async def _ask(self, conversations: Sequence[tuple[Messages, dict[str, Any]]], keep: Keep) -> None:
+        """Ask `concurrency` at a time; after a failure, start no more but wait for those that are on their way."""
+        key = _key(self._endpoint.key_variable)
+        waiting = iter(enumerate(conversations))
+        failures: list[ChatError] = []
+
+        async def work(client: openai.AsyncOpenAI) -> None:
+            for i, (messages, schema) in waiting:
+                try:
+                    keep(i, await self._one(client, messages, schema, key))
+                except ChatError as error:
+                    failures.append(error)
+                if failures:
+                    return
+
+        async with self._client(key) as client:
+            await asyncio.gather(*(work(client) for _ in range(self._endpoint.concurrency)))
+        if failures:
+            raise failures[0]
+
+    def _client(self, key: str) -> openai.AsyncOpenAI:
+        endpoint = self._endpoint
+        return openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=endpoint.base_url,
+            max_retries=endpoint.retries,
+            timeout=endpoint.timeout_s,
+            http_client=_BoundedClient(endpoint),
+        )
+
+    async def _one(self, client: openai.AsyncOpenAI, messages: Messages, schema: dict[str, Any], key: str) -> Reply:
+        sampling: dict[str, Any] = {self._endpoint.max_tokens_field: self._endpoint.max_tokens}
+        if self._endpoint.temperature is not None:
+            sampling["temperature"] = self._endpoint.temperature
+        match self._endpoint.response_format:
+            case "json_schema":
+                form = {"name": "answer", "strict": True, "schema": schema}
+                sampling["response_format"] = {"type": "json_schema", "json_schema": form}
+            case "json_object":
+                sampling["response_format"] = {"type": "json_object"}
+        try:
+            completion = await client.chat.completions.create(model=self.model, messages=messages, **sampling)
+        except openai.APIStatusError as error:
+            raise self._refused(error.status_code, _without(error.message, key)) from None
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
+            cause = type(error.__cause__ or error).__name__
+            raise self._failed(
+                f"{type(error).__name__} ({cause}) after {self._endpoint.retries + 1} tries", "an answer"
+            ) from None
+        return self._reply(completion, key)
+
+    def _reply(self, completion: Any, key: str) -> Reply:
+        """Servers differ: whatever is no whole chat completion is a failure of the server, not the model's answer."""
+        if not isinstance(completion, ChatCompletion) or not completion.choices:
+            raise self._failed("a response that is no chat completion", "one with choices")
+        choice, usage = completion.choices[0], completion.usage
+        message = choice.message
+        if message is None or not isinstance(message.content or "", str):
+            raise self._failed("a response without a message", "one with a message")
+        refused = "refusal" if message.refusal else ""
+        return Reply(
+            raw=_without(message.refusal or message.content or "", key),
+            finish=refused or str(choice.finish_reason or "none"),
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+        )
+
+    def _refused(self, status: int, message: str) -> ChatError:
+        variable = self._endpoint.key_variable
+        if status in (401, 403):
+            remedy = f"set {variable} to a key that may use {self.model}" if variable else "name a key_variable"
+            return self._failed(
+                f"{status}: the key was refused", "a key the server knows", remedy, f"{_BLOCK}.key_variable"
+            )
+        found = f"{status}: {message[:300]!r}"
+        if status in (408, 409, 429) or status >= 500:
+            return self._failed(f"{found} after {self._endpoint.retries + 1} tries", "an answer")
+        return self._failed(
+            found,
+            "a server that takes the request",
+            "correct base_url, model or max_tokens_field; where the server knows no json_schema, response_format: "
+            "json_object or text",
+            _BLOCK,
+        )
+
+    def _failed(
+        self, found: str, expected: str, remedy: str = "see that the server is well", setting: str = ""
+    ) -> ChatError:
+        where = "params.yaml" if setting else f"the model {self.model} at {urlsplit(self._endpoint.base_url).netloc}"
+        return ChatError(where, found, expected, remedy, setting)
+
+
+class _BoundedClient(openai.DefaultAsyncHttpxClient):
+    """Each try waits for its place in the rate, ends after `timeout_s` however it drips, and holds a bounded answer.
+
+    No redirect is followed, and a server on this machine is not reached through a proxy: the key stays with the host
+    that params.yaml names.
+    """
+
+    def __init__(self, endpoint: OpenAIEndpoint) -> None:
+        super().__init__(follow_redirects=False, trust_env=endpoint.base_url.startswith("https:"))
+        self._interval_s = 60 / endpoint.requests_per_minute
+        self._timeout_s = endpoint.timeout_s
+        self._next = 0.0
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        now = time.monotonic()
+        turn = max(now, self._next)
+        self._next = turn + self._interval_s
+        await asyncio.sleep(turn - now)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._receive(request, options)
+        except TimeoutError:
+            raise httpx2.ReadTimeout(f"no whole answer in {self._timeout_s} s", request=request) from None
+
+    async def _receive(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
+        response = await super().send(request, **(options | {"stream": True}))
+        body = bytearray()
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise httpx2.DecodingError(f"an answer of more than {MAX_ANSWER_BYTES} bytes", request=request)
+        finally:
+            await response.aclose()
+        coded = {"content-encoding", "content-length", "transfer-encoding"}
+        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in coded]
+        return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+
+
+def _key(variable: str | None) -> str:
+    """The key, or "" where the server wants none. Its value stands in no message."""
+    if variable is None:
+        return ""
+    key = os.environ.get(variable, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        found = "no key" if not key else "a value that is no key: it holds characters that do not print"
+        raise ChatError(
+            "the environment", found, "the endpoint's key", f"export {variable}=… (or key_variable: null)", variable
+        )
+    return key
+
+
+def _without(text: str, key: str) -> str:
+    return text.replace(key, "[key]") if key else text
