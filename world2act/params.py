@@ -6,11 +6,15 @@ params.yaml is the profile in force, written by `world2act profile NAME` and rea
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from world2act.errors import BadInput
 
@@ -83,10 +87,90 @@ class Contact(Section):
     min_frames: Count
 
 
+class Motion(Section):
+    """What one embodiment's end effector does where it turns: it moves at least `stroke_m` metres in the
+    `window_frames` before and again in those after, and the two directions differ by at least `turn_deg`. The arm
+    turns `response_frames` after it was told to."""
+
+    window_frames: Count
+    turn_deg: Annotated[float, Field(gt=0, lt=180)]
+    stroke_m: Positive
+    response_frames: Annotated[int, Field(ge=0)]
+
+
+def _safe_url(value: str) -> str:
+    """https, or plain http to this machine; what does not pass is shown without what may be a credential."""
+    try:
+        url = urlsplit(value)
+        host = url.hostname or ""
+        local = host == "localhost" or ((host[:1].isdigit() or ":" in host) and ip_address(host).is_loopback)
+    except ValueError:
+        raise _unfit("an address that cannot be read") from None
+    if not host or not (url.scheme == "https" or (url.scheme == "http" and local)):
+        raise _unfit(f"{url.scheme}://{host}")
+    if "@" in url.netloc or url.query or url.fragment:
+        raise _unfit("an address with a user, a password or a query in it")
+    return value
+
+
+def _unfit(found: str) -> PydanticCustomError:
+    expected = "https, or http to this machine; a key only in the environment"
+    return PydanticCustomError("unfit", expected, {"found": found})
+
+
+def _variable_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+        raise PydanticCustomError(
+            "unfit", "the NAME of an environment variable", {"found": "something else, not shown in case it is a key"}
+        )
+    return value
+
+
+class Price(Section):
+    """A million tokens, in the currency of your bill."""
+
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
+class OpenAIEndpoint(Section):
+    """key_variable: the environment variable that holds the key, or null. response_format: what the server can hold a
+    model to. temperature: null where the model takes none. timeout_s: of one try as a whole.
+    """
+
+    base_url: Annotated[str, AfterValidator(_safe_url)]
+    model: str = Field(pattern=r"^\S+$")
+    key_variable: Annotated[str, AfterValidator(_variable_name)] | None
+    response_format: Literal["json_schema", "json_object", "text"]
+    temperature: Annotated[float, Field(ge=0)] | None
+    max_tokens: Count
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"]
+    timeout_s: Positive
+    retries: Annotated[int, Field(ge=0)]
+    requests_per_minute: Positive
+    concurrency: Count
+    price_per_million: Price
+
+
+class LocalModel(Section):
+    """A folder that `save_pretrained` wrote. sha256: of the folder, as the error about another one says it."""
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    device: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    batch_size: Count
+    max_tokens: Count
+
+
 class Skills(Section):
-    provider: Literal["schema"]
+    provider: Literal["schema", "openai", "transformers"]
     schema_file: str
+    prompt_file: str
+    openai: OpenAIEndpoint | None
+    transformers: LocalModel | None
     contact: dict[str, Contact]
+    motion: dict[str, Motion]
 
 
 class Tokenizer(Section):
@@ -191,9 +275,12 @@ class GateDemos(Section):
 
 
 class GateSkills(Section):
-    """synchronised: the share of episodes of a task that were split rather than discarded, at least."""
+    """synchronised: the share of episodes of a task that were split rather than discarded, at least. boundary_f1: of
+    the boundaries within 5 frames of the expert's, at least, on tasks with and without a grasp."""
 
     synchronised: Share
+    boundary_f1_prehensile: Share
+    boundary_f1_non_prehensile: Share
 
 
 class GateTokenizer(Section):
@@ -357,5 +444,7 @@ def _found(fault: Any) -> str:
             return "a missing key"
         case "extra_forbidden":
             return "an unknown key"
+        case "unfit":
+            return fault["ctx"]["found"]
         case _:
             return repr(fault["input"])
