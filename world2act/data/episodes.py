@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ class Episode:
         instruction: the task in words.
         seed: what the scene was drawn from.
         images: camera name → uint8 (T, H, W, 3).
-        arrays: feature name → float32 (T, D); row t was observed before, or is, action t.
+        arrays: feature name → numbers (T, D), float32 where we record them; row t was observed before, or is, action t.
     """
 
     task: str
@@ -32,7 +33,10 @@ class Episode:
 
 @dataclass
 class EncodedEpisode:
-    """An episode with lossless PNG frames and the histogram of their pixels, made where the episode was made."""
+    """An episode with lossless PNG frames and the histogram of their pixels, made where the episode was made.
+
+    `language`: what is said of it, rows of LeRobot's column `language_persistent`.
+    """
 
     task: str
     instruction: str
@@ -41,6 +45,7 @@ class EncodedEpisode:
     pngs: dict[str, list[bytes]]
     histograms: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    language: list[dict[str, Any]] = field(default_factory=list)
 
 
 def encode(episode: Episode) -> EncodedEpisode:

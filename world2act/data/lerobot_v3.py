@@ -3,6 +3,7 @@
 The layout is LeRobot's own (meta/info.json, stats.json, tasks.parquet, episodes/, data/; frames as PNG in parquet,
 one row group an episode), with two additions that LeRobot's reader passes over: `world2act` in info.json, and the
 columns `task_key` and `seed` of the episodes. Unlike LeRobot's writer, the same episodes always give the same bytes.
+Memory does not grow with the number of episodes but for the reader's records of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from world2act.data.episodes import EncodedEpisode, array_statistics, image_statistics
+from world2act.data.statistics import streamed_statistics
 from world2act.errors import BadInput
 from world2act.storage import read_json, read_parquet, write_json
 
@@ -31,7 +33,17 @@ IMAGES = "observation.images."
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _CHUNK_FILES, _DATA_MB, _VIDEO_MB = 1000, 100, 200
+_EPISODES_A_GROUP, _ROWS_READ = 100, 65536
 _PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+LANGUAGE = "language_persistent"
+_LANGUAGE = {  # a row of LeRobot's column of annotations
+    "role": pa.string(),
+    "content": pa.string(),
+    "style": pa.string(),
+    "timestamp": pa.float32(),
+    "camera": pa.string(),
+    "tool_calls": pa.list_(pa.string()),
+}
 INDICES = {
     "timestamp": "float32",
     "frame_index": "int64",
@@ -47,7 +59,7 @@ class DatasetWriter:
 
     Args:
         path: an empty directory.
-        features: name → LeRobot feature (`dtype` "float32" or "image", `shape`, `names`).
+        features: name → LeRobot feature (`dtype` "image", "language" or of numbers, `shape`, `names`).
         fps: frames a second; one frame a control step.
         robot_type: the embodiment's name.
         extra: what stands under `world2act` in info.json.
@@ -62,10 +74,10 @@ class DatasetWriter:
         self._splits: dict[str, str] = {}
         self._tasks: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []
-        self._arrays: dict[str, list[np.ndarray]] = {}
         self._histograms: dict[str, np.ndarray] = {}
-        self._frames = self._file = 0
+        self._episodes = self._frames = self._file = 0
         self._parquet: pq.ParquetWriter | None = None
+        self._table: pq.ParquetWriter | None = None
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -73,8 +85,11 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._parquet:
-            self._parquet.close()
+        if kind is None:
+            self._write_rows()
+        for writer in (self._parquet, self._table):
+            if writer:
+                writer.close()
         if kind is None:
             self._write_metadata()
 
@@ -82,9 +97,13 @@ class DatasetWriter:
         """Name contiguous ranges of episodes."""
         self._splits = {name: f"{episodes.start}:{episodes.stop}" for name, episodes in splits.items()}
 
+    def note(self, **details: Any) -> None:
+        """Add to what stands under `world2act` in info.json."""
+        self._extra |= details
+
     def add(self, episode: EncodedEpisode) -> None:
         """Append one episode."""
-        index, length = len(self._rows), episode.length
+        index, length = self._episodes, episode.length
         task_index = self._tasks.setdefault(episode.instruction, len(self._tasks))
         frame_index = np.arange(length)
         columns: dict[str, Any] = {
@@ -103,14 +122,15 @@ class DatasetWriter:
                 ]
                 statistics[name] = image_statistics(episode.histograms[camera], length)
                 self._histograms[name] = self._histograms.get(name, 0) + episode.histograms[camera]
+            elif feature["dtype"] == "language":
+                columns[name] = pa.array([episode.language] * length, self._schema.field(name).type)
             else:
-                values = np.ascontiguousarray(episode.arrays[name], np.float32)
-                columns[name] = pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+                values = np.ascontiguousarray(episode.arrays[name], feature["dtype"])
+                flat = pa.array(values.ravel())
+                columns[name] = (
+                    flat if values.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+                )
                 statistics[name] = array_statistics(values)
-        for name, values in columns.items():
-            if name not in self._histograms:
-                numbers = episode.arrays[name] if name in episode.arrays else values[:, None]
-                self._arrays.setdefault(name, []).append(numbers)
         self._data_file().write_table(
             pa.table([columns[f.name] for f in self._schema], schema=self._schema), row_group_size=length
         )
@@ -136,6 +156,30 @@ class DatasetWriter:
             }
         )
         self._frames += length
+        self._episodes += 1
+        if len(self._rows) == _EPISODES_A_GROUP:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        """Move the rows of the episodes table that are in memory to its file."""
+        if not self._rows:
+            return
+        if self._table is None:
+            path = self._path / EPISODES_PATH.format(chunk_index=0, file_index=0)
+            path.parent.mkdir(parents=True)
+            self._table = pq.ParquetWriter(path, pa.Table.from_pylist(self._rows).schema)
+        self._table.write_table(pa.Table.from_pylist(self._rows, schema=self._table.schema))
+        self._rows.clear()
+
+    def _chunks(self, name: str) -> Iterator[np.ndarray]:
+        """What was written of a feature of numbers, (T, D) at a time."""
+        for path in sorted((self._path / "data").glob("*/*.parquet")):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_ROWS_READ, columns=[name]):
+                    column = batch.column(0)
+                    if pa.types.is_fixed_size_list(column.type):
+                        column = column.flatten()
+                    yield column.to_numpy(zero_copy_only=False).reshape(len(batch), -1)
 
     def _data_file(self) -> pq.ParquetWriter:
         """The file being written; a new one once it has grown beyond the size LeRobot recommends."""
@@ -152,11 +196,12 @@ class DatasetWriter:
         return self._parquet
 
     def _write_metadata(self) -> None:
-        if not self._rows:
+        if not self._episodes:
             raise BadInput(
                 self._path, "", "no episode", "at least one episode", "raise the number of episodes in params.yaml"
             )
-        statistics = {name: array_statistics(np.concatenate(parts)) for name, parts in self._arrays.items()}
+        numbers = [name for name, feature in self._features.items() if feature["dtype"] not in ("image", "language")]
+        statistics = {name: streamed_statistics(partial(self._chunks, name)) for name in (*numbers, *INDICES)}
         statistics |= {name: image_statistics(histogram, self._frames) for name, histogram in self._histograms.items()}
         indices = {name: {"dtype": dtype, "names": None, "shape": [1]} for name, dtype in INDICES.items()}
         info = {
@@ -165,7 +210,7 @@ class DatasetWriter:
             "fps": self._fps,
             "features": self._features | indices,
             "splits": self._splits,
-            "total_episodes": len(self._rows),
+            "total_episodes": self._episodes,
             "total_frames": self._frames,
             "total_tasks": len(self._tasks),
             "chunks_size": _CHUNK_FILES,
@@ -188,9 +233,6 @@ class DatasetWriter:
             ],
         }
         pq.write_table(tasks.replace_schema_metadata({"pandas": json.dumps(pandas)}), self._path / "meta/tasks.parquet")
-        episodes = self._path / EPISODES_PATH.format(chunk_index=0, file_index=0)
-        episodes.parent.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(self._rows), episodes)
 
 
 @dataclass(frozen=True)
@@ -278,8 +320,8 @@ class EpisodeDataset:
         return len(self.episodes)
 
     def episode(self, index: int) -> dict[str, np.ndarray]:
-        """All features of an episode: frames uint8 (T, H, W, 3), arrays float32 (T, D), indices (T,)."""
-        return self.columns(index, list(self.features))
+        """All frames, uint8 (T, H, W, 3), arrays (T, D) and indices (T,) of an episode."""
+        return self.columns(index, [name for name in self.features if name != LANGUAGE])
 
     def columns(self, index: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Some features of an episode, shaped as in `episode`; frames are read only where they are named."""
@@ -305,9 +347,12 @@ class EpisodeDataset:
         arrays = {
             name: self._decode(index, table[name], name)
             for name, feature in self.features.items()
-            if feature["dtype"] == "float32" and name not in INDICES
+            if feature["dtype"] not in ("image", "language") and name not in INDICES
         }
-        return EncodedEpisode(record.task, record.instruction, record.seed, record.length, pngs, histograms, arrays)
+        language = table[LANGUAGE][0].as_py() if LANGUAGE in self.features else []
+        return EncodedEpisode(
+            record.task, record.instruction, record.seed, record.length, pngs, histograms, arrays, language
+        )
 
     def _histogram(self, index: int, name: str, pngs: Sequence[bytes]) -> np.ndarray:
         shape, histogram = tuple(self.features[name]["shape"]), np.zeros((3, 256), np.int64)
@@ -388,11 +433,9 @@ class EpisodeDataset:
     def _decode(self, index: int, column: pa.ChunkedArray, name: str) -> np.ndarray:
         if self.features[name]["dtype"] != "image":
             values = column.combine_chunks()
-            return (
-                values.flatten().to_numpy().reshape(len(values), -1)
-                if pa.types.is_fixed_size_list(values.type)
-                else values.to_numpy()
-            )
+            flat = values.flatten() if pa.types.is_fixed_size_list(values.type) else values
+            numbers = flat.to_numpy(zero_copy_only=False)
+            return numbers if name in INDICES else numbers.reshape(len(values), -1)
         try:
             return np.stack([np.asarray(Image.open(io.BytesIO(png["bytes"]))) for png in column.to_pylist()])
         except OSError as error:
@@ -405,26 +448,40 @@ def image_feature(height: int, width: int) -> dict[str, Any]:
     return {"dtype": "image", "names": ["height", "width", "channels"], "shape": [height, width, 3]}
 
 
-def array_feature(names: Sequence[str]) -> dict[str, Any]:
-    return {"dtype": "float32", "names": list(names), "shape": [len(names)]}
+def array_feature(names: Sequence[str], dtype: str = "float32") -> dict[str, Any]:
+    return {"dtype": dtype, "names": list(names), "shape": [len(names)]}
+
+
+def language_feature() -> dict[str, Any]:
+    """The feature `LANGUAGE`: what is said of an episode, the same rows beside each of its frames."""
+    return {"dtype": "language", "names": None, "shape": [1]}
 
 
 def _data_schema(features: Mapping[str, dict[str, Any]]) -> pa.Schema:
     """The arrow schema, and the metadata by which the `datasets` library knows images from structs."""
-    fields = [
-        pa.field(name, _PNG if feature["dtype"] == "image" else pa.list_(pa.float32(), feature["shape"][0]))
-        for name, feature in features.items()
-    ]
-    fields += [pa.field(name, pa.type_for_alias(dtype)) for name, dtype in INDICES.items()]
-    kinds: dict[str, Any] = {name: {"_type": "Value", "dtype": dtype} for name, dtype in INDICES.items()}
-    for name, feature in features.items():
-        sequence = {
-            "_type": "Sequence",
-            "feature": {"_type": "Value", "dtype": "float32"},
-            "length": feature["shape"][0],
-        }
-        kinds[name] = {"_type": "Image"} if feature["dtype"] == "image" else sequence
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": kinds}}, sort_keys=True)})
+    scalars = {name: {"dtype": dtype, "shape": [1]} for name, dtype in INDICES.items()}
+    kinds = {name: _column(feature) for name, feature in ({**features} | scalars).items()}
+    huggingface = json.dumps({"info": {"features": {name: kind for name, (_, kind) in kinds.items()}}}, sort_keys=True)
+    return pa.schema([pa.field(name, kind) for name, (kind, _) in kinds.items()], {"huggingface": huggingface})
+
+
+def _column(feature: Mapping[str, Any]) -> tuple[pa.DataType, dict[str, Any]]:
+    """The arrow type of a feature's column, and what the `datasets` library calls it."""
+    dtype, width = feature["dtype"], feature["shape"][0]
+    if dtype == "image":
+        return _PNG, {"_type": "Image"}
+    if dtype == "language":
+        row: dict[str, Any] = {name: {"_type": "Value", "dtype": str(kind)} for name, kind in _LANGUAGE.items()}
+        row |= {"timestamp": _value("float32"), "tool_calls": {"_type": "List", "feature": _value("string")}}
+        return pa.list_(pa.struct(list(_LANGUAGE.items()))), {"_type": "List", "feature": row}
+    number = pa.bool_() if dtype == "bool" else pa.type_for_alias(dtype)
+    if width == 1:
+        return number, _value(dtype)
+    return pa.list_(number, width), {"_type": "Sequence", "feature": _value(dtype), "length": width}
+
+
+def _value(dtype: str) -> dict[str, str]:
+    return {"_type": "Value", "dtype": dtype}
 
 
 def _splits(path: Path, info: Mapping[str, Any]) -> dict[str, range]:

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from world2act.data.alignment import motion_axes, response_onset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE
 from world2act.errors import BadInput
 from world2act.gates.engine import Table, why
-from world2act.gates.probes import is_finite, readable, response_onset
+from world2act.gates.probes import is_finite, readable
 from world2act.params import GateDemos, Params
 from world2act.storage import read_parquet
 
@@ -41,6 +42,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
         episodes_table(rows, ("dataset", "episode", "task", "seed"), limits, _AGAIN),
         actions_table(actions, ("episode", "task", "seed"), _AGAIN),
         alignment_table(_alignment(datasets["labelled"]), ("task", "episodes"), limits),
+        sources_table(datasets),
         Table(
             "positions",
             pd.DataFrame(_scene_rows(first, datasets["labelled"])),
@@ -160,8 +162,8 @@ def episodes_table(rows: list[dict[str, Any]], ids: tuple[str, ...], limits: Gat
 
 def measure_actions(dataset: EpisodeDataset, index: int) -> dict[str, Any]:
     """A row for `actions_table` of a labelled episode."""
-    record, arrays = dataset.episodes[index], dataset.columns(index, [ACTION, EXECUTED])
-    both = np.stack([arrays[ACTION], arrays[EXECUTED]])
+    record, arrays = dataset.episodes[index], dataset.columns(index, [ACTION, _executed(dataset)])
+    both = np.stack([arrays[ACTION], arrays[_executed(dataset)]])
     return {
         "episode": index,
         "task": record.task,
@@ -206,8 +208,8 @@ def measure_alignment(dataset: EpisodeDataset, episodes: Iterable[int]) -> dict[
     """A row for `alignment_table`: how the executed actions and the end effector's motion of episodes hang together."""
     axes, pairs = _motion_axes(dataset), []
     for index in episodes:
-        arrays = dataset.columns(index, [STATE, EXECUTED])
-        pairs.append((arrays[EXECUTED][:, axes[0]], arrays[STATE][:, axes[1]]))
+        arrays = dataset.columns(index, [STATE, _executed(dataset)])
+        pairs.append((arrays[_executed(dataset)][:, axes[0]], arrays[STATE][:, axes[1]]))
     onset, explained = response_onset(*zip(*pairs, strict=True))
     return {"episodes": len(pairs), "onset_steps": onset, "explained": explained}
 
@@ -251,19 +253,50 @@ def _alignment(dataset: EpisodeDataset) -> list[dict[str, Any]]:
     return [{"task": task} | measure_alignment(dataset, indices) for task, indices in episodes.items()]
 
 
+def _executed(dataset: EpisodeDataset) -> str:
+    """The feature that holds the actions that moved the arm: imported data have no other than the label."""
+    return EXECUTED if EXECUTED in dataset.features else ACTION
+
+
 def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
     """Columns of the action that move the end effector along an axis, and of proprioception that hold its position."""
-    action, state = (dataset.features[name]["names"] for name in (EXECUTED, STATE))
-    pairs = [(f"delta_{axis}", f"ee_{axis}_m") for axis in "xyz"]
-    if not all(a in action and s in state for a, s in pairs):
+    name = _executed(dataset)
+    action, state = (dataset.features[each]["names"] for each in (name, STATE))
+    axes = motion_axes(action, state)
+    if axes is None:
         raise BadInput(
             dataset.path / "meta/info.json",
-            f"features.{EXECUTED}.names",
+            f"features.{name}.names",
             [action, state],
             "delta_x and ee_x_m, also y and z",
-            "name the axes of the end effector so in the embodiment",
+            "name the axes of the end effector so in the embodiment, or with `world2act import --rename`",
         )
-    return [action.index(a) for a, _ in pairs], [state.index(s) for _, s in pairs]
+    return axes
+
+
+def sources_table(datasets: dict[str, EpisodeDataset]) -> Table:
+    """What must hold of imported datasets: the lag that was taken out of the source was the one measured."""
+    rows = []
+    for name, dataset in datasets.items():
+        recorded = dataset.info.get("world2act", {}).get("alignment")
+        if recorded is not None and ACTION in dataset.features:
+            rows.append({"dataset": name} | {key: recorded.get(key) for key in ("declared_lag", "measured_lag")})
+    return Table(
+        "sources",
+        pd.DataFrame(rows, columns=["dataset", "declared_lag", "measured_lag"]),
+        ("dataset",),
+        [
+            gxe.ExpectColumnPairValuesToBeEqual(
+                column_A="declared_lag",
+                column_B="measured_lag",
+                **why(
+                    "Imported data were shifted by the lag that was measured between their actions and their motion.",
+                    "import the source again with the lag it has (`world2act import --lag`), and name the elements of "
+                    "motion and position where nothing could be measured (--rename)",
+                ),
+            ),
+        ],
+    )
 
 
 def _scene_rows(first: dict[str, list[tuple[np.ndarray, np.ndarray]]], dataset: EpisodeDataset) -> list[dict[str, Any]]:

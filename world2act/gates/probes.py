@@ -11,40 +11,6 @@ import numpy as np
 from world2act.errors import BadInput
 from world2act.storage import read_tensors
 
-LAGS = range(-4, 9)
-_ONSET_SHARE = 0.3
-
-
-def response_onset(actions: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> tuple[int, float]:
-    """The lag at which motion begins to follow action: 0 where action t moves the arm between frames t and t + 1.
-
-    A plain correlation has its peak where the arm's inertia puts it. The impulse response, fitted by least squares
-    of displacement on the actions before *and after* it, is zero until the cause and then jumps.
-
-    Args:
-        actions: an episode each, (T, D), one column for each of positions.
-        positions: (T, D); row t was observed before action t.
-
-    Returns:
-        The first lag whose response is at least 0.3 of the largest, in control steps (negative: the motion is seen
-        before its action), and the share of the displacement's variance that the fit explains.
-    """
-    inputs, outputs = [], []
-    for action, position in zip(actions, positions, strict=True):
-        motion = np.diff(position.astype(np.float64), axis=0)
-        steps = np.arange(LAGS[-1], len(motion) + LAGS[0])
-        if len(steps):
-            inputs.append(np.stack([action.astype(np.float64)[steps - lag] for lag in LAGS], -1).reshape(-1, len(LAGS)))
-            outputs.append(motion[steps].ravel())
-    if not inputs:
-        return LAGS[0], 0.0
-    x, y = np.concatenate(inputs), np.concatenate(outputs)
-    x, y = x - x.mean(0), y - y.mean()
-    response = np.linalg.lstsq(x, y, rcond=None)[0]
-    explained = 1 - ((y - x @ response) ** 2).sum() / max((y**2).sum(), 1e-12)
-    inner = response[1:-1]  # the outermost lags also stand for all those beyond them
-    return LAGS[1 + int(np.argmax(inner >= _ONSET_SHARE * inner.max()))], float(explained)
-
 
 def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndarray:
     """How well each target can be read from pictures: R² of ridge regression, on pictures it was not fitted to.
