@@ -17,7 +17,11 @@ import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 from great_expectations.data_context import AbstractDataContext
-from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
 
 from world2act.errors import GateFailed
 from world2act.gates.data_docs import write_data_docs
@@ -149,8 +153,11 @@ def find_failures(name: str, tables: Sequence[Table]) -> list[Failure]:
 
 def _context() -> AbstractDataContext:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    # the default configuration makes a folder for documents in /tmp, and leaves it there
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(), progress_bars=ProgressBarsConfig(globally=False)
+    )
+    context = gx.get_context(mode="ephemeral", project_config=config)
     return context
 
 
