@@ -90,10 +90,9 @@ class OpenAIChat:
         except openai.APIStatusError as error:
             raise self._refused(error.status_code, _without(error.message, key)) from None
         except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
-            cause = type(error.__cause__ or error).__name__
-            raise self._failed(
-                f"{type(error).__name__} ({cause}) after {self._endpoint.retries + 1} tries", "an answer"
-            ) from None
+            cause = error.__cause__ or error
+            found = f"{type(cause).__name__}: {_without(str(cause), key)[:300]}"
+            raise self._failed(f"{found} after {self._endpoint.retries + 1} tries", "an answer") from None
         return self._reply(completion, key)
 
     def _reply(self, completion: Any, key: str) -> Reply:
@@ -159,7 +158,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
             async with asyncio.timeout(self._timeout_s):
                 return await self._receive(request, options)
         except TimeoutError:
-            raise httpx2.ReadTimeout(f"no whole answer in {self._timeout_s} s", request=request) from None
+            raise httpx2.ReadTimeout(f"no whole answer within {self._timeout_s} s", request=request) from None
 
     async def _receive(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
         response = await super().send(request, **(options | {"stream": True}))

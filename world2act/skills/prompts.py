@@ -33,7 +33,7 @@ class _Content(BaseModel):
     kinds: dict[str, str]
     plan: _Template
     choice: _Template
-    common_words: frozenset[str]
+    common_words: str
 
 
 class PromptFile:
@@ -52,7 +52,7 @@ class PromptFile:
             if "{request}" not in getattr(self._content, name).user:
                 raise BadInput(path, f"{name}.user", "no {request}", "the place of the data", "write {request} there")
         self.kinds = tuple(self._content.kinds)
-        self.common_words = frozenset(word.casefold() for word in self._content.common_words)
+        self.common_words = frozenset(self._content.common_words.casefold().split())
 
     def messages(self, step: StepName, request: dict[str, Any]) -> Messages:
         """The system's and the user's message of a step about a request."""
