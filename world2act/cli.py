@@ -1,6 +1,7 @@
 """The `world2act` command. It runs in the root of the pipeline, the folder that holds dvc.yaml.
 
-What only reads or moves releases in the store (`world2act.artifacts.commands`) runs anywhere.
+What only reads or moves releases in the store (`world2act.artifacts.commands`), and what converts demonstrations
+(`world2act.data.commands`), runs anywhere.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from world2act.artifacts import commands
+from world2act.data import commands as data_commands
 from world2act.messages import one_message
 
 app = typer.Typer(
@@ -31,11 +33,13 @@ app = typer.Typer(
 
 
 app.add_typer(commands.app)
+app.add_typer(data_commands.app)
 
 
 @app.callback()
 def _in_pipeline_root(context: typer.Context) -> None:
-    if context.invoked_subcommand not in commands.ANYWHERE and not Path("dvc.yaml").exists():
+    anywhere = commands.ANYWHERE | data_commands.ANYWHERE
+    if context.invoked_subcommand not in anywhere and not Path("dvc.yaml").exists():
         typer.secho(f"no dvc.yaml in {Path.cwd()}: run world2act in the root of the pipeline", err=True, fg="red")
         raise typer.Exit(2)
 
