@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from world2act.params import LocalModel, Price
@@ -56,7 +57,7 @@ class TransformersChat:
                 folder, use_safetensors=True, dtype=getattr(torch, self._local.dtype), **options
             )
             model = model.to(self._local.device).eval()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ChatError(
                 "params.yaml", f"{folder} does not load: {error}", "a causal language model in safetensors",
                 "save it anew with save_pretrained", f"{_BLOCK}.path",
