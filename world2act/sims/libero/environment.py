@@ -1,0 +1,240 @@
+"""LIBERO's environments, as they run under LIBERO's own interpreter; see world2act/sims/libero/__init__.py.
+
+Traps closed here:
+
+- LIBERO's success, rewards and sampling are its own; its pictures and states are read from MuJoCo directly, which
+  gives the bytes that robosuite's observations hold without rendering the frames that nobody looks at.
+- LIBERO samples from numpy's global generator: it is seeded before every reset, so that an episode depends on its
+  seed alone.
+- A model that is built anew at every reset takes seconds and frees a renderer, after which frames may be blank:
+  models are built once, nothing is freed, and a frame without contrast raises.
+- LIBERO's initial states are pickled arrays: they are read by an unpickler that knows arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+from libero.libero import get_libero_path
+from libero.libero.envs.env_wrapper import ControlEnv
+from robosuite.utils.transform_utils import convert_quat, quat2axisangle
+
+from world2act.errors import BadInput, InfrastructureError
+from world2act.sims.base import Observation, Task
+from world2act.sims.libero import EMBODIMENT, TASKS
+from world2act.sims.libero.assets import check_assets
+from world2act.sims.libero.expert import Expert
+from world2act.sims.protocols import PROTOCOLS
+from world2act.sims.seeds import read_seed
+
+_CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
+_REST = np.array([0.0] * 6 + [-1.0])
+_FIXTURE_SEED = 7  # openpi's; official initial states hold no fixtures
+_MIN_CONTRAST = 1.0
+_SEEDS = 2**32
+_alive: list[Any] = []
+_contexts: dict[tuple[str, bool], Any] = {}  # environments of one task share meshes and textures
+
+
+def make_environment(task: str, *, camera: dict[str, Any], image_size: int, settle_steps: int) -> Libero:
+    """See `world2act.sims.libero.make_environment`; the camera as a dict."""
+    check_assets(Path(get_libero_path("assets")))
+    if camera["name"] not in _CAMERAS:
+        raise BadInput("params.yaml", "demos.camera.name", camera["name"], f"one of {[*_CAMERAS]}", "name one of these")
+    return Libero(TASKS[task], camera, image_size, settle_steps)
+
+
+class Libero:
+    """One LIBERO task; see `world2act.sims.base.Environment`. The same seed gives the same episode."""
+
+    embodiment = EMBODIMENT
+
+    def __init__(self, task: Task, camera: dict[str, Any], image_size: int, settle_steps: int) -> None:
+        self.task, self._camera, self._size, self._settle_steps = task, camera["name"], image_size, settle_steps
+        self._protocol = PROTOCOLS[camera["protocol"]] if camera["protocol"] else None
+        suite, stem = task.name.split("/")
+        self._states = read_initial_states(Path(get_libero_path("init_states")) / suite / f"{stem}.pruned_init")
+        self._env = ControlEnv(
+            bddl_file_name=str(Path(get_libero_path("bddl_files")) / suite / f"{stem}.bddl"),
+            use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False, ignore_done=True,
+        ).env  # fmt: skip
+        self._env._observables = {}  # sampled 25 times a control step; states are read here when they are asked for
+        self._model, self._data = self._env.sim.model._model, self._env.sim.data._data
+        self._robot = self._env.robots[0]
+        self._view = mujoco.MjvCamera()
+        self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._view.fixedcamid = self._model.camera(_CAMERAS[self._camera]).id
+        if camera["position_m"]:
+            self._model.cam_pos[self._view.fixedcamid] = camera["position_m"]
+        if camera["fovy_deg"]:
+            self._model.cam_fovy[self._view.fixedcamid] = camera["fovy_deg"]
+        self._renderer = _Renderer.of(task.name, self._model, tuned=self._protocol is None)
+        self._goals = self._env.parsed_problem["goal_state"]
+        _alive.append(self)
+
+    def reset(self, seed: int) -> None:
+        _, subset, index = read_seed(seed)
+        official = subset == "test"
+        if official and index >= len(self._states):
+            raise BadInput(
+                "params.yaml", "demos.test_per_task", f"test scene {index} of {self.task.name}",
+                f"at most {len(self._states)} a task: LIBERO's official initial states", "lower it",
+            )  # fmt: skip
+        np.random.seed((self._protocol.seed if self._protocol else _FIXTURE_SEED) if official else seed % _SEEDS)
+        with contextlib.redirect_stdout(None):
+            self._env.reset()
+        if official:
+            self._env.sim.set_state_from_flattened(self._states[index])
+            self._env.sim.forward()
+            self._env._check_success()
+            self._env._post_process()
+        self._expert = Expert(self._model, self._data, self._robot.eef_site_id, self._env.obj_body_id, self._goals)
+        for _ in range(self._settle_steps):
+            self._env.step(_REST)
+
+    def observe(self) -> Observation:
+        size = self._protocol.render_size if self._protocol else self._size
+        return Observation(
+            {self._camera: _resize(self.render(size), self._size)}, self._proprio(), self.task.instruction, self.scene()
+        )
+
+    def step(self, action: np.ndarray) -> bool:
+        self._expert.time += 1
+        return bool(self._env.step(np.clip(np.asarray(action, np.float64), -1, 1))[2])
+
+    def scene(self) -> np.ndarray:
+        """Positions of the first goal's object, the last goal's object and the first goal's target, metres, float32
+        (9,); zeros where there is none."""
+        last = self._goals[-1]
+        names = [self._goals[0][1], last[1] if len(self._goals) > 1 else None, *self._goals[0][2:3], None][:3]
+        return np.concatenate([self._position(name) for name in names]).astype(np.float32)
+
+    def expert_action(self) -> np.ndarray:
+        return self._expert.action()
+
+    def expert_phase(self) -> int:
+        return self._expert.phase
+
+    def gripper_opening(self) -> float:
+        left, right = self._fingers()
+        return float(left - right)
+
+    def render(self, size: int) -> np.ndarray:
+        frame = self._renderer.render(self._data, self._view, size)
+        if frame.std() < _MIN_CONTRAST:
+            raise InfrastructureError(
+                f"{self.task.name}: the renderer gave a blank frame\n  found:    contrast {frame.std():.3f}"
+                f"\n  expected: at least {_MIN_CONTRAST}\n  remedy:   run the stage again in a fresh process"
+            )
+        return np.ascontiguousarray(frame[::-1, ::-1])
+
+    def close(self) -> None:
+        """Nothing: environments and renderers are freed with their process, or later ones would render nothing."""
+
+    def _fingers(self) -> np.ndarray:
+        return self._data.qpos[self._robot._ref_gripper_joint_pos_indexes]
+
+    def _proprio(self) -> np.ndarray:
+        turn = convert_quat(self._data.body(self._robot.robot_model.eef_name).xquat.copy(), to="xyzw")
+        place = self._data.site_xpos[self._robot.eef_site_id]
+        return np.concatenate([place, quat2axisangle(turn), self._fingers()]).astype(np.float32)
+
+    def _position(self, name: str | None) -> np.ndarray:
+        if name is None:
+            return np.zeros(3)
+        if name in self._env.obj_body_id:
+            return self._data.xpos[self._env.obj_body_id[name]]
+        return self._data.site(name).xpos
+
+
+class _Renderer:
+    """MuJoCo's off-screen renderer over one model's meshes and textures, for any size and any data of that model."""
+
+    def __init__(self, model: mujoco.MjModel, tuned: bool) -> None:
+        if tuned:
+            model.vis.quality.offsamples = 0
+            model.vis.quality.shadowsize = 0
+        self._model = model
+        self._gl = mujoco.GLContext(640, 480)
+        self._gl.make_current()
+        self._scene = mujoco.MjvScene(model, maxgeom=1000)
+        if tuned:
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._scene.flags[flag] = False
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[0] = 0  # collision shapes, which robosuite hides too
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+
+    @classmethod
+    def of(cls, task: str, model: mujoco.MjModel, tuned: bool) -> _Renderer:
+        if (task, tuned) not in _contexts:
+            try:
+                _contexts[task, tuned] = cls(model, tuned)
+            except (RuntimeError, AttributeError, OSError, mujoco.FatalError) as error:
+                raise InfrastructureError(
+                    f"MuJoCo's off-screen renderer\n  found:    {error}\n  expected: a MUJOCO_GL that loads"
+                    "\n  remedy:   sudo apt-get install --no-install-recommends libosmesa6"
+                ) from error
+        return _contexts[task, tuned]
+
+    def render(self, data: mujoco.MjData, view: mujoco.MjvCamera, size: int) -> np.ndarray:
+        """uint8 (size, size, 3), bottom row first."""
+        self._gl.make_current()
+        if size > min(self._context.offWidth, self._context.offHeight):
+            mujoco.mjr_resizeOffscreen(size, size, self._context)
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        frame, place = np.zeros((size, size, 3), np.uint8), mujoco.MjrRect(0, 0, size, size)
+        mujoco.mjr_render(place, self._scene, self._context)
+        mujoco.mjr_readPixels(frame, None, place, self._context)
+        return frame
+
+
+def read_initial_states(path: Path) -> np.ndarray:
+    """The official initial states of a task, float64 (N, state): time, positions and velocities as MuJoCo has them.
+
+    Raises:
+        BadInput: the file holds anything but an array of numbers.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(name) as stream:
+                states = _ArrayUnpickler(stream).load()
+    except (pickle.UnpicklingError, zipfile.BadZipFile, StopIteration, OSError) as error:
+        raise BadInput(path, "", error or "no data.pkl", "LIBERO's initial states", "run `make libero` anew") from error
+    if not isinstance(states, np.ndarray) or states.dtype != np.float64 or states.ndim != 2:
+        raise BadInput(path, "", type(states), "float64 (N, state)", "run `make libero` anew")
+    return states
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Rebuilds numpy arrays and refuses everything else that a pickle could name."""
+
+    _KNOWN = {  # noqa: RUF012
+        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return self._KNOWN[module, name]
+
+
+def _resize(frame: np.ndarray, size: int) -> np.ndarray:
+    if frame.shape[0] == size:
+        return frame
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
