@@ -1,20 +1,30 @@
 """skills: artifacts/demos → artifacts/skills, episodes divided into prompted skill clips (docs/artifacts.md)."""
 
+from dataclasses import asdict
+
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Params
-from world2act.skills.schema import SchemaProvider
-from world2act.skills.segmentation import DATASETS, metrics, save, save_length_plot, segment
-from world2act.stage import ARTIFACTS, METRICS, Metrics, run_stage
+from world2act.skills.events import Calibration
+from world2act.skills.providers import make_provider
+from world2act.skills.segmentation import DATASETS, metrics, save, save_length_plot, save_synchronised_plot, segment
+from world2act.stage import ARTIFACTS, METRICS, RUNS, Metrics, run_stage
 from world2act.storage import atomic_directory
 
 
 def main(params: Params) -> Metrics:
     datasets = {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in DATASETS}
-    result = segment(datasets, params.skills.contact, SchemaProvider(params.skills.schema_file))
+    provider = make_provider(
+        params.skills,
+        journal=RUNS / "skills" / "answers.jsonl",
+        finished=ARTIFACTS / "skills" / "transcripts.jsonl",
+    )
+    result = segment(datasets, Calibration(params.skills.contact, params.skills.motion), provider)
+    measured = metrics(result)
     with atomic_directory(ARTIFACTS / "skills") as directory:
         save(result, directory)
     save_length_plot(result, METRICS / "skills" / "clip_lengths.csv")
-    return metrics(result)
+    save_synchronised_plot(measured["synchronised_by_task"], METRICS / "skills" / "synchronised.csv")
+    return measured | {"language": asdict(provider.usage)}
 
 
 if __name__ == "__main__":

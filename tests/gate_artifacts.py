@@ -32,6 +32,7 @@ SCENE = ("object_x_m", "object_y_m")
 def make_params() -> Params:
     values = compose("default", ROOT)
     values["demos"] |= {"tasks": list(TASKS), "image_size": SIZE}
+    values["gates"]["skills"]["synchronised"] = 0.8  # one of ten is discarded
     return parse_params(values, "test")
 
 
@@ -70,6 +71,7 @@ def make_episode(task: str, seed: int, rng: np.random.Generator, *, shift: int =
     arrays = {
         "observation.state": np.hstack([positions, np.full((FRAMES, 1), 0.1, np.float32)]),
         "observation.environment_state": np.tile(scene, (FRAMES, 1)),
+        "expert.phase": (np.arange(FRAMES) >= 17)[:, None].astype(np.float32),
         "action": np.hstack([actions[:FRAMES], np.zeros((FRAMES, 1), np.float32)]),
         "action.executed": np.hstack([actions[:FRAMES], np.zeros((FRAMES, 1), np.float32)]),
     }
@@ -82,11 +84,13 @@ def write_dataset(path: Path, name: str, episodes: list[Episode]) -> None:
         "observation.images.front": image_feature(SIZE, SIZE),
         "observation.state": array_feature(("ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m")),
         "observation.environment_state": array_feature(SCENE),
+        "expert.phase": array_feature(["phase"]),
     }
+    extra = {"prehensile": {task: task == TASKS[0] for task in TASKS}}
     if name == "labelled":
         features |= {"action": array_feature(actions), "action.executed": array_feature(actions)}
     path.mkdir(parents=True)
-    with DatasetWriter(path, features=features, fps=20, robot_type="sawyer", extra={}) as writer:
+    with DatasetWriter(path, features=features, fps=20, robot_type="sawyer", extra=extra) as writer:
         for episode in episodes:
             writer.add(encode(episode))
         held = len(TASKS) * 2

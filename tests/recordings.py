@@ -19,7 +19,7 @@ from world2act.data.demonstrations import demonstrate
 from world2act.data.episodes import Episode, encode
 from world2act.data.ingested import INDEX, index_of
 from world2act.data.lerobot_v3 import DatasetWriter
-from world2act.data.recording import ACTION, EXECUTED, dataset_features
+from world2act.data.recording import ACTION, EXECUTED, PHASE, dataset_features
 from world2act.params import Params, compose, parse_params
 from world2act.sims.base import load_simulator
 from world2act.storage import write_json
@@ -61,14 +61,15 @@ def episodes(*numbers: int) -> list[Episode]:
 def write_upload(
     path: Path, recordings: Sequence[Episode], *, video_only: bool = False, info: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write episodes as a robot's recorder would; `info` overrides what stands in info.json."""
+    """Write episodes as a robot's recorder would, which asks no expert; `info` overrides what stands in info.json."""
     demos, simulator = params().demos, load_simulator("metaworld")
     extra = {"camera": demos.camera.model_dump(mode="json"), "image_convention": simulator.IMAGE_CONVENTION}
     features = dataset_features(simulator, demos, "video_only" if video_only else "labelled")
+    del features[PHASE]
     path.mkdir(parents=True)
     with DatasetWriter(path, features=features, fps=80, robot_type="sawyer", extra=extra) as writer:
         for episode in recordings:
-            arrays = {k: v for k, v in episode.arrays.items() if not video_only or k not in (ACTION, EXECUTED)}
+            arrays = {k: v for k, v in episode.arrays.items() if k in features}
             writer.add(encode(replace(episode, arrays=arrays)))
         writer.set_splits({"train": range(len(recordings))})
     if info:

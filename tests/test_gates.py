@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from gate_artifacts import (
+    EPISODES,
     FRAMES,
     ROOT,
     TASKS,
@@ -206,10 +207,40 @@ def test_skills_mostly_discarded(artifacts: Path) -> None:
     ]
     edit(artifacts / "skills/discards.parquet", lambda rows: [*rows, *lost])
     failed = red("skills", artifacts)
-    assert set(failed) == {("tasks", "synchronised")}
+    assert set(failed) == {("tasks", "synchronised"), ("prehensile_tasks", "f1")}  # what is discarded is missed
     assert failed["tasks", "synchronised"]["failing_rows"] == [
         {"dataset": "video_only", "episodes": 10, "synchronised": 0.0, "task": "reach"}
     ]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_skills_that_begin_where_the_expert_s_do_not(artifacts: Path, task: str) -> None:
+    def delay(rows: list[dict]) -> None:
+        for row in rows:
+            if row["task"] == task and row["skill_index"] == 0:
+                row |= {"end": 24, "raw_end": 23}
+            elif row["task"] == task:
+                row["start"] = 24
+
+    edit(artifacts / "skills/skills.parquet", delay)
+    failed = red("skills", artifacts)
+    table = "prehensile_tasks" if task == TASKS[0] else "non_prehensile_tasks"
+    assert set(failed) == {(table, "f1")}
+    assert failed[table, "f1"]["failing_rows"] == [{"task": task, "boundaries": 2 * EPISODES, "f1": 0.0}]
+
+
+def test_skills_of_a_source_that_knows_no_phases(artifacts: Path) -> None:
+    """Nothing is measured against nothing, and nothing is made up."""
+    rng = np.random.default_rng(0)
+    for name in ("labelled", "video_only"):
+        episodes = make_episodes(name, rng)
+        for episode in episodes:
+            episode.arrays["expert.phase"][:] = -1
+        shutil.rmtree(artifacts / "demos" / name)
+        write_dataset(artifacts / "demos" / name, name, episodes)
+    validate("skills", artifacts, PARAMS)
+    tables = {record["table"] for record in read_json(Path("reports/gates/skills.json"))["expectations"]}
+    assert tables == {"skills", "episodes", "tasks"}
 
 
 def test_tokenizer(artifacts: Path) -> None:

@@ -12,17 +12,20 @@ import pytest
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
-from world2act.params import Contact, compose
+from world2act.params import Contact, Motion, compose
 from world2act.sims import metaworld
 from world2act.skills.alignment import Discard, align
 from world2act.skills.contact import Event, contact_events
+from world2act.skills.events import Calibration
 from world2act.skills.language import END, Answer, Request, Segment
 from world2act.skills.schema import SchemaProvider
-from world2act.skills.segmentation import metrics, save, save_length_plot, segment
+from world2act.skills.segmentation import metrics, save, save_length_plot, save_synchronised_plot, segment
 from world2act.storage import read_parquet, sha256
 
 ROOT = Path(__file__).parent.parent
 CONTACT = Contact(open_width_m=0.1, threshold_m=0.03, release_m=0.02, min_frames=4)
+MOTION = Motion(window_frames=6, turn_deg=40.0, stroke_m=0.02, response_frames=0)
+CALIBRATION = Calibration({"sawyer": CONTACT}, {"sawyer": MOTION})
 SCHEMA = ROOT / "conf/skills/metaworld.yaml"
 
 
@@ -98,9 +101,10 @@ def test_no_skill_shorter_than_a_latent() -> None:
 def test_schema_knows_every_task_and_names_a_missing_one(tmp_path: Path) -> None:
     provider = SchemaProvider(SCHEMA)
     for task in metaworld.TASKS.values():
-        (answer,) = provider.split([request(80, Event(30, "contact_onset"), task=task.name)])
-        assert len(answer.segments) == (2 if task.prehensile else 1), task.name
-        align(request(80, Event(30, "contact_onset")), answer)
+        both = (Event(10, "contact_onset"), Event(30, "motion_change"))
+        (answer,) = provider.split([request(80, *both, task=task.name)])
+        grasp, act = align(request(80, *both), answer)
+        assert (grasp.end, act.end) == (12 if task.prehensile else 32, 76), task.name
     with pytest.raises(BadInput, match="juggle"):
         provider.split([request(80, task="juggle")])
     broken = tmp_path / "schema.yaml"
@@ -121,11 +125,11 @@ def test_schema_refuses_where_counts_differ() -> None:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> EpisodeDataset:
-    """Hammer grasped, hammer never grasped, a plate pushed with the gripper open; no action column."""
+    """Hammer grasped, a ring never grasped, a plate pushed with the gripper open; no action column."""
     path = tmp_path / "video_only"
     path.mkdir()
     features = {
-        "observation.state": array_feature(["x_m", "gripper_opening_m"]),
+        "observation.state": array_feature(["ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m"]),
         "observation.images.front": image_feature(4, 4),
     }
     grips = {
@@ -135,7 +139,9 @@ def dataset(tmp_path: Path) -> EpisodeDataset:
     }
     with DatasetWriter(path, features=features, fps=80, robot_type="sawyer", extra={}) as writer:
         for task, grip in grips.items():
-            state = np.stack([np.zeros_like(grip), grip], 1).astype(np.float32)
+            down = np.minimum(np.arange(len(grip)), 19) * 0.01
+            along = np.arange(len(grip)) * 0.01 - down
+            state = np.stack([np.zeros_like(grip), along, -down, grip], 1).astype(np.float32)
             frames = np.zeros((len(grip), 4, 4, 3), np.uint8)
             writer.add(encode(Episode(task, f"do {task}", 1, {"front": frames}, {"observation.state": state})))
         writer.set_splits({"train": range(2), "heldout": range(2, 3)})
@@ -143,7 +149,7 @@ def dataset(tmp_path: Path) -> EpisodeDataset:
 
 
 def test_episodes_without_actions_become_skills(dataset: EpisodeDataset, tmp_path: Path) -> None:
-    result = segment({"video_only": dataset}, {"sawyer": CONTACT}, SchemaProvider(SCHEMA))
+    result = segment({"video_only": dataset}, CALIBRATION, SchemaProvider(SCHEMA))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         save(result, tmp_path / name)
@@ -154,19 +160,32 @@ def test_episodes_without_actions_become_skills(dataset: EpisodeDataset, tmp_pat
         (r["episode_index"], r["subset"], r["skill_index"], r["skill_count"], r["start"], r["end"], r["raw_end"])
         for r in skills
     ]
-    assert spans == [(0, "train", 0, 2, 0, 24, 22), (0, "train", 1, 2, 24, 60, 62), (2, "heldout", 0, 1, 0, 44, 46)]
+    assert spans == [
+        (0, "train", 0, 2, 0, 24, 22),
+        (0, "train", 1, 2, 24, 60, 62),
+        (2, "heldout", 0, 2, 0, 20, 19),
+        (2, "heldout", 1, 2, 20, 44, 46),
+    ]
     assert skills[1]["prompt"] == "drive the nail into the block with the hammer" and skills[1]["provider"] == "schema"
     (discard,) = read_parquet(tmp_path / "a/discards.parquet").to_pylist()
     assert discard["task"] == "assembly" and "no event" in discard["reason"]
     lines = [json.loads(line) for line in (tmp_path / "a/transcripts.jsonl").read_text().splitlines()]
-    assert lines[0]["request"]["events"] == [{"index": 0, "frame": 22, "kind": "contact_onset"}]
+    assert lines[0]["request"]["events"] == [
+        {"index": 0, "frame": 19, "kind": "motion_change"},
+        {"index": 1, "frame": 22, "kind": "contact_onset"},
+    ]
     assert metrics(result)["synchronised"] == pytest.approx(2 / 3)
     assert metrics(result)["synchronised_by_task"] == {"assembly": 0.0, "hammer": 1.0, "plate-slide": 1.0}
+    save_synchronised_plot(metrics(result)["synchronised_by_task"], tmp_path / "synchronised.csv")
+    rows = (tmp_path / "synchronised.csv").read_text().splitlines()
+    assert rows[1:] == [
+        "assembly,0.0", "hammer,1.0", "plate-slide,1.0", "World2Act on LIBERO,0.869", "World2Act on RoboCasa,0.962",
+    ]  # fmt: skip
 
 
 def test_an_embodiment_must_be_calibrated(dataset: EpisodeDataset) -> None:
     with pytest.raises(BadInput, match="an entry for sawyer"):
-        segment({"video_only": dataset}, {"panda": CONTACT}, SchemaProvider(SCHEMA))
+        segment({"video_only": dataset}, Calibration({"panda": CONTACT}, {}), SchemaProvider(SCHEMA))
 
 
 def test_default_profile_names_only_tasks_with_prompts() -> None:

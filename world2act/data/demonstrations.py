@@ -26,7 +26,7 @@ from rich.progress import track
 from world2act.data.episodes import EncodedEpisode, Episode, encode
 from world2act.data.ingested import KINDS, IngestedDataset
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset
-from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE, check_recording, dataset_features
+from world2act.data.recording import ACTION, EXECUTED, PHASE, SCENE, STATE, check_recording, dataset_features
 from world2act.errors import BadInput, InfrastructureError
 from world2act.params import Camera, Demos
 from world2act.sims.base import Environment, load_simulator
@@ -210,7 +210,7 @@ def demonstrate(environment: Environment, seed: int, demos: Demos) -> Episode | 
     """
     noise = np.random.default_rng([seed, zlib.crc32(environment.task.name.encode())])
     environment.reset(seed)
-    observations, actions, executed = [], [], []
+    observations, actions, executed, phases = [], [], [], []
     disturbance = np.zeros(environment.embodiment.action_dim)
     end = demos.max_steps
     for step in range(demos.max_steps + _AFTER_SUCCESS):
@@ -220,6 +220,7 @@ def demonstrate(environment: Environment, seed: int, demos: Demos) -> Episode | 
             disturbance = noise.normal(0, demos.action_noise, disturbance.shape)
         observations.append(environment.observe())
         actions.append(environment.expert_action())
+        phases.append(environment.expert_phase())
         executed.append(np.clip(actions[-1] + disturbance, -1, 1).astype(np.float32))
         if environment.step(executed[-1]) and end == demos.max_steps:
             end = step + 1 + _AFTER_SUCCESS
@@ -230,6 +231,7 @@ def demonstrate(environment: Environment, seed: int, demos: Demos) -> Episode | 
     arrays = {
         STATE: np.stack([o.proprio for o in observations]),
         SCENE: np.stack([o.scene for o in observations]),
+        PHASE: np.array(phases, np.float32)[:, None],
         ACTION: np.stack(actions),
         EXECUTED: np.stack(executed),
     }
@@ -266,6 +268,7 @@ def _write_dataset(
         "action_noise": demos.action_noise,
         "noise_steps": demos.noise_steps,
         "max_steps": demos.max_steps,
+        "prehensile": {task: simulator.TASKS[task].prehensile for task in demos.tasks},
         "set": name,
     }
     split = _planned_split(demos, name)
@@ -290,11 +293,17 @@ def _write_dataset(
             assert result.episode is not None
             if i == split["heldout"].start:
                 for dataset, index in joined:
-                    add(dataset.encoded(index))
+                    add(_with_phase(dataset.encoded(index)))
             add(result.episode)
             failed[result.episode.task] += result.failed
         writer.set_splits({"train": range(train), "heldout": range(train, total)})
     return lengths
+
+
+def _with_phase(episode: EncodedEpisode) -> EncodedEpisode:
+    """An episode from outside has no expert to ask."""
+    episode.arrays.setdefault(PHASE, np.full((episode.length, 1), -1, np.float32))
+    return episode
 
 
 def _planned_split(demos: Demos, name: str) -> dict[str, range]:

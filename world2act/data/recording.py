@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from world2act.data.lerobot_v3 import IMAGES, INDICES, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
 from world2act.params import Demos
 
 STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
+PHASE = "expert.phase"
+"""The index of the skill that the expert was at, float32 (T, 1). Privileged: for metrics only. -1: nobody knows."""
 
 
 def dataset_features(simulator: Any, demos: Demos, name: str) -> dict[str, dict[str, Any]]:
@@ -18,14 +23,51 @@ def dataset_features(simulator: Any, demos: Demos, name: str) -> dict[str, dict[
         IMAGES + demos.camera.name: image_feature(demos.image_size, demos.image_size),
         STATE: array_feature(embodiment.proprio_names),
         SCENE: array_feature(simulator.SCENE_NAMES),
+        PHASE: array_feature(["phase"]),
     }
     if name == "labelled":
         features |= {ACTION: array_feature(embodiment.action_names), EXECUTED: array_feature(embodiment.action_names)}
     return features
 
 
+def gripper_opening(dataset: EpisodeDataset, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The distance between the fingers, (T,) metres, from `arrays[STATE]` of an episode.
+
+    It is `gripper_opening_m` where that is recorded, else the left finger's joint less the right one's.
+
+    Raises:
+        BadInput: the dataset names neither.
+    """
+    names = dataset.features[STATE]["names"] or []
+    if "gripper_opening_m" in names:
+        return arrays[STATE][:, names.index("gripper_opening_m")]
+    fingers = ["gripper_left_m", "gripper_right_m"]
+    left, right = _columns(dataset, fingers, f"gripper_opening_m, or {' and '.join(fingers)}")
+    return arrays[STATE][:, left] - arrays[STATE][:, right]
+
+
+def ee_position(dataset: EpisodeDataset, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The position of the end effector, (T, 3) metres, from `arrays[STATE]` of an episode.
+
+    Raises:
+        BadInput: the dataset does not name it.
+    """
+    axes = ["ee_x_m", "ee_y_m", "ee_z_m"]
+    return arrays[STATE][:, _columns(dataset, axes, ", ".join(axes))]
+
+
+def _columns(dataset: EpisodeDataset, wanted: Sequence[str], expected: str) -> list[int]:
+    names = dataset.features[STATE]["names"] or []
+    if not set(wanted) <= set(names):
+        key, remedy = f"features.{STATE}.names", "name the columns: `world2act import --rename OLD=NEW`"
+        raise BadInput(dataset.path / "meta/info.json", key, names, expected, remedy)
+    return [names.index(name) for name in wanted]
+
+
 def check_recording(dataset: EpisodeDataset, simulator: Any, demos: Demos) -> None:
     """Check that a dataset was recorded as this pipeline records: features, embodiment, rate, camera.
+
+    Only scripted experts know their phase: a recording may have it or not.
 
     Raises:
         BadInput: it was not.
@@ -33,6 +75,8 @@ def check_recording(dataset: EpisodeDataset, simulator: Any, demos: Demos) -> No
     embodiment = simulator.EMBODIMENT
     name = "labelled" if ACTION in dataset.features else "video_only"
     wanted = dataset_features(simulator, demos, name)
+    if PHASE not in dataset.features:
+        wanted.pop(PHASE, None)
     found = {key: feature for key, feature in dataset.features.items() if key not in INDICES}
     details = dataset.info.get("world2act")
     pairs = {

@@ -11,11 +11,14 @@ import great_expectations.expectations as gxe
 import pandas as pd
 
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.errors import BadInput
 from world2act.gates.engine import Table, why
-from world2act.params import Params
+from world2act.params import GateSkills, Params
+from world2act.skills.boundaries import count_boundaries, f1
 from world2act.storage import read_parquet
 
 _GRID = 4
+_TOLERANCE = 5
 _AGAIN = "delete artifacts/skills and run `dvc repro skills`"
 _COLUMNS = [
     "dataset",
@@ -42,6 +45,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
         artifacts / "skills/discards.parquet", ["dataset", "episode_index", "task", "reason"]
     ).to_pylist()
     episodes = _episode_rows(datasets, skills, discards)
+    boundaries = _boundary_rows(datasets, skills)
     return [
         Table(
             "skills",
@@ -136,13 +140,54 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                     column="synchronised",
                     min_value=params.gates.skills.synchronised,
                     **why(
-                        "Gripper contacts and prompts agree in number: this share of a task's episodes was kept.",
-                        "read the reasons in discards.parquet; calibrate skills.contact, or correct the task's "
-                        "entry in skills.schema_file",
+                        "Events and prompts agree in number: this share of a task's episodes was kept.",
+                        "read the reasons in discards.parquet; calibrate skills.contact and skills.motion, or "
+                        "correct the task's entry in skills.schema_file",
                     ),
                 ),
             ],
         ),
+        *_boundary_tables(boundaries, params.gates.skills),
+    ]
+
+
+def _boundary_tables(rows: list[dict[str, Any]], limits: GateSkills) -> list[Table]:
+    """Nothing is expected of a source that does not know where its skills begin."""
+    floors = {True: limits.boundary_f1_prehensile, False: limits.boundary_f1_non_prehensile}
+    return [
+        Table(
+            f"{'prehensile' if prehensile else 'non_prehensile'}_tasks",
+            pd.DataFrame([row for row in rows if row["prehensile"] == prehensile]),
+            ("task", "boundaries"),
+            [
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="f1",
+                    min_value=floor,
+                    **why(
+                        "Skills begin where the expert's do: F1 of a task's boundaries, "
+                        f"right within {_TOLERANCE} frames.",
+                        "look at them with `world2act skills preview`; calibrate skills."
+                        f"{'contact' if prehensile else 'motion'}, or leave the task out",
+                    ),
+                ),
+            ],
+        )
+        for prehensile, floor in floors.items()
+        if any(row["prehensile"] == prehensile for row in rows)
+    ]
+
+
+def _boundary_rows(datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    counts, prehensile = count_boundaries(datasets, skills, _TOLERANCE), {}
+    for dataset in datasets.values():
+        prehensile |= dataset.info["world2act"].get("prehensile", {})
+        if missing := sorted(counts.keys() - prehensile):
+            path, expected = dataset.path / "meta/info.json", "whether the expert grasps, for every task with phases"
+            raise BadInput(path, "world2act.prehensile", f"nothing of {missing}", expected, "record it")
+    return [
+        {"task": task, "boundaries": count["true"], "prehensile": prehensile[task], "f1": f1(count)}
+        for task, count in sorted(counts.items())
+        if count["true"] or count["found"]
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.data.recording import ACTION, check_recording
+from world2act.data.recording import ACTION, PHASE, check_recording
 from world2act.errors import BadInput
 from world2act.ingest.staging import open_staged
 from world2act.ingest.uploads import Upload
@@ -113,6 +113,6 @@ def _content(dataset: EpisodeDataset, index: int) -> str:
     digest = hashlib.sha256(f"{episode.task}\0{episode.length}\0".encode())
     for camera in sorted(episode.pngs):
         digest.update(f"{camera}\0".encode() + dataset.frames(index, camera).tobytes())
-    for name in sorted(episode.arrays):
+    for name in sorted(episode.arrays.keys() - {PHASE}):
         digest.update(f"{name}\0".encode() + np.ascontiguousarray(episode.arrays[name]).tobytes())
     return digest.hexdigest()

@@ -79,6 +79,10 @@ class Environment(Protocol):
     def expert_action(self) -> np.ndarray:
         """The scripted expert's action for the current state, float32 (action_dim,), clipped to [-1, 1]."""
 
+    def expert_phase(self) -> int:
+        """The index, from 0, of the skill that the last `expert_action` belongs to: what cuts into skills are measured
+        against. A scripted expert knows it; nothing but a metric may."""
+
     def gripper_opening(self) -> float:
         """The distance between the fingers, in metres."""
 

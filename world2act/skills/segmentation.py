@@ -1,9 +1,10 @@
-"""Demonstrations in, artifacts/skills out: contact events, prompts, clips, and what was discarded and why."""
+"""Demonstrations in, artifacts/skills out: events, prompts, clips, and what was discarded and why."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +16,14 @@ import pyarrow as pa
 from world2act.data.latent_cache import SKILLS_SCHEMA
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
-from world2act.params import Contact
 from world2act.skills.alignment import Discard, align
-from world2act.skills.contact import contact_events
+from world2act.skills.events import Calibration, find_events
 from world2act.skills.language import LanguageProvider, Request
 from world2act.storage import atomic_file, write_parquet
 
 DATASETS = ("labelled", "video_only")
-GRIPPER = "gripper_opening_m"
-STATE = "observation.state"
+PAPER = {"World2Act on LIBERO": 0.869, "World2Act on RoboCasa": 0.962}
+"""Shares of videos with as many clips as prompts, arXiv 2603.10422."""
 
 DISCARDS = pa.schema(
     [*(SKILLS_SCHEMA.field(name) for name in ("dataset", "episode_index", "subset", "task")), ("reason", pa.string())]
@@ -41,16 +41,16 @@ class Segmentation:
 
 
 def segment(
-    datasets: Mapping[str, EpisodeDataset], contacts: Mapping[str, Contact], provider: LanguageProvider
+    datasets: Mapping[str, EpisodeDataset], calibration: Calibration, provider: LanguageProvider
 ) -> Segmentation:
     """Divide every episode of every dataset into skills. Reads proprioception only: no frame, no action.
 
     Raises:
-        BadInput: an embodiment without a contact calibration or without a gripper opening, or a task that the
-            provider does not know.
+        BadInput: an embodiment without a contact calibration, columns that the dataset does not name, or a task that
+            the provider does not know.
     """
     episodes = [(name, dataset, i) for name, dataset in datasets.items() for i in range(len(dataset))]
-    requests = [_request(dataset, i, contacts) for _, dataset, i in episodes]
+    requests = [_request(dataset, i, calibration) for _, dataset, i in episodes]
     distinct = list(dict.fromkeys(requests))
     answers = dict(zip(distinct, provider.split(distinct), strict=True))
     result = Segmentation([], [], provider.transcripts, [request.frames for request in requests])
@@ -66,30 +66,9 @@ def segment(
     return result
 
 
-def _request(dataset: EpisodeDataset, index: int, contacts: Mapping[str, Contact]) -> Request:
-    embodiment = dataset.info["robot_type"]
-    if embodiment not in contacts:
-        raise BadInput(
-            "params.yaml",
-            "skills.contact",
-            sorted(contacts),
-            f"an entry for {embodiment}",
-            "calibrate the gripper and add it",
-        )
-    names = dataset.features[STATE]["names"]
-    if GRIPPER not in names:
-        raise BadInput(
-            dataset.path / "meta/info.json",
-            f"features.{STATE}.names",
-            names,
-            f"{GRIPPER} among them",
-            "name the column",
-        )
-    opening_m = dataset.columns(index, [STATE])[STATE][:, names.index(GRIPPER)]
+def _request(dataset: EpisodeDataset, index: int, calibration: Calibration) -> Request:
     episode = dataset.episodes[index]
-    return Request(
-        episode.task, episode.instruction, episode.length, tuple(contact_events(opening_m, contacts[embodiment]))
-    )
+    return Request(episode.task, episode.instruction, episode.length, find_events(dataset, index, calibration))
 
 
 def save(result: Segmentation, directory: Path) -> None:
@@ -115,13 +94,14 @@ def metrics(result: Segmentation) -> dict[str, Any]:
     }
     lengths = _clip_lengths(result)
     if not lengths:
-        reasons = sorted({row["reason"] for row in result.discards})[:3]
+        reasons = Counter(row["reason"] for row in result.discards).most_common(3)
         raise BadInput(
             "artifacts/skills",
-            "discards.parquet",
-            f"every episode was discarded: {reasons}",
+            "",
+            "every episode was discarded: " + "; ".join(f"{count} times: {reason}" for reason, count in reasons),
             "skills",
-            "correct the contact calibration or the schema",
+            "correct what the reasons name: skills.contact or skills.motion, the schema or prompt file, or the model, "
+            "whose answers are in runs/skills/answers.jsonl",
         )
     return {
         "clips": len(lengths),
@@ -148,6 +128,14 @@ def save_length_plot(result: Segmentation, path: Path, bin_frames: int = 8) -> N
                 [int(edge), what, round(float(count / len(lengths)), 6)]
                 for edge, count in zip(edges, counts, strict=False)
             )
+
+
+def save_synchronised_plot(rates: Mapping[str, float], path: Path) -> None:
+    """Write the share of synchronised episodes by task, beside the paper's, as a CSV plot."""
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["what", "synchronised"])
+        writer.writerows([what, round(rate, 6)] for what, rate in [*rates.items(), *PAPER.items()])
 
 
 def _clip_lengths(result: Segmentation) -> Sequence[int]:
