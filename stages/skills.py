@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Params
+from world2act.skills.boundaries import boundary_metrics
 from world2act.skills.events import Calibration
 from world2act.skills.providers import make_provider
 from world2act.skills.segmentation import DATASETS, metrics, save, save_length_plot, save_synchronised_plot, segment
@@ -19,7 +20,7 @@ def main(params: Params) -> Metrics:
         finished=ARTIFACTS / "skills" / "transcripts.jsonl",
     )
     result = segment(datasets, Calibration(params.skills.contact, params.skills.motion), provider)
-    measured = metrics(result)
+    measured = metrics(result) | boundary_metrics(datasets, result.skills)
     with atomic_directory(ARTIFACTS / "skills") as directory:
         save(result, directory)
     save_length_plot(result, METRICS / "skills" / "clip_lengths.csv")
