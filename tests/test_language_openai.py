@@ -163,6 +163,7 @@ def test_another_model_or_sampling_is_asked_anew(server: LanguageServer, tmp_pat
         (say("<think>" + "hm " * 100, "length"), "cut at max_tokens"),
         (say("no", "content_filter"), "did not finish: 'content_filter'"),
         (say(None, refusal="I will not"), "did not finish: 'refusal'"),
+        (say(json.dumps(PLAN), "tool_calls"), "did not finish: 'tool_calls'"),
         (say('{"skills": [], "refusal": "no such robot"}'), "the model refused: 'no such robot'"),
     ],
 )
@@ -220,6 +221,7 @@ def test_the_wait_between_tries_grows(server: LanguageServer, tmp_path: Path) ->
         (status(200, b'{"object": "chat.completion", "choices": []}'), "no chat completion"),
         (status(200, b'{"choices": [{"message": null}]}'), "without a message"),
         (status(200, b"{"), "JSONDecodeError"),
+        (say("{}", "abort"), "broken off ('abort')"),
     ],
 )
 def test_no_answer_is_never_kept_as_one(server: LanguageServer, tmp_path: Path, fault: Any, found: str) -> None:
@@ -290,7 +292,10 @@ def test_a_missing_or_broken_key_is_told_before_anything_is_sent(
 
 
 def test_a_local_server_needs_no_key(server: LanguageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Secret: {KEY}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     server.answer(otherwise=talker)
     assert provider(tmp_path, server.url, key_variable=None).split([request(ONSET)])[0].segments
     assert KEY not in json.dumps(server.received[0].headers)
@@ -363,7 +368,8 @@ def test_a_kill_costs_no_answer_that_had_arrived(server: LanguageServer, tmp_pat
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     deadline = time.monotonic() + 60
-    while len(server.received) < 4 and time.monotonic() < deadline:
+    while len(server.received) < 4:
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

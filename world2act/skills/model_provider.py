@@ -8,7 +8,7 @@ is put to the model, which chooses among them by index.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from world2act.skills.alignment import Discard
 from world2act.skills.journal import Journal, Question
 from world2act.skills.language import Answer, Request, Usage
 from world2act.skills.plan import Step, match
-from world2act.skills.prompts import Messages, PromptFile, StepName, answer_schema
+from world2act.skills.prompts import Messages, PromptFile, StepName
 from world2act.skills.replies import Reply, read_choice, read_plan, unfit
 
 Keep = Callable[[int, Reply], None]
@@ -55,8 +55,16 @@ class ModelProvider:
     def __init__(self, chat: Chat, prompts: PromptFile, journal: Journal) -> None:
         self.name = f"{chat.provider}/{chat.model}"
         self.transcripts: list[dict[str, Any]] = []
-        self.usage = Usage()
         self._chat, self._prompts, self._journal = chat, prompts, journal
+        self._calls: list[Reply] = []
+        self._answers: dict[str, Reply] = {}
+        self._seconds = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        total = {f"total_{name}": value for name, value in self._bill(self._answers.values()).items()}
+        reused = len(self._answers) - len(self._calls)
+        return Usage(len(self._calls), reused, seconds=round(self._seconds, 3), **self._bill(self._calls), **total)
 
     def split(self, requests: Sequence[Request]) -> list[Answer]:
         self._prompts.require_kinds({event.kind for request in requests for event in request.events})
@@ -113,45 +121,39 @@ class ModelProvider:
     def _replies(self, step: StepName, requests: list[dict[str, Any]], events: list[int]) -> list[Reply]:
         """An answer to each request, from the journal or the model."""
         questions = [self._question(step, request) for request in requests]
-        known = {question.key: reply for question in questions if (reply := self._journal.get(question))}
-        missing = {q.key: (q, count) for q, count in zip(questions, events, strict=True) if q.key not in known}
-        self.usage.reused += len({question.key for question in questions}) - len(missing)
-        self._ask(list(missing.values()), known)
-        for question in {question.key: question for question in questions}:
-            self._count(known[question], total=True)
-        return [known[question.key] for question in questions]
+        missing: dict[str, tuple[Question, int]] = {}
+        for question, count in zip(questions, events, strict=True):
+            if reply := self._journal.get(question):
+                self._answers[question.key] = reply
+            else:
+                missing[question.key] = question, count
+        if missing:
+            self._ask(list(missing.values()))
+        return [self._answers[question.key] for question in questions]
 
-    def _ask(self, missing: list[tuple[Question, int]], known: dict[str, Reply]) -> None:
-        if not missing:
-            return
-
+    def _ask(self, missing: list[tuple[Question, int]]) -> None:
         def keep(i: int, reply: Reply) -> None:
-            question = missing[i][0]
+            question, _ = missing[i]
             self._journal.append(question, reply)
-            known[question.key] = reply
-            self.usage.calls += 1
-            self._count(reply, total=False)
+            self._answers[question.key] = reply
+            self._calls.append(reply)
 
+        conversations = [
+            (self._prompts.messages(question.step, question.request), self._prompts.form(question.step, count))
+            for question, count in missing
+        ]
         start = time.monotonic()
         try:
-            self._chat.ask(
-                [
-                    (self._prompts.messages(q.step, q.request), answer_schema(q.step, self._prompts.kinds, count))
-                    for q, count in missing
-                ],
-                keep,
-            )
+            self._chat.ask(conversations, keep)
         except ChatError as error:
-            left = sum(question.key not in known for question, _ in missing)
-            raise self._failure(error, left) from None
+            raise self._failure(error, sum(question.key not in self._answers for question, _ in missing)) from None
         finally:
-            self.usage.seconds += round(time.monotonic() - start, 3)
+            self._seconds += time.monotonic() - start
 
     def _failure(self, error: ChatError, left: int) -> BadInput | InfrastructureError:
-        safe = self.usage.calls + self.usage.reused
         remedy = (
-            f"{error.remedy}; then run the stage again: {safe} answers are safe ({self.usage.calls} of this run, in "
-            f"{self._journal.path}), and only the {left} missing of this step are asked for"
+            f"{error.remedy}; then run the stage again: {len(self._answers)} answers are safe ({len(self._calls)} of "
+            f"this run, in {self._journal.path}), and only the {left} missing of this step are asked for"
         )
         if error.setting:
             return BadInput(error.where, error.setting, error.found, error.expected, remedy)
@@ -166,16 +168,14 @@ class ModelProvider:
     def _note(self, step: StepName, request: dict[str, Any], reply: Reply, answer: dict[str, Any]) -> None:
         self.transcripts.append(asdict(self._question(step, request)) | asdict(reply) | {"answer": answer})
 
-    def _count(self, reply: Reply, *, total: bool) -> None:
+    def _bill(self, replies: Iterable[Reply]) -> dict[str, Any]:
+        prompt, completion = 0, 0
+        for reply in replies:
+            prompt += reply.prompt_tokens
+            completion += reply.completion_tokens
         price = self._chat.price
-        cost = (reply.prompt_tokens * price.prompt + reply.completion_tokens * price.completion) / 1e6
-        prefix = "total_" if total else ""
-        for name, more in (
-            ("prompt_tokens", reply.prompt_tokens),
-            ("completion_tokens", reply.completion_tokens),
-            ("cost", cost),
-        ):
-            setattr(self.usage, prefix + name, getattr(self.usage, prefix + name) + more)
+        cost = (prompt * price.prompt + completion * price.completion) / 1e6
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "cost": cost}
 
 
 def _about(request: Request) -> tuple[str, str]:

@@ -25,6 +25,11 @@ from world2act.skills.replies import Reply
 
 MAX_ANSWER_BYTES = 4 << 20
 _BLOCK = "skills.openai"
+_HEADERS = {
+    "accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "host", "user-agent",
+}  # fmt: skip
+"""What is sent: the client would add what OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS and their like hold, to any host."""
+_FINISHED = ("stop", "length", "content_filter", "tool_calls", "function_call")
 
 
 class OpenAIChat:
@@ -103,10 +108,11 @@ class OpenAIChat:
         message = choice.message
         if message is None or not isinstance(message.content or "", str):
             raise self._failed("a response without a message", "one with a message")
-        refused = "refusal" if message.refusal else ""
+        if choice.finish_reason not in _FINISHED:
+            raise self._failed(f"an answer that was broken off ({str(choice.finish_reason)[:40]!r})", "a whole answer")
         return Reply(
             raw=_without(message.refusal or message.content or "", key),
-            finish=refused or str(choice.finish_reason or "none"),
+            finish="refusal" if message.refusal else choice.finish_reason,
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
         )
@@ -150,6 +156,8 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
         self._next = 0.0
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        for name in set(request.headers) - _HEADERS:
+            del request.headers[name]
         now = time.monotonic()
         turn = max(now, self._next)
         self._next = turn + self._interval_s

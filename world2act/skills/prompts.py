@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from world2act.errors import BadInput
+from world2act.skills.plan import EPISODE_END
 from world2act.storage import sha256
 
 StepName = Literal["plan", "choice"]
@@ -41,6 +42,10 @@ class PromptFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if not self.path.exists():
+            raise BadInput(
+                path, "", "nothing", "the prompt file that skills.prompt_file names", "write it, or correct params.yaml"
+            )
         self.version = sha256(self.path)
         try:
             self._content = _Content.model_validate(yaml.safe_load(self.path.read_text(encoding="utf-8")))
@@ -64,22 +69,21 @@ class PromptFile:
             {"role": "user", "content": template.user.replace("{request}", data)},
         ]
 
+    def form(self, step: StepName, events: int) -> dict[str, Any]:
+        """The JSON schema of a step's answer, for servers that hold a model to one: no other kind or index fits it."""
+        if step == "plan":
+            ends_at = {"type": "string", "enum": [*self.kinds, EPISODE_END]}
+            skill = _object(prompt={"type": "string"}, ends_at=ends_at)
+            return _object(skills={"type": "array", "items": skill}, refusal={"type": "string"})
+        index = {"type": "integer", "enum": list(range(events))}
+        return _object(events={"type": "array", "items": index}, refusal={"type": "string"})
+
     def require_kinds(self, kinds: set[str]) -> None:
         """Raise `BadInput` where the segmentation finds kinds of events that the file does not explain."""
         if missing := sorted(kinds - set(self.kinds)):
             raise BadInput(
                 self.path, "kinds", f"nothing about {missing}", "what each kind of event means", "explain it there"
             )
-
-
-def answer_schema(step: StepName, kinds: tuple[str, ...], events: int) -> dict[str, Any]:
-    """The JSON schema of a step's answer, for servers that hold a model to one: no other kind or index fits it."""
-    if step == "plan":
-        ends_at = {"type": "string", "enum": [*kinds, "episode_end"]}
-        item = _object(prompt={"type": "string"}, ends_at=ends_at)
-        return _object(skills={"type": "array", "items": item}, refusal={"type": "string"})
-    index = {"type": "integer", "enum": list(range(events))}
-    return _object(events={"type": "array", "items": index}, refusal={"type": "string"})
 
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from world2act.skills.alignment import Discard, excerpt
 from world2act.skills.language import Answer, Request
-from world2act.skills.plan import Step, mismatch, place
+from world2act.skills.plan import EPISODE_END, Step, mismatch, place
 from world2act.skills.prompts import PromptFile
 
 MAX_SKILLS = 8
@@ -46,7 +46,7 @@ class Reply:
 class _Form(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    refusal: str = ""
+    refusal: str | None = None
 
 
 _FormT = TypeVar("_FormT", bound=_Form)
@@ -87,7 +87,7 @@ def read_plan(reply: Reply, instruction: str, prompts: PromptFile) -> tuple[Step
     steps: list[Step] = []
     for i, skill in enumerate(plan.skills):
         last = i == len(plan.skills) - 1
-        if skill.ends_at not in (*prompts.kinds, "episode_end") or (skill.ends_at == "episode_end" and not last):
+        if skill.ends_at not in (*prompts.kinds, EPISODE_END) or (skill.ends_at == EPISODE_END and not last):
             raise Discard(f"the model ends prompt {i} at {excerpt(skill.ends_at)}")
         prompt = skill.prompt.strip()
         _check_language(prompt, instruction, prompts.common_words, i)
@@ -123,7 +123,7 @@ def _read(reply: Reply, form: type[_FormT]) -> _FormT:
         raise Discard(
             f"the model's answer is not the JSON asked for ({excerpt(wrong)}): {excerpt(reply.raw)}"
         ) from None
-    if answer.refusal.strip():
+    if answer.refusal and answer.refusal.strip():
         raise Discard(f"the model refused: {excerpt(answer.refusal)}")
     return answer
 
