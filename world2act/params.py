@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from world2act.errors import BadInput
+from world2act.sims.protocols import PROTOCOLS, faults
 
 PROFILES = Path("conf/profile")
 PARAMS = Path("params.yaml")
@@ -54,13 +55,20 @@ class Base(Section):
 
 
 class Camera(Section):
+    """position_m, fovy_deg: where the simulator's own camera is moved to; null leaves it as it is. protocol: the
+    published evaluation protocol that the pictures follow, or null.
+    """
+
     name: str
-    position_m: tuple[float, float, float] = Field(strict=False)
-    fovy_deg: Positive
+    position_m: tuple[float, float, float] | None = Field(strict=False)
+    fovy_deg: Positive | None
+    protocol: Literal["libero-openpi", "libero-lerobot"] | None
 
 
 class Demos(Section):
-    """ingested: whether the episodes of data/ingested join the training parts."""
+    """recorded: datasets in data/recorded that stand in for the experts. ingested: whether the episodes of data/ingested
+    join the training parts.
+    """
 
     simulator: str
     tasks: list[str] = Field(min_length=1)
@@ -75,6 +83,7 @@ class Demos(Section):
     noise_steps: Count
     settle_steps: Annotated[int, Field(ge=0)]
     max_steps: Count
+    recorded: list[str]
     ingested: bool
 
 
@@ -139,7 +148,7 @@ class OpenAIEndpoint(Section):
     """
 
     base_url: Annotated[str, AfterValidator(_safe_url)]
-    model: str = Field(pattern=r"^\S+$")
+    model: str = Field(min_length=1)
     key_variable: Annotated[str, AfterValidator(_variable_name)] | None
     response_format: Literal["json_schema", "json_object", "text"]
     temperature: Annotated[float, Field(ge=0)] | None
@@ -356,6 +365,8 @@ class Gates(Section):
 
 
 class Params(Section):
+    """Raises where `demos.camera.protocol` names a protocol and something is not as it says."""
+
     profile: str
     base: Base
     demos: Demos
@@ -369,6 +380,20 @@ class Params(Section):
     post_train: PostTrain
     evaluate: Evaluate
     gates: Gates
+
+    @model_validator(mode="after")
+    def _follow_protocol(self) -> Self:
+        demos, camera = self.demos, self.demos.camera
+        if camera.protocol:
+            found = faults(
+                PROTOCOLS[camera.protocol], demos.tasks, settle_steps=demos.settle_steps, image_size=demos.image_size,
+                test_per_task=demos.test_per_task, max_steps=self.evaluate.max_steps,
+                moved=camera.position_m is not None or camera.fovy_deg is not None,
+            )  # fmt: skip
+            if found:
+                expected = f"demos as demos.camera.protocol {camera.protocol} has them"
+                raise PydanticCustomError("unfit", expected, {"found": "; ".join(found)})
+        return self
 
 
 def load_params(path: str | Path = PARAMS) -> Params:

@@ -1,4 +1,4 @@
-"""Demonstrations from a simulator's scripted experts, and ingested ones: parameters in, artifacts/demos out.
+"""Demonstrations of a simulator's scripted experts, or recorded ones, and ingested ones: into artifacts/demos.
 
 Four sets, disjoint by seed: `labelled` and `video_only` episodes (LeRobot v3), and the initial states of the sets
 `post_training` and `test`. Ingested episodes join the training parts of the first two. Episodes come from several
@@ -26,13 +26,14 @@ from rich.progress import track
 from world2act.data.episodes import EncodedEpisode, Episode, encode
 from world2act.data.ingested import KINDS, IngestedDataset
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset
+from world2act.data.recorded import alignments, open_recorded, read_recorded
 from world2act.data.recording import ACTION, EXECUTED, PHASE, SCENE, STATE, check_recording, dataset_features
 from world2act.errors import BadInput, InfrastructureError
 from world2act.params import Camera, Demos
 from world2act.sims.base import Environment, load_simulator
+from world2act.sims.seeds import read_seed, set_seed
 from world2act.storage import write_parquet
 
-SETS = ("labelled", "video_only", "post_training", "test")
 INITIAL_STATES = pa.schema(
     [
         ("set", pa.string()),
@@ -42,7 +43,6 @@ INITIAL_STATES = pa.schema(
         ("scene", pa.list_(pa.float32())),
     ]
 )
-_SEEDS_PER_SET = 1_000_000
 _ATTEMPTS = 10
 _AFTER_SUCCESS = 4
 
@@ -64,17 +64,6 @@ class Made:
     episode: EncodedEpisode | None
     initial_state: dict[str, Any] | None
     failed: int
-
-
-def set_seed(base_seed: int, name: str, index: int) -> int:
-    """The scene seed `index` of a set; two sets never share one.
-
-    Raises:
-        ValueError: `index` runs into the next set's seeds.
-    """
-    if not 0 <= index < _SEEDS_PER_SET:
-        raise ValueError(f"seed index {index} of set {name} is not below {_SEEDS_PER_SET}")
-    return (base_seed * len(SETS) + SETS.index(name)) * _SEEDS_PER_SET + index
 
 
 def plan(demos: Demos, base_seed: int, name: str) -> list[Job]:
@@ -111,9 +100,15 @@ def make_demonstrations(
     metrics: dict[str, Any] = {}
     failed: Counter[str] = Counter({task: 0 for task in demos.tasks})
     joined = {name: select_ingested(ingested, simulator, demos, base_seed, name) for name in KINDS}
+    recorded = open_recorded(demos, simulator) if demos.recorded else {}
+    dealt = 0
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for name in KINDS:
-            made = _run(pool, plan(demos, base_seed, name), name)
+            if recorded:
+                made = (Made(episode, None, 0) for episode in read_recorded(recorded[name], name, demos, dealt))
+                dealt += len(recorded[name])
+            else:
+                made = _run(pool, plan(demos, base_seed, name), name)
             lengths = _write_dataset(directory / name, simulator, demos, name, made, joined[name], failed)
             metrics |= {f"{name}_episodes": len(lengths), f"{name}_frames": sum(lengths)}
             metrics[f"{name}_mean_length"] = sum(lengths) / len(lengths)
@@ -160,8 +155,8 @@ def select_ingested(
 
 def _set_of_seed(base_seed: int, seed: int) -> str | None:
     """The set of this pipeline whose scenes include `seed`."""
-    place = seed // _SEEDS_PER_SET - base_seed * len(SETS)
-    return SETS[place] if 0 <= place < len(SETS) else None
+    base, name, _ = read_seed(seed)
+    return name if base == base_seed else None
 
 
 def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], name: str) -> Iterator[Made]:
@@ -263,14 +258,14 @@ def _write_dataset(
         "simulator": demos.simulator,
         "camera": demos.camera.model_dump(mode="json"),
         "image_convention": simulator.IMAGE_CONVENTION,
-        "renderer": simulator.RENDERER,
-        "settle_steps": demos.settle_steps,
-        "action_noise": demos.action_noise,
-        "noise_steps": demos.noise_steps,
-        "max_steps": demos.max_steps,
         "prehensile": {task: simulator.TASKS[task].prehensile for task in demos.tasks},
         "set": name,
     }
+    if demos.recorded:
+        extra["recorded"] = alignments(demos)
+    else:
+        extra["renderer"] = simulator.RENDERER
+        extra |= {key: getattr(demos, key) for key in ("settle_steps", "action_noise", "noise_steps", "max_steps")}
     split = _planned_split(demos, name)
     train, total = split["train"].stop + len(joined), split["heldout"].stop + len(joined)
     if joined:

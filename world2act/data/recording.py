@@ -14,10 +14,11 @@ from world2act.params import Demos
 STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
 PHASE = "expert.phase"
 """The index of the skill that the expert was at, float32 (T, 1). Privileged: for metrics only. -1: nobody knows."""
+_OF_EXPERTS = (SCENE, PHASE, EXECUTED)
 
 
 def dataset_features(simulator: Any, demos: Demos, name: str) -> dict[str, dict[str, Any]]:
-    """The LeRobot features of the set "labelled" or "video_only"."""
+    """The LeRobot features of the set "labelled" or "video_only". What only experts know is not recorded elsewhere."""
     embodiment = simulator.EMBODIMENT
     features = {
         IMAGES + demos.camera.name: image_feature(demos.image_size, demos.image_size),
@@ -27,7 +28,7 @@ def dataset_features(simulator: Any, demos: Demos, name: str) -> dict[str, dict[
     }
     if name == "labelled":
         features |= {ACTION: array_feature(embodiment.action_names), EXECUTED: array_feature(embodiment.action_names)}
-    return features
+    return {key: feature for key, feature in features.items() if not (demos.recorded and key in _OF_EXPERTS)}
 
 
 def gripper_opening(dataset: EpisodeDataset, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

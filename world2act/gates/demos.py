@@ -36,16 +36,17 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
         for episode in dataset.episodes:
             row, frame, scene = measure_episode(dataset, episode.index)
             rows.append({"dataset": name} | row)
-            first[episode.task].append((frame, scene))
+            if scene is not None:
+                first[episode.task].append((frame, scene))
     actions = [measure_actions(datasets["labelled"], record.index) for record in datasets["labelled"].episodes]
     return [
         episodes_table(rows, ("dataset", "episode", "task", "seed"), limits, _AGAIN),
         actions_table(actions, ("episode", "task", "seed"), _AGAIN),
         alignment_table(_alignment(datasets["labelled"]), ("task", "episodes"), limits),
-        sources_table(datasets),
+        sources_table(datasets["labelled"]),
         Table(
             "positions",
-            pd.DataFrame(_scene_rows(first, datasets["labelled"])),
+            pd.DataFrame(_scene_rows(first, datasets["labelled"]), columns=["task", "position", "r2"]),
             ("task", "position"),
             [
                 gxe.ExpectColumnValuesToBeBetween(
@@ -109,9 +110,10 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     ]
 
 
-def measure_episode(dataset: EpisodeDataset, index: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """A row for `episodes_table`, the first frame (pixels,) and the first scene (S,) of an episode."""
-    record, arrays = dataset.episodes[index], dataset.columns(index, [STATE, SCENE])
+def measure_episode(dataset: EpisodeDataset, index: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray | None]:
+    """A row for `episodes_table`, the first frame (pixels,) and, where it is recorded, the first scene (S,)."""
+    record = dataset.episodes[index]
+    arrays = dataset.columns(index, [name for name in (STATE, SCENE) if name in dataset.features])
     frames = dataset.frames(
         index, dataset.cameras[0], np.linspace(0, record.length - 1, _FRAMES).astype(int).tolist()
     ).astype(np.float32)
@@ -121,9 +123,9 @@ def measure_episode(dataset: EpisodeDataset, index: int) -> tuple[dict[str, Any]
         "seed": record.seed,
         "contrast": float(frames.std((1, 2, 3)).min()),
         "change": float(np.abs(frames[1:] - frames[0]).mean((1, 2, 3)).min()),
-        "finite": is_finite(arrays[STATE]) and is_finite(arrays[SCENE]),
+        "finite": all(map(is_finite, arrays.values())),
     }
-    return row, frames[0].ravel(), arrays[SCENE][0]
+    return row, frames[0].ravel(), arrays[SCENE][0] if SCENE in arrays else None
 
 
 def episodes_table(rows: list[dict[str, Any]], ids: tuple[str, ...], limits: GateDemos, again: str) -> Table:
@@ -274,13 +276,13 @@ def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
     return axes
 
 
-def sources_table(datasets: dict[str, EpisodeDataset]) -> Table:
+def sources_table(dataset: EpisodeDataset) -> Table:
     """What must hold of imported datasets: the lag that was taken out of the source was the one measured."""
-    rows = []
-    for name, dataset in datasets.items():
-        recorded = dataset.info.get("world2act", {}).get("alignment")
-        if recorded is not None and ACTION in dataset.features:
-            rows.append({"dataset": name} | {key: recorded.get(key) for key in ("declared_lag", "measured_lag")})
+    sources = dataset.info.get("world2act", {}).get("recorded", {})
+    rows = [
+        {"dataset": name} | {key: alignment.get(key) for key in ("declared_lag", "measured_lag")}
+        for name, alignment in sources.items()
+    ]
     return Table(
         "sources",
         pd.DataFrame(rows, columns=["dataset", "declared_lag", "measured_lag"]),
@@ -300,8 +302,9 @@ def sources_table(datasets: dict[str, EpisodeDataset]) -> Table:
 
 
 def _scene_rows(first: dict[str, list[tuple[np.ndarray, np.ndarray]]], dataset: EpisodeDataset) -> list[dict[str, Any]]:
-    names, rows = dataset.features[SCENE]["names"], []
+    rows = []
     for task, pairs in first.items():
+        names = dataset.features[SCENE]["names"]
         pixels, scenes = (np.stack(part) for part in zip(*pairs, strict=True))
         varying = np.flatnonzero(scenes.std(0) > _VARIES_M)
         scores = readable(pixels, scenes[:, varying])
