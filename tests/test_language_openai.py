@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -137,9 +138,11 @@ def test_a_second_run_makes_no_call_and_writes_the_same_transcripts(
     clone.mkdir()
     (clone / "transcripts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first.transcripts))
     assert provider(clone, server.url).split(requests) == answers
+    (clone / "transcripts.jsonl").write_text("")  # another run took its place; the journal forgets nothing
+    assert provider(clone, server.url).split(requests) == answers
     assert server.received == []
     assert {line["step"] for line in first.transcripts} == {"plan", "choice"}
-    assert all(line["raw"] and line["prompt"] and line["model"] == "scripted" for line in first.transcripts)
+    assert all(line["raw"] and line["prompt_sha256"] and line["model"] == "scripted" for line in first.transcripts)
 
 
 @pytest.mark.parametrize("change", [{"model": "other"}, {"temperature": 0.5}, {"max_tokens": 99}])
@@ -384,6 +387,24 @@ def test_a_kill_costs_no_answer_that_had_arrived(server: LanguageServer, tmp_pat
     assert sorted(r.data["instruction"] for r in server.received) == ["lift the box", "lift the lid"]
     assert (resumed.usage.calls, resumed.usage.reused) == (2, 3)
     assert len(journaled(tmp_path)) == 5
+
+
+def test_a_full_disk_leaves_whole_lines(server: LanguageServer, tmp_path: Path) -> None:
+    server.answer(otherwise=talker)
+    requests = [request(ONSET, instruction=f"lift the {thing}") for thing in ("cup", "jar", "pan", "lid", "box")]
+    asking = provider(tmp_path, server.url)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    try:
+        with pytest.raises(InfrastructureError, match="free disk space"):
+            asking.split(requests)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = len(journaled(tmp_path))
+    assert 1 <= kept < 5
+    resumed = provider(tmp_path, server.url)
+    assert all(answer.segments for answer in resumed.split(requests))
+    assert (resumed.usage.calls, resumed.usage.reused) == (5 - kept, kept)
 
 
 def test_a_damaged_line_is_named(server: LanguageServer, tmp_path: Path) -> None:

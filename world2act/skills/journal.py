@@ -2,7 +2,8 @@
 
 Answers are read from two places: the finished `artifacts/skills/transcripts.jsonl` of the run before, which DVC brings
 to a fresh clone, and the journal `runs/skills/answers.jsonl`, to which each answer is appended and synchronised the
-moment it arrives. A kill at any moment costs the answers that are still on their way, and no other.
+moment it arrives. A kill at any moment costs the answers that are still on their way, and no other. The artifact holds
+what its skills stand on; the journal also what other prompts and models answered, and forgets nothing.
 
 What makes two questions one is all that the answer depends on: provider, model, sampling settings, the prompt file's
 hash, the step and the request. Not the endpoint's address, the key, or anything of the clock.
@@ -10,14 +11,16 @@ hash, the step and the request. Not the endpoint's address, the key, or anything
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from world2act.errors import BadInput
+from world2act.errors import BadInput, InfrastructureError
 from world2act.skills.prompts import StepName
 from world2act.skills.replies import Reply
 
@@ -29,7 +32,7 @@ class Question:
     provider: str
     model: str
     settings: dict[str, Any]
-    prompt: str
+    prompt_sha256: str
     step: StepName
     request: dict[str, Any]
 
@@ -54,17 +57,30 @@ class Journal:
         """
         if self._replies is None:
             self._drop_torn_line()
-            self._replies = _read(self.path, "delete this line: its question is asked again")
-            self._replies |= _read(self._finished, "restore it with `dvc checkout`")
+            self._replies = {}
+            for known, reply in _read(self.path, "delete this line: its question is asked again"):
+                self._replies[known.key] = reply
+            for known, reply in _read(self._finished, "restore it with `dvc checkout`"):
+                if self._replies.get(known.key) != reply:
+                    self.append(known, reply)
         return self._replies.get(question.key)
 
     def append(self, question: Question, reply: Reply) -> None:
-        """Keep an answer: on disk when this returns."""
+        """Keep an answer: on disk when this returns. Raises `InfrastructureError` where there is no room for it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as stream:
-            stream.write((json.dumps(asdict(question) | asdict(reply), sort_keys=True) + "\n").encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+        line = (json.dumps(asdict(question) | asdict(reply), sort_keys=True) + "\n").encode()
+        with self.path.open("ab", buffering=0) as stream:
+            end = stream.tell()
+            try:
+                if stream.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(stream.fileno())
+            except OSError as error:
+                os.truncate(self.path, end)
+                raise InfrastructureError(
+                    f"{self.path}\n  found:    {error.strerror} while writing\n  expected: room for an answer"
+                    "\n  remedy:   free disk space and run the stage again; the answers kept so far are not asked again"
+                ) from error
         if self._replies is not None:
             self._replies[question.key] = reply
 
@@ -74,20 +90,20 @@ class Journal:
             os.truncate(self.path, content.rfind(b"\n") + 1)
 
 
-def _read(path: Path, remedy: str) -> dict[str, Reply]:
-    """The answers of a file by the keys of their questions. Lines of providers that ask no model are passed over."""
-    replies: dict[str, Reply] = {}
+def _read(path: Path, remedy: str) -> Iterator[tuple[Question, Reply]]:
+    """The questions and answers of a file. Lines of providers that ask no model are passed over."""
     if not path.exists():
-        return replies
+        return
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 record = json.loads(line)
-                if "raw" in record:
-                    question = Question(**{name: record[name] for name in Question.__dataclass_fields__})
-                    replies[question.key] = Reply(**{name: record[name] for name in Reply.__dataclass_fields__})
+                if "raw" not in record:
+                    continue
+                question = Question(**{name: record[name] for name in Question.__dataclass_fields__})
+                reply = Reply(**{name: record[name] for name in Reply.__dataclass_fields__})
             except (ValueError, KeyError, TypeError) as error:
                 raise BadInput(
                     path, f"line {number}", f"{type(error).__name__}: {error}", "a question and its answer", remedy
                 ) from error
-    return replies
+            yield question, reply

@@ -68,20 +68,20 @@ class ModelProvider:
 
     def split(self, requests: Sequence[Request]) -> list[Answer]:
         self._prompts.require_kinds({event.kind for request in requests for event in request.events})
-        settled: dict[Request, Answer] = {r: Answer((), reason) for r in requests if (reason := unfit(r))}
-        plans = self._plans(list(dict.fromkeys(_about(r) for r in requests if r not in settled)))
-        open_requests: list[Request] = []
-        for request in requests:
-            if request in settled:
-                continue
+        answers = {request: Answer((), reason) for request in requests if (reason := unfit(request))}
+        fit = [request for request in requests if request not in answers]
+        plans = self._plans(list(dict.fromkeys(map(_about, fit))))
+        unsettled: list[tuple[Request, Plan]] = []
+        for request in fit:
             plan = plans[_about(request)]
-            answer = plan if isinstance(plan, Answer) else match(plan, request.events)
-            if answer is None:
-                open_requests.append(request)
+            if isinstance(plan, Answer):
+                answers[request] = plan
+            elif answer := match(plan, request.events):
+                answers[request] = answer
             else:
-                settled[request] = answer
-        settled |= self._choices([(request, plans[_about(request)]) for request in open_requests])
-        return [settled[request] for request in requests]
+                unsettled.append((request, plan))
+        answers |= self._choices(unsettled)
+        return [answers[request] for request in requests]
 
     def _plans(self, instructions: list[tuple[str, str]]) -> dict[tuple[str, str], Plan | Answer]:
         """The plan of each task and instruction, or the refusal of all its episodes."""

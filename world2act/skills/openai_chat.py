@@ -18,6 +18,7 @@ import httpx2
 import openai
 from openai.types.chat import ChatCompletion
 
+from world2act.errors import InfrastructureError
 from world2act.params import OpenAIEndpoint
 from world2act.skills.model_provider import ChatError, Keep
 from world2act.skills.prompts import Messages
@@ -54,13 +55,13 @@ class OpenAIChat:
         """Ask `concurrency` at a time; after a failure, start no more but wait for those that are on their way."""
         key = _key(self._endpoint.key_variable)
         waiting = iter(enumerate(conversations))
-        failures: list[ChatError] = []
+        failures: list[ChatError | InfrastructureError] = []
 
         async def work(client: openai.AsyncOpenAI) -> None:
             for i, (messages, schema) in waiting:
                 try:
                     keep(i, await self._one(client, messages, schema, key))
-                except ChatError as error:
+                except (ChatError, InfrastructureError) as error:
                     failures.append(error)
                 if failures:
                     return
