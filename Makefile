@@ -21,7 +21,7 @@ serve: setup  ## Prefect on this machine: server and UI on loopback, worker, dep
 	@python -m flows.serve
 
 test: setup-test  ## set up, then run the tests, the end-to-end one included
-	@python -m pytest -m "not slow"
+	@python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup-test  ## run the tests that take long
 	@python -m pytest -m slow

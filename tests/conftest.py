@@ -15,6 +15,7 @@ import pytest
 from ceph import S3, User, missing_programs, running_s3
 from client_release import Shelf
 from fault_proxy import fault_proxy
+from filelock import FileLock
 from service import Service, make_workspace, running_service
 
 from world2act.dvc_process import stage_environment
@@ -22,6 +23,7 @@ from world2act.dvc_process import stage_environment
 pytest_plugins = ["release_pipeline"]
 
 ROOT = Path(__file__).parents[1]
+CLONE = "a clone"
 # beside simulator processes, two torch threads on small models take longer than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -56,7 +58,7 @@ def make_clone(folder: Path) -> Clone:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
-    clone = Clone(folder / "a clone")
+    clone = Clone(folder / CLONE)
     for name in filter(None, listed):
         if (ROOT / name).exists():
             (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -73,11 +75,21 @@ def make_clone(folder: Path) -> Clone:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The pipeline after its first run, by Prefect. Tests read it; what changes anything works on a copy."""
-    clone = make_clone(tmp_path_factory.mktemp("tiny"))
-    done = clone.run("python", "-m", "flows.pipeline")
-    (clone.root / "flow.log").write_text(done.stdout + done.stderr)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    """The pipeline after its first run, by Prefect. Tests read it; what changes anything works on a copy.
+
+    Where several processes run the tests, the first that asks makes it, and the others wait.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny"
+    with FileLock(f"{folder}.lock"):
+        outcome = folder / "exit status"
+        if not outcome.exists():
+            clone = make_clone(folder)
+            done = clone.run("python", "-m", "flows.pipeline")
+            (clone.root / "flow.log").write_text(done.stdout + done.stderr)
+            outcome.write_text(str(done.returncode))
+    clone = Clone(folder / CLONE)
+    assert outcome.read_text() == "0", (clone.root / "flow.log").read_text()[-6000:]
     return clone
 
 
