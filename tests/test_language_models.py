@@ -91,10 +91,10 @@ def workspace(tmp_path: Path) -> Path:
     return root
 
 
-def run_stage(root: Path, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def run_stage(root: Path, values: dict[str, Any], *stage: str) -> subprocess.CompletedProcess[str]:
     (root / "params.yaml").write_text(yaml.safe_dump(values))
     return subprocess.run(
-        [sys.executable, "-m", "stages.skills"],
+        [sys.executable, "-m", *(stage or ["stages.skills"])],
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "400"},
         capture_output=True,
@@ -135,6 +135,9 @@ def test_the_stage_keeps_what_fits_and_asks_nothing_twice(workspace: Path, serve
     assert (language["calls"], language["reused"], language["prompt_tokens"]) == (3, 0, 300)
     transcripts = (workspace / "artifacts/skills/transcripts.jsonl").read_bytes()
     assert len(transcripts.splitlines()) == 3 and b"What jar" in transcripts and b"127.0.0.1" not in transcripts
+
+    gate = run_stage(workspace, openai(server.url), "stages.validate", "skills")
+    assert gate.returncode == 2 and "task jar" in gate.stderr and "read the reasons" in gate.stderr, gate.stderr
 
     server.answer()
     (workspace / "runs/skills/answers.jsonl").unlink()  # a fresh clone after `dvc pull` has the artifact only
