@@ -81,7 +81,7 @@ def main() -> None:
             clips = arguments.batch * arguments.batches
             for name, values in found.items():
                 rates = [clips / value for value in values]
-                pixels = "the same pixels" if digests[name] == digests[OURS] else "OTHER PIXELS"
+                pixels = "the same pixels" if digests[name] == digests[OURS] else "other pixels"
                 print(
                     f"{order}, {name}: {spread(rates, 0)} clips/s, {np.median(rates) * arguments.frames:.0f} frames/s, "
                     f"{sizes[name] / 2**20:.0f} MiB, {pixels}"
