@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test repro serve test test-slow lint lock
+.PHONY: help setup setup-test repro serve test test-slow lint lock libero test-libero
 
 # Recipes run inside the virtual environment; OSMesa renders without a display or a GPU.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -21,10 +21,16 @@ serve: setup  ## Prefect on this machine: server and UI on loopback, worker, dep
 	@python -m flows.serve
 
 test: setup-test  ## set up, then run the tests, the end-to-end one included
-	@python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist loadfile
+	@python -m pytest -m "not slow and not libero" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup-test  ## run the tests that take long
-	@python -m pytest -m slow
+	@python -m pytest -m "slow and not libero"
+
+libero:  ## LIBERO in .venv-libero; WORLD2ACT_LIBERO_ASSETS=/path/to/assets, or =download
+	@bash infra/simulators/libero/setup.sh
+
+test-libero: setup-test libero  ## run the tests that need LIBERO and its assets
+	@python -m pytest -m libero
 
 lint: setup  ## check style and formatting
 	@ruff check .

@@ -18,6 +18,7 @@ from world2act.policies.random import RandomPolicy
 from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
 from world2act.sims.pool import EnvironmentPool
+from world2act.sims.protocols import check_protocol
 from world2act.stage import ARTIFACTS, METRICS, Metrics
 from world2act.storage import atomic_directory, write_json
 
@@ -27,6 +28,7 @@ Wave = dict[int, InitialState]
 
 
 def plan(params: Params) -> list[tuple[str, Wave]]:
+    check_protocol(params.demos, params.evaluate.max_steps)
     states = read_states()
     planned = waves(states, tasks_of_slots(states, params.evaluate.environments))
     return [(policy, wave) for policy in (*SAVED, "random") for wave in planned]

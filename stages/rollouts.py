@@ -11,7 +11,7 @@ from world2act.params import Demos, Params
 from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
 from world2act.stage import ARTIFACTS, Metrics
-from world2act.storage import atomic_directory, read_parquet, sha256
+from world2act.storage import atomic_directory, file_stem, read_parquet, sha256
 from world2act.world_model.generation import imagine_skills, independent_rollouts, load_world_model
 from world2act.world_model.preview import save_strip
 from world2act.world_model.rollouts import prompts_of, sampler_seed, write_rollouts
@@ -54,7 +54,7 @@ def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
         (directory / "frames").mkdir()
         for i, (state, clips) in enumerate(zip(states[:STRIPS], imagined, strict=False)):
             videos = [tokenizer.decode(torch.from_numpy(clip[None]))[0] for clip in clips]
-            save_strip(directory / "frames" / f"{i}-{state['task']}.png", videos)
+            save_strip(directory / "frames" / f"{i}-{file_stem(state['task'])}.png", videos)
         return write_rollouts(
             directory,
             states,

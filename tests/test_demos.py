@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from world2act.data.demonstrations import SETS, demonstrate, heldout_split, make_demonstrations, plan, set_seed
+from world2act.data.demonstrations import demonstrate, heldout_split, make_demonstrations, plan
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput, InfrastructureError
 from world2act.params import Demos, compose, parse_params
 from world2act.sims.base import load_simulator
+from world2act.sims.seeds import SETS, set_seed
 from world2act.storage import read_parquet, sha256
 
 ROOT = Path(__file__).parent.parent

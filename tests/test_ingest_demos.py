@@ -13,12 +13,13 @@ import yaml
 from conftest import ROOT
 from recordings import FIRST_SEED, episodes, params, values, write_upload
 
-from world2act.data.demonstrations import make_demonstrations, select_ingested, set_seed
+from world2act.data.demonstrations import make_demonstrations, select_ingested
 from world2act.data.ingested import INDEX, IngestedDataset, index_of
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.gates.suites import validate
 from world2act.sims.base import load_simulator
+from world2act.sims.seeds import set_seed
 from world2act.storage import sha256, write_json
 
 

@@ -14,7 +14,7 @@ from world2act.params import Camera
 from world2act.sims import metaworld
 from world2act.sims.base import Environment
 
-CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0)
+CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, protocol=None)
 
 
 def make(task: str, settle_steps: int = 5) -> metaworld.MetaWorld:

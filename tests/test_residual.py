@@ -24,7 +24,7 @@ from world2act.storage import write_json, write_parquet
 from world2act.training.objective import Place
 from world2act.training.ranks import initialise
 
-CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0)
+CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, protocol=None)
 SLOTS = ["hammer", "hammer", "window-open", "window-open"]
 DIM = 32
 

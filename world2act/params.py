@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from world2act.errors import BadInput
-from world2act.sims.protocols import PROTOCOLS, faults
 
 PROFILES = Path("conf/profile")
 PARAMS = Path("params.yaml")
@@ -365,8 +364,6 @@ class Gates(Section):
 
 
 class Params(Section):
-    """Raises where `demos.camera.protocol` names a protocol and something is not as it says."""
-
     profile: str
     base: Base
     demos: Demos
@@ -380,20 +377,6 @@ class Params(Section):
     post_train: PostTrain
     evaluate: Evaluate
     gates: Gates
-
-    @model_validator(mode="after")
-    def _follow_protocol(self) -> Self:
-        demos, camera = self.demos, self.demos.camera
-        if camera.protocol:
-            found = faults(
-                PROTOCOLS[camera.protocol], demos.tasks, settle_steps=demos.settle_steps, image_size=demos.image_size,
-                test_per_task=demos.test_per_task, max_steps=self.evaluate.max_steps,
-                moved=camera.position_m is not None or camera.fovy_deg is not None,
-            )  # fmt: skip
-            if found:
-                expected = f"demos as demos.camera.protocol {camera.protocol} has them"
-                raise PydanticCustomError("unfit", expected, {"found": "; ".join(found)})
-        return self
 
 
 def load_params(path: str | Path = PARAMS) -> Params:

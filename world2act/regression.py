@@ -171,7 +171,7 @@ def read_record(manifest: Manifest) -> list[dict[str, Any]]:
 def describe_packages(manifest: Manifest) -> dict[str, str]:
     """Versions here of what the outcome of an episode depends on."""
     simulator = load_simulator(_read_protocol(manifest).demos.simulator)
-    return {name: version(name) for name in (*simulator.PACKAGES, "torch")}
+    return simulator.describe()["packages"] | {"torch": version("torch")}
 
 
 def _read_protocol(manifest: Manifest) -> Protocol:

@@ -94,6 +94,11 @@ def _swap(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def file_stem(name: str) -> str:
+    """A task's name as part of a file's: the `/` behind its suite makes no folder."""
+    return name.replace("/", ".")
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON with sorted keys and no NaN; the same value always gives the same bytes."""
     with atomic_file(path) as temporary:

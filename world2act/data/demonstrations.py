@@ -31,6 +31,7 @@ from world2act.data.recording import ACTION, EXECUTED, PHASE, SCENE, STATE, chec
 from world2act.errors import BadInput, InfrastructureError
 from world2act.params import Camera, Demos
 from world2act.sims.base import Environment, load_simulator
+from world2act.sims.protocols import check_protocol
 from world2act.sims.seeds import read_seed, set_seed
 from world2act.storage import write_parquet
 
@@ -90,6 +91,7 @@ def make_demonstrations(
         InfrastructureError: no renderer, blank frames, a dead process, or an expert that keeps failing.
     """
     simulator = load_simulator(demos.simulator)
+    check_protocol(demos)
     for task in demos.tasks:
         if task not in simulator.TASKS:
             raise BadInput(

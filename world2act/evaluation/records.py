@@ -17,7 +17,8 @@ from world2act.evaluation.statistics import Difference, not_worse, paired_differ
 from world2act.params import Params
 from world2act.policies.base import Policy
 from world2act.sims.base import load_simulator
-from world2act.storage import atomic_file, read_json, sha256, write_json
+from world2act.sims.protocols import PROTOCOLS
+from world2act.storage import atomic_file, file_stem, read_json, sha256, write_json
 
 Results = Mapping[str, Sequence[EpisodeResult]]
 
@@ -26,12 +27,15 @@ def describe_protocol(params: Params, policy: Policy, directory: Path | None) ->
     """All that is needed to run the same evaluation again. `directory` is the saved policy, None for the random one."""
     demos = params.demos
     simulator = load_simulator(demos.simulator)
+    described = simulator.describe()
     saved = {"family": "random"}
     if directory:
         saved = {"sha256": sha256(directory), "config": read_json(directory / "config.json")}
     return {
         "simulator": demos.simulator,
-        "packages": {name: version(name) for name in (*simulator.PACKAGES, "torch")},
+        **described,
+        "packages": described["packages"] | {"torch": version("torch")},
+        "published": asdict(PROTOCOLS[demos.camera.protocol]) if demos.camera.protocol else None,
         "embodiment": simulator.EMBODIMENT.name,
         "control_hz": simulator.EMBODIMENT.control_hz,
         "camera": demos.camera.model_dump(mode="json"),
@@ -54,7 +58,7 @@ def write_episodes(directory: Path, results: Sequence[EpisodeResult], protocol: 
             "task": result.task, "seed": result.seed, "success": result.success, "steps": result.steps,
             "error": result.error, "actions": result.actions.tolist(), "protocol": protocol,
         }  # fmt: skip
-        write_json(directory / f"{result.task}-{result.seed}.json", episode)
+        write_json(directory / f"{file_stem(result.task)}-{result.seed}.json", episode)
 
 
 def episodes_to_arrays(results: Iterable[EpisodeResult]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.sims.pool import EnvironmentPool
+from world2act.storage import file_stem
 
 # crf 23 is x264's own default. Its choice of B-frames was seen to differ from run to run, on one thread too, so there
 # are none: 8 % more bytes, always the same.
@@ -57,4 +58,4 @@ def film(
     for result in choose_episodes(results, per_task):
         frames = pool.replay(pool.tasks.index(result.task), result.seed, result.actions, size)
         outcome = "success" if result.success else "failure"
-        write_video(directory / f"{policy}-{result.task}-{result.seed}-{outcome}.mp4", frames, fps)
+        write_video(directory / f"{policy}-{file_stem(result.task)}-{result.seed}-{outcome}.mp4", frames, fps)

@@ -18,6 +18,8 @@ import os
 import textwrap
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")
 os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering of small frames is slower on more threads
@@ -66,7 +68,6 @@ EMBODIMENT = Embodiment(
     proprio_names=("ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m"),
     control_hz=80,
 )
-PACKAGES = ("metaworld", "mujoco")  # their versions stand in every evaluation's protocol
 IMAGE_CONVENTION = "rotated by 180 degrees: the arm stands at the far side, up is up"
 RENDERER = f"{os.environ['MUJOCO_GL']}, no multisampling, no shadows, no reflections"
 SCENE_NAMES = tuple(f"{what}_{axis}_m" for what in ("object", "second_object", "target") for axis in "xyz")
@@ -133,6 +134,11 @@ def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps
     if task not in TASKS:
         raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(TASKS)}", "correct the task's name")
     return MetaWorld(TASKS[task], camera, image_size, settle_steps)
+
+
+def describe() -> dict[str, Any]:
+    """What the outcome of an episode depends on beside the parameters."""
+    return {"packages": {name: version(name) for name in ("metaworld", "mujoco")}}
 
 
 class MetaWorld:
@@ -216,9 +222,15 @@ class MetaWorld:
             raise BadInput(
                 "params.yaml", "demos.camera.name", self._camera.name, f"one of {names}", "name a camera of the model"
             )
+        if self._camera.protocol:
+            found, expected = self._camera.protocol, "null: it is a protocol of another simulator"
+            raise BadInput("params.yaml", "demos.camera.protocol", found, expected, "set it to null")
         camera = self._model.camera(self._camera.name)
-        camera.pos[:] = self._camera.position_m
-        camera.fovy[:] = self._camera.fovy_deg
+        if self._camera.position_m:
+            camera.pos[:] = self._camera.position_m
+        if self._camera.fovy_deg:
+            camera.fovy[:] = self._camera.fovy_deg
+        self._slope = np.tan(np.radians(camera.fovy[0]) / 2)
         self._view, self._option = mujoco.MjvCamera(), mujoco.MjvOption()
         self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera.id
 
@@ -239,7 +251,7 @@ class MetaWorld:
         turn = data.geom_xmat.reshape(-1, 3, 3)
         corners = data.geom_xpos[:, None] + np.einsum("gij,gkj->gki", turn, self._corners)
         x, y, z = np.moveaxis((corners - camera.xpos) @ camera.xmat.reshape(3, 3), -1, 0)
-        reach = -z * np.tan(np.radians(self._camera.fovy_deg) / 2)  # half the view's width at that depth
+        reach = -z * self._slope  # half the view's width at that depth
         beyond = [(side > reach).all(1) for side in (x, -x, y, -y)]
         hidden = np.logical_or.reduce(beyond) & self._bounded
         self._model.geom_group[:] = np.where(hidden, _HIDDEN_GROUP, self._groups)

@@ -1,14 +1,20 @@
 """The two published ways to evaluate on LIBERO, as named presets: what to set, and what stands in every result.
 
-A preset changes nothing in silence. `demos.camera.protocol` names it, the parameters must be what it says (`faults`),
-and the simulator makes its pictures as the published code does. The two disagree, which is why numbers published
-under them cannot be compared; sources: openpi examples/libero/main.py, LeRobot src/lerobot/envs/libero.py.
+A preset changes nothing in silence. `demos.camera.protocol` names it, the parameters must be what it says
+(`check_protocol`), and the simulator makes its pictures as the published code does. The two disagree, which is why
+numbers published under them cannot be compared. Sources: openpi examples/libero/main.py, LeRobot
+src/lerobot/envs/libero.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from world2act.errors import BadInput
+
+if TYPE_CHECKING:
+    from world2act.params import Demos  # simulators' own environments read this module too, and lack pydantic
 
 
 @dataclass(frozen=True)
@@ -81,17 +87,31 @@ PROTOCOLS = {
 }
 
 
-def faults(
-    protocol: Protocol, tasks: Iterable[str], *, settle_steps: int, image_size: int, test_per_task: int, max_steps: int
-) -> list[str]:
-    """What of the parameters is not as the protocol says, one line each; [] where all of it is."""
-    suites = {task.partition("/")[0] for task in tasks}
-    if len(suites) > 1 or not suites <= protocol.max_steps.keys():
-        return [f"demos.tasks are of {sorted(suites)}: a protocol runs one suite at a time, of {[*protocol.max_steps]}"]
+def check_protocol(demos: Demos, max_steps: int | None = None) -> None:
+    """Check that the parameters are what `demos.camera.protocol` says, where it names a protocol.
+
+    Args:
+        max_steps: `evaluate.max_steps`, where episodes are evaluated.
+
+    Raises:
+        BadInput: they are not; the message names every one.
+    """
+    if not demos.camera.protocol:
+        return
+    protocol, camera = PROTOCOLS[demos.camera.protocol], demos.camera
+    suites = sorted({task.partition("/")[0] for task in demos.tasks})
     wanted = {
-        "demos.settle_steps": (settle_steps, protocol.settle_steps),
-        "demos.image_size": (image_size, protocol.image_size),
-        "demos.test_per_task": (test_per_task, protocol.trials),
-        "evaluate.max_steps": (max_steps, protocol.max_steps[suites.pop()]),
+        "settle_steps": (demos.settle_steps, protocol.settle_steps),
+        "image_size": (demos.image_size, protocol.image_size),
+        "test_per_task": (demos.test_per_task, protocol.trials),
+        "camera.position_m": (camera.position_m, None),
+        "camera.fovy_deg": (camera.fovy_deg, None),
+        "tasks, suites": (suites, suites[:1] if suites[0] in protocol.max_steps else [*protocol.max_steps][:1]),
     }
-    return [f"{key} is {found}, not {expected}" for key, (found, expected) in wanted.items() if found != expected]
+    if max_steps is not None:
+        wanted["evaluate.max_steps"] = (max_steps, protocol.max_steps.get(suites[0]))
+    faults = {key: pair for key, pair in wanted.items() if pair[0] != pair[1]}
+    if faults:
+        found, expected = ({key: pair[i] for key, pair in faults.items()} for i in (0, 1))
+        remedy = "set them, one suite at a time; or demos.camera.protocol to null, and make no claim"
+        raise BadInput("params.yaml", f"demos under {protocol.name}", found, expected, remedy)

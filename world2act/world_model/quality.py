@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from world2act.data.latent_cache import Clip, LatentCache
+from world2act.storage import file_stem
 from world2act.world_model.generation import WorldModel
 from world2act.world_model.preview import save_strip
 from world2act.world_model.tokenizer import VideoTokenizer
@@ -122,7 +123,7 @@ def save_previews(
     for prompt in sorted({clip.prompt for clip in clips}):
         for i in [i for i, clip in enumerate(clips) if clip.prompt == prompt][:_PREVIEWS_A_SKILL]:
             videos = torch.from_numpy(np.stack([cache.latents(clips[i]), imagined[i]]))
-            name = f"{clips[i].task}-{clips[i].skill_index}-episode-{clips[i].episode_index}.png"
+            name = f"{file_stem(clips[i].task)}-{clips[i].skill_index}-episode-{clips[i].episode_index}.png"
             save_strip(directory / name, list(tokenizer.decode(videos)))
 
 

@@ -38,8 +38,8 @@ RENDERER = (
     "the simulator's own quality"
 )
 SCENE_NAMES = tuple(f"{what}_{axis}_m" for what in ("object", "second_object", "target") for axis in "xyz")
-PACKAGES = ("hf-libero", "robosuite", "mujoco", "bddl")
 
+_PACKAGES = ("hf-libero", "robosuite", "mujoco", "bddl")
 _GRASPS = ("pick", "put", "place", "stack")
 TASKS = {
     task.name: task
@@ -75,7 +75,7 @@ def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps
 def describe() -> dict[str, Any]:
     """What the outcome of an episode depends on beside the parameters: versions of packages, and the assets."""
     site = _site_packages()
-    versions = {name: next(iter(Distribution.discover(name=name, path=[str(site)]))).version for name in PACKAGES}
+    versions = {name: next(iter(Distribution.discover(name=name, path=[str(site)]))).version for name in _PACKAGES}
     return {"packages": versions, "assets": describe_assets(site / "libero/libero/assets")}
 
 
