@@ -69,7 +69,8 @@ def test_noise_of_a_resting_hand_is_no_turn() -> None:
         ([0] * 10 + [1] * 10, [10]),
         ([0] * 10 + [1] * 5 + [0] * 3 + [1] * 10, [10]),  # stepped back for less than the noise is held
         ([0] * 10 + [1] * 5 + [0] * 4 + [1] * 10, [19]),  # went back for longer: the later one is for good
-        ([0] * 10 + [1] * 10 + [0] * 2, []),  # was not at it at the end
+        ([0] * 10 + [1] * 10 + [0] * 4, []),  # was not at it at the end
+        ([0] * 10 + [1] * 10 + [0] * 3, [10]),
         ([0] * 20, []),
         ([0] * 8 + [1] * 8 + [2] * 8, [8, 16]),
         ([0] * 8 + [2] * 8, [8]),

@@ -15,6 +15,7 @@ import typer
 from world2act.artifacts import commands
 from world2act.data import commands as data_commands
 from world2act.messages import one_message
+from world2act.report import commands as report_commands
 
 app = typer.Typer(
     name="world2act",
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 
 app.add_typer(commands.app)
+app.add_typer(report_commands.app)
 app.add_typer(data_commands.app)
 
 

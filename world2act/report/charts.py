@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 # Stand-ins for CSS variables: colours that nothing else draws with.
 INK, MUTE, LINE, ACCENT, BASE, SOFT = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 _VARIABLES = {INK: "ink", MUTE: "mute", LINE: "line", ACCENT: "accent", BASE: "base", SOFT: "soft"}
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 12, "text.color": INK, "axes.labelcolor": MUTE,
     "axes.edgecolor": LINE, "xtick.color": MUTE, "ytick.color": MUTE, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.6, "axes.axisbelow": True,
@@ -41,7 +41,7 @@ def success_bars(summary: Mapping[str, Any]) -> Markup:
     """Success by task and policy with Wilson intervals."""
     figures = {name: summary["policies"][name] for name in POLICIES if name in summary["policies"]}
     tasks = [*next(iter(figures.values()))["tasks"], "all tasks"]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(FULL, 4.0), layout="constrained")
         width = 0.8 / len(figures)
         for i, (name, policy) in enumerate(figures.items()):
@@ -57,38 +57,38 @@ def success_bars(summary: Mapping[str, Any]) -> Markup:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="x", visible=False)
         axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-        return _svg(figure, "success")
+        return inline_svg(figure, "success")
 
 
 def curves(named: Mapping[str, Points], columns: int = 3) -> Markup:
     """Small multiples: one panel a curve over steps."""
     rows = -(-len(named) // columns)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, grid = plt.subplots(rows, columns, figsize=(FULL, 2.5 * rows), squeeze=False, layout="constrained")
         for axes, (name, points) in zip(grid.flat, named.items(), strict=False):
             _line(axes, points, ACCENT)
             axes.set_title(name)
         for axes in list(grid.flat)[len(named) :]:
             axes.set_visible(False)
-        return _svg(figure, "curves " + " ".join(named))
+        return inline_svg(figure, "curves " + " ".join(named))
 
 
 def together(named: Mapping[str, Points]) -> Markup:
     """Curves over steps in one panel."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(THIRD, 3.1), layout="constrained")
         for (name, points), colour in zip(named.items(), (ACCENT, BASE, SOFT), strict=False):
             _line(axes, points, colour, label=name)
         axes.set(xlabel="optimiser step")
         if len(named) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2)
-        return _svg(figure, "together " + " ".join(named))
+        return inline_svg(figure, "together " + " ".join(named))
 
 
 def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, width: float) -> Markup:
     """Horizontal bars with their values; the highlighted ones stand out. `width` in inches."""
     names = list(values)[::-1]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 3.2), layout="constrained")
         colours = [ACCENT if name in highlight else SOFT for name in names]
         drawn = axes.barh(names, [values[name] for name in names], color=colours, height=0.68)
@@ -96,12 +96,12 @@ def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, 
         axes.set(xlabel=xlabel, xlim=(min(0.0, *values.values()), max(*values.values(), 0.0) * 1.15 or 1))
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", labelcolor=INK)
-        return _svg(figure, "bars " + " ".join(names))
+        return inline_svg(figure, "bars " + " ".join(names))
 
 
 def lengths(named: Mapping[str, Points]) -> Markup:
     """Histograms: the share of clips by length."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(HALF, 3.2), layout="constrained")
         for (name, points), colour in zip(named.items(), (SOFT, ACCENT), strict=False):
             frames, shares = (np.array(column) for column in zip(*points, strict=True))
@@ -109,7 +109,7 @@ def lengths(named: Mapping[str, Points]) -> Markup:
         axes.set(xlabel="frames")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend()
-        return _svg(figure, "lengths")
+        return inline_svg(figure, "lengths")
 
 
 def _line(axes: Axes, points: Points, colour: str, **options: Any) -> None:
@@ -118,7 +118,8 @@ def _line(axes: Axes, points: Points, colour: str, **options: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _svg(figure: Figure, salt: str) -> Markup:
+def inline_svg(figure: Figure, salt: str) -> Markup:
+    """Close a figure and give it as part of a page. `salt`: not that of any other chart on the page."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

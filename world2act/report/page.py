@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
 
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.report import charts, sources
 from world2act.report.drawing import draw_pipeline
-from world2act.report.wording import memory, percent, points, seconds, verdict, words
+from world2act.report.html import data_uri, load_template, png, style
+from world2act.report.wording import verdict
 from world2act.storage import read_json
 
 _FRAMES = 8
@@ -44,19 +39,9 @@ def render(root: Path) -> str:
     Raises:
         BadInput: a file that the report shows is missing or damaged.
     """
-    environment = Environment(
-        loader=PackageLoader("world2act.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "points": points, "seconds": seconds, "memory": memory, "words": words}
-    template = environment.get_template("report.html.j2")
-    style = Markup(files("world2act.report").joinpath("report.css").read_text(encoding="utf-8"))
     stages = sources.read_stages(root)
-    return template.render(
-        style=style,
+    return load_template("report.html.j2").render(
+        style=style(),
         **_pipeline(root, stages),
         **_learning(root),
         **_imagination(root),
@@ -107,7 +92,7 @@ def _data(root: Path) -> dict[str, Any]:
         prompts = [
             row["prompt"] for row in skills if row["dataset"] == "labelled" and row["episode_index"] == episode.index
         ]
-        shown.append({"task": task, "instruction": episode.instruction, "prompts": prompts, "strip": _png(strip)})
+        shown.append({"task": task, "instruction": episode.instruction, "prompts": prompts, "strip": png(strip)})
     return {
         "examples": shown,
         "lengths": charts.lengths(sources.read_clip_lengths(root)),
@@ -172,7 +157,7 @@ def _strips(folder: Path) -> list[dict[str, Any]]:
     if not paths:
         raise BadInput(folder, "", "no picture", "PNG strips", "run the stage that writes them again: `dvc repro -f`")
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _STRIPS).round().astype(int))]
-    return [{"name": _strip_name(path.stem), "source": _data_uri(path.read_bytes(), "image/png")} for path in chosen]
+    return [{"name": _strip_name(path.stem), "source": data_uri(path.read_bytes(), "image/png")} for path in chosen]
 
 
 def _strip_name(stem: str) -> str:
@@ -190,20 +175,10 @@ def _videos(folder: Path) -> dict[str, list[dict[str, str]]]:
             "policy": policy,
             "seed": seed,
             "outcome": outcome,
-            "source": _data_uri(path.read_bytes(), "video/mp4"),
+            "source": data_uri(path.read_bytes(), "video/mp4"),
         }
         videos.setdefault("-".join(task), []).append(video)
     return dict(sorted(videos.items()))
-
-
-def _png(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return _data_uri(buffer.getvalue(), "image/png")
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

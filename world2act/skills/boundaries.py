@@ -39,7 +39,7 @@ def expert_boundaries(phases: np.ndarray) -> list[int]:
     for skill in range(1, int(phases.max()) + 1):
         behind = (phases < skill).astype(np.int8)
         edges = np.flatnonzero(np.diff(behind, prepend=0, append=0)).reshape(-1, 2)
-        lasting = [end for start, end in edges if start == 0 or end == len(phases) or end - start >= _BLIP]
+        lasting = [end for start, end in edges if start == 0 or end - start >= _BLIP]
         if lasting and lasting[-1] < len(phases):
             found.append(int(lasting[-1]))
     return sorted(set(found))

@@ -1,0 +1,50 @@
+"""The command `world2act skills preview`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from world2act.messages import one_message
+
+app = typer.Typer()
+skills = typer.Typer(help="Look at demonstrations as skills.", no_args_is_help=True)
+app.add_typer(skills, name="skills")
+
+
+@skills.callback()
+def _skills() -> None:
+    """Look at demonstrations as skills."""
+
+
+@skills.command()
+def preview(
+    dataset: Annotated[Path, typer.Argument(help="A canonical dataset: a LeRobot v3.0 folder.")] = Path(
+        "artifacts/demos/labelled"
+    ),
+    episodes: Annotated[int, typer.Option(min=1, help="Of each task.")] = 3,
+    skills: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the stage `skills` wrote; else DATASET/../../skills, where there is one.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("reports/skills_preview.html"),
+) -> None:
+    """Write a page that shows how a dataset divides into skills: frames, gripper, motion, boundaries, prompts."""
+    from world2act.data.lerobot_v3 import EpisodeDataset
+    from world2act.params import load_params
+    from world2act.report.skills_preview import render
+    from world2act.storage import atomic_file
+
+    with one_message():
+        settings = load_params().skills
+        opened = EpisodeDataset.open(dataset)
+        beside = dataset.resolve().parents[1] / "skills"
+        known = skills or (beside if (beside / "skills.parquet").exists() else None)
+        page = render(opened, known, settings, episodes)
+        with atomic_file(out) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        typer.echo(f"{out}: {len(opened)} episodes, {len(page) / 1e6:.1f} MB")

@@ -1,0 +1,43 @@
+"""What pages share: templates, the style sheet, and pictures that stand in a page, so that it needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from importlib.resources import files
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+from PIL import Image
+
+from world2act.report.wording import memory, percent, points, seconds, words
+
+
+def load_template(name: str) -> Template:
+    """A template of this package, with the filters of `world2act.report.wording`."""
+    environment = Environment(
+        loader=PackageLoader("world2act.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "points": points, "seconds": seconds, "memory": memory, "words": words}
+    return environment.get_template(name)
+
+
+def style() -> Markup:
+    """The style sheet of all pages."""
+    return Markup(files("world2act.report").joinpath("report.css").read_text(encoding="utf-8"))
+
+
+def png(image: np.ndarray) -> str:
+    """A picture, uint8 (H, W, 3), as a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return data_uri(buffer.getvalue(), "image/png")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,172 @@
+"""A page of a dataset's skills: frames, signals, boundaries, prompts and discards of some episodes; figures of all.
+
+Any canonical dataset will do. Without artifacts/skills of it, the page shows the events that skills could end at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from world2act.data.lerobot_v3 import EpisodeDataset, EpisodeRecord
+from world2act.data.recording import STATE, ee_position, gripper_opening
+from world2act.errors import BadInput
+from world2act.params import Skills
+from world2act.report import html
+from world2act.report.skills_chart import LEFT, RIGHT, Cut, Signals, episode_chart
+from world2act.skills.boundaries import TOLERANCES, count_boundaries, f1, found_boundaries, true_boundaries
+from world2act.skills.contact import contact_events
+from world2act.skills.motion import motion_events
+from world2act.skills.segmentation import PAPER
+from world2act.storage import read_parquet
+
+_FRAMES = 12
+_PIXELS = 128
+
+
+@dataclass(frozen=True)
+class Divided:
+    """What artifacts/skills says of one dataset: rows of skills by episode, and why the others were discarded."""
+
+    skills: dict[int, list[dict[str, Any]]]
+    reasons: dict[int, str]
+
+
+def render(dataset: EpisodeDataset, skills: Path | None, settings: Skills, episodes_per_task: int) -> str:
+    """Render the page.
+
+    Args:
+        skills: a folder as the stage `skills` writes it; None for none.
+        settings: calibrations by embodiment; one that is missing only leaves its thresholds out of the page.
+
+    Raises:
+        BadInput: `skills` does not divide this dataset, or the dataset names neither opening nor fingers.
+    """
+    divided = read_divided(dataset, skills) if skills else None
+    shown = _choose(dataset, divided, episodes_per_task)
+    return html.load_template("skills_preview.html.j2").render(
+        style=html.style(),
+        dataset=dataset,
+        name=_name(dataset),
+        skills=skills,
+        tasks=_tasks(dataset, divided),
+        divided=divided,
+        tolerances=TOLERANCES,
+        paper=PAPER,
+        margins=(100 * LEFT, 100 * (1 - RIGHT)),
+        calibrated=dataset.info["robot_type"] in settings.contact,
+        episodes=[_episode(dataset, record, divided, settings) for record in shown],
+    )
+
+
+def read_divided(dataset: EpisodeDataset, skills: Path) -> Divided:
+    """The rows of `skills` that belong to `dataset`, known by the dataset's folder name.
+
+    Raises:
+        BadInput: they are not of this dataset: an episode of another task or length, or one that is missing.
+    """
+    name = _name(dataset)
+    columns = ["dataset", "episode_index", "task", "skill_index", "skill_count", "start", "end", "raw_end", "prompt"]
+    rows = read_parquet(skills / "skills.parquet", columns).to_pylist()
+    lost = read_parquet(skills / "discards.parquet", ["dataset", "episode_index", "task", "reason"]).to_pylist()
+    by_episode: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["dataset"] == name:
+            by_episode[row["episode_index"]].append(row)
+    reasons = {row["episode_index"]: row for row in lost if row["dataset"] == name}
+    for record in dataset.episodes:
+        of_it = [*by_episode.get(record.index, ()), *([reasons[record.index]] if record.index in reasons else [])]
+        fits = of_it and all(row["task"] == record.task and row.get("end", 0) < record.length for row in of_it)
+        if not fits:
+            found = f"{len(of_it)} rows that fit neither its task nor its length" if of_it else "nothing"
+            expected, remedy = "its skills or its discard", "name the skills of this dataset with --skills"
+            raise BadInput(skills, f"dataset {name}, episode {record.index}", found, expected, remedy)
+    return Divided(dict(by_episode), {index: row["reason"] for index, row in reasons.items()})
+
+
+def _name(dataset: EpisodeDataset) -> str:
+    return dataset.path.resolve().name
+
+
+def _choose(dataset: EpisodeDataset, divided: Divided | None, per_task: int) -> list[EpisodeRecord]:
+    """Of each task, some that were discarded, up to half, then the first others."""
+    by_task: dict[str, list[EpisodeRecord]] = defaultdict(list)
+    for record in dataset.episodes:
+        by_task[record.task].append(record)
+    chosen = []
+    for records in by_task.values():
+        lost = [record for record in records if divided and record.index in divided.reasons]
+        kept = [record for record in records if record not in lost]
+        some = lost[: max(per_task // 2, per_task - len(kept))]
+        chosen += sorted([*some, *kept[: per_task - len(some)]], key=lambda record: record.index)
+    return sorted(chosen, key=lambda record: (record.task, record.index))
+
+
+def _tasks(dataset: EpisodeDataset, divided: Divided | None) -> list[dict[str, Any]]:
+    """A row a task, over all its episodes."""
+    rows = [row for skills in divided.skills.values() for row in skills] if divided else []
+    scores = {t: count_boundaries({_name(dataset): dataset}, rows, t) for t in TOLERANCES}
+    tasks = []
+    for task in sorted({record.task for record in dataset.episodes}):
+        records = [record for record in dataset.episodes if record.task == task]
+        clips = [row["end"] - row["start"] + 1 for row in rows if row["task"] == task]
+        lost = sum(record.index in divided.reasons for record in records) if divided else 0
+        tasks.append(
+            {
+                "task": task,
+                "episodes": len(records),
+                "frames": float(np.median([record.length for record in records])),
+                "synchronised": 1 - lost / len(records) if divided else None,
+                "clips": len(clips),
+                "clip_frames": float(np.median(clips)) if clips else None,
+                "f1": [f1(scores[t][task]) if divided and task in scores[t] else None for t in TOLERANCES],
+            }
+        )
+    return tasks
+
+
+def _episode(
+    dataset: EpisodeDataset, record: EpisodeRecord, divided: Divided | None, settings: Skills
+) -> dict[str, Any]:
+    signals = _signals(dataset, record.index, settings)
+    events = contact_events(signals.opening_m, signals.contact) if signals.contact else []
+    if signals.motion:
+        events += motion_events(signals.position_m, signals.motion)
+    events.sort(key=lambda event: event.frame)
+    skills = divided.skills.get(record.index, []) if divided else []
+    true = true_boundaries(dataset, record.index)
+    found = found_boundaries(skills).get((_name(dataset), record.index), [])
+    cut = Cut([(row["start"], row["end"]) for row in skills], found, events, true)
+    return {
+        "record": record,
+        "strips": {camera: html.png(_strip(dataset, record, camera)) for camera in dataset.cameras},
+        "chart": episode_chart(signals, cut, f"episode {record.index}"),
+        "skills": skills,
+        "found": found,
+        "true": true,
+        "reason": divided.reasons.get(record.index) if divided else None,
+    }
+
+
+def _signals(dataset: EpisodeDataset, index: int, settings: Skills) -> Signals:
+    arrays, embodiment = dataset.columns(index, [STATE]), dataset.info["robot_type"]
+    names: Sequence[str] = dataset.features[STATE]["names"] or []
+    position_m = ee_position(dataset, arrays) if "ee_x_m" in names else None
+    motion = settings.motion.get(embodiment) if position_m is not None else None
+    opening_m = gripper_opening(dataset, arrays)
+    return Signals(dataset.fps, opening_m, position_m, settings.contact.get(embodiment), motion)
+
+
+def _strip(dataset: EpisodeDataset, record: EpisodeRecord, camera: str) -> np.ndarray:
+    """Frames side by side, each from the middle of its share of the episode; no higher than 128 pixels."""
+    which = ((np.arange(_FRAMES) + 0.5) * record.length / _FRAMES).astype(int).tolist()
+    strip = Image.fromarray(np.concatenate(list(dataset.frames(record.index, camera, which)), axis=1))
+    if strip.height > _PIXELS:
+        strip = strip.resize((round(strip.width * _PIXELS / strip.height), _PIXELS), Image.Resampling.LANCZOS)
+    return np.asarray(strip)
