@@ -24,6 +24,7 @@ from world2act.skills.alignment import align
 from world2act.skills.contact import Event
 from world2act.skills.language import Request
 from world2act.skills.model_provider import ModelProvider
+from world2act.skills.prompts import PromptFile
 from world2act.skills.providers import make_provider
 
 KEY = "sk-verysecret-0123456789"
@@ -356,6 +357,39 @@ def test_what_is_no_instruction_is_not_sent(server: LanguageServer, tmp_path: Pa
 def test_an_event_that_the_prompt_file_does_not_explain_is_told(server: LanguageServer, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"prompt\.yaml: kinds.*\n.*nothing about \['applause'\]"):
         provider(tmp_path, server.url).split([request(Event(20, "applause"))])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("contact_end: ", "applause: ", "applause"),
+        ('user: "{request}"', 'user: "hello"', "no {request}"),
+        ("plan:", "plans:", "plan"),
+        ("kinds:", "kinds: [", "expected"),
+    ],
+)
+def test_a_damaged_prompt_file_is_named(tmp_path: Path, old: str, new: str, found: str) -> None:
+    path = tmp_path / "prompt.yaml"
+    path.write_text((ROOT / "conf/skills/prompt.yaml").read_text().replace(old, new))
+    with pytest.raises(BadInput, match=r"prompt\.yaml") as error:
+        PromptFile(path)
+    assert found in str(error.value)
+    with pytest.raises(BadInput, match=r"skills\.prompt_file"):
+        PromptFile(tmp_path / "nowhere.yaml")
+
+
+def test_a_change_of_the_prompt_file_asks_anew(
+    server: LanguageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer(otherwise=talker)
+    provider(tmp_path, server.url).split([request(ONSET)])
+    changed = tmp_path / "conf/skills/prompt.yaml"
+    changed.parent.mkdir(parents=True)
+    changed.write_text((ROOT / "conf/skills/prompt.yaml").read_text() + "# a word\n")
+    (tmp_path / "conf/profile").symlink_to(ROOT / "conf/profile")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    provider(tmp_path, server.url).split([request(ONSET)])
+    assert len(server.received) == 2
 
 
 def test_a_kill_costs_no_answer_that_had_arrived(server: LanguageServer, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def align(request: Request, answer: Answer) -> list[Skill]:
     for i, segment in enumerate(answer.segments):
         last = i == len(answer.segments) - 1
         raw_end = _frame(request, segment.ends_at, last)
-        _check(segment.prompt.strip(), i)
+        check_prompt(segment.prompt.strip(), i)
         if skills and raw_end <= skills[-1].raw_end:
             raise Discard(f"prompt {i} ends at frame {raw_end}, not after frame {skills[-1].raw_end}")
         end = raw_end // GRID * GRID if last else (raw_end + GRID // 2) // GRID * GRID
@@ -61,7 +61,8 @@ def excerpt(text: str, length: int = 60) -> str:
     return repr(text if len(text) <= length else f"{text[:length]}…")
 
 
-def _check(prompt: str, i: int) -> None:
+def check_prompt(prompt: str, i: int) -> None:
+    """Raise `Discard` where the prompt number `i` is empty, long, without a letter, or does not print."""
     if not prompt:
         raise Discard(f"prompt {i} is empty")
     if len(prompt) > MAX_PROMPT:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from world2act.errors import BadInput
+from world2act.skills.contact import Kind
 from world2act.skills.plan import EPISODE_END
 from world2act.storage import sha256
 
@@ -31,7 +32,7 @@ class _Template(BaseModel):
 class _Content(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kinds: dict[str, str]
+    kinds: dict[Kind, str]
     plan: _Template
     choice: _Template
     common_words: str

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from world2act.skills.alignment import Discard, excerpt
+from world2act.skills.alignment import Discard, check_prompt, excerpt
 from world2act.skills.language import Answer, Request
 from world2act.skills.plan import EPISODE_END, Step, mismatch, place
 from world2act.skills.prompts import PromptFile
@@ -90,6 +90,7 @@ def read_plan(reply: Reply, instruction: str, prompts: PromptFile) -> tuple[Step
         if skill.ends_at not in (*prompts.kinds, EPISODE_END) or (skill.ends_at == EPISODE_END and not last):
             raise Discard(f"the model ends prompt {i} at {excerpt(skill.ends_at)}")
         prompt = skill.prompt.strip()
+        check_prompt(prompt, i)
         _check_language(prompt, instruction, prompts.common_words, i)
         if steps and steps[-1].prompt.casefold() == prompt.casefold():
             raise Discard(f"the model says prompt {i} twice: {excerpt(prompt)}")
