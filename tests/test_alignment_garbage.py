@@ -12,16 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from conftest import ROOT
 
 from world2act.params import Price
+from world2act.sims import metaworld
 from world2act.skills.alignment import MAX_PROMPT, Discard, Skill, align
 from world2act.skills.contact import Event
 from world2act.skills.journal import Journal
 from world2act.skills.language import Request
 from world2act.skills.model_provider import Keep, ModelProvider
 from world2act.skills.prompts import Messages, PromptFile
-from world2act.skills.replies import Reply
+from world2act.skills.replies import Reply, read_plan
 
 PROMPTS = PromptFile(ROOT / "conf/skills/prompt.yaml")
 INSTRUCTION = "pick up the red cup and place it on the shelf"
@@ -189,6 +191,13 @@ def test_prompts_are_in_the_language_of_the_instruction(
     found = outcome(tmp_path, request, plan((prompt, "episode_end")))
     check(request, found)
     assert isinstance(found, list) == fits, found
+
+
+@pytest.mark.parametrize("task", metaworld.TASKS.values(), ids=lambda task: task.name)
+def test_prompts_that_a_person_wrote_obey_the_rules_for_models(task: metaworld.Task) -> None:
+    steps = yaml.safe_load((ROOT / "conf/skills/metaworld.yaml").read_text())[task.name]
+    reply = Reply(json.dumps({"skills": steps, "refusal": ""}), "stop", 1, 1)
+    assert [step.model_dump() for step in read_plan(reply, task.instruction, PROMPTS)] == steps
 
 
 def _value(rng: random.Random, depth: int = 0) -> Any:

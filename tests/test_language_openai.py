@@ -441,11 +441,12 @@ def test_a_full_disk_leaves_whole_lines(server: LanguageServer, tmp_path: Path) 
     assert (resumed.usage.calls, resumed.usage.reused) == (5 - kept, kept)
 
 
-def test_a_damaged_line_is_named(server: LanguageServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["gibberish", "5", "[]", '{"raw": 5}', "NaN", "\ufffd"])
+def test_a_damaged_line_is_named(server: LanguageServer, tmp_path: Path, damage: str) -> None:
     server.answer(otherwise=talker)
     provider(tmp_path, server.url).split([request(ONSET)])
     journal = tmp_path / "answers.jsonl"
-    journal.write_text("gibberish\n" + journal.read_text())
+    journal.write_text(damage + "\n" + journal.read_text())
     with pytest.raises(BadInput, match=r"answers\.jsonl: line 1"):
         provider(tmp_path, server.url).split([request(ONSET)])
 

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from world2act.errors import BadInput, InfrastructureError
 from world2act.skills.prompts import StepName
 from world2act.skills.replies import Reply
@@ -39,6 +41,9 @@ class Question:
     @property
     def key(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+_QUESTION, _REPLY = TypeAdapter(Question), TypeAdapter(Reply)
 
 
 class Journal:
@@ -91,19 +96,17 @@ class Journal:
 
 
 def _read(path: Path, remedy: str) -> Iterator[tuple[Question, Reply]]:
-    """The questions and answers of a file. Lines of providers that ask no model are passed over."""
+    """The questions and answers of a file. Lines of the schema provider, which asks no model, are passed over."""
     if not path.exists():
         return
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 record = json.loads(line)
-                if "raw" not in record:
+                if set(record) == {"request", "answer"}:
                     continue
-                question = Question(**{name: record[name] for name in Question.__dataclass_fields__})
-                reply = Reply(**{name: record[name] for name in Reply.__dataclass_fields__})
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(
-                    path, f"line {number}", f"{type(error).__name__}: {error}", "a question and its answer", remedy
-                ) from error
+                question, reply = _QUESTION.validate_python(record), _REPLY.validate_python(record)
+            except (ValueError, TypeError) as error:
+                found = str(error).splitlines()[0]
+                raise BadInput(path, f"line {number}", found, "a question and its answer", remedy) from error
             yield question, reply
