@@ -50,9 +50,10 @@ class MotionResponse:
 
         Returns:
             The first lag whose response is at least 0.3 of the largest, in control steps (negative: the motion is
-            seen before its action), and the share of the displacement's variance that the fit explains.
+            seen before its action), and the share of the displacement's variance that the fit explains, adjusted for
+            how many numbers were fitted (0 where there are hardly more rows than these).
         """
-        if not self._rows:
+        if self._rows <= len(LAGS) + 1:
             return LAGS[0], 0.0
         covariance = self._products - np.outer(self._sum, self._sum) / self._rows
         inputs, shared, variance = covariance[:-1, :-1], covariance[:-1, -1], covariance[-1, -1]
@@ -60,7 +61,8 @@ class MotionResponse:
         unexplained = variance - 2 * response @ shared + response @ inputs @ response
         inner = response[1:-1]  # the outermost lags also stand for all those beyond them
         onset = LAGS[1 + int(np.argmax(inner >= _ONSET_SHARE * inner.max()))]
-        return onset, float(1 - unexplained / max(variance, 1e-12))
+        adjusted = (self._rows - 1) / (self._rows - len(LAGS) - 1)
+        return onset, max(float(1 - adjusted * unexplained / max(variance, 1e-12)), 0.0)
 
 
 def response_onset(actions: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> tuple[int, float]:

@@ -41,6 +41,7 @@ _STATE = {
     "robot0_gripper_qpos": FINGERS,
 }
 _IMAGE = "_image"
+_GENERATED = "MG_"  # before the name of the environment where MimicGen made the demonstrations
 
 
 def open_recording(source: Source) -> Recording:
@@ -68,7 +69,7 @@ def _episodes(source: Source, fps: int) -> Iterator[tuple[str, Episode] | SetAsi
                     place = "data, attribute env_args, env_name"
                     raise BadInput(f"{source.where}: {name}", place, task, "the task's name", "complete the file")
                 for demo in demonstrations(data):
-                    yield _episode(f"{name}:{demo}", data, demo, task)
+                    yield _episode(f"{name}:{demo}", data, demo, task.removeprefix(_GENERATED))
         except Unusable as error:
             yield SetAside(name, str(error))
 

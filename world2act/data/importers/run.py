@@ -219,8 +219,8 @@ def _lag_test(src: str, recording: Recording, declared: int, *, stated: bool) ->
             "the lag between action and motion",
             f"actions {list(actions)} and state {list(states)}, which have no axes in common",
             "delta_x, delta_y, delta_z in the actions and ee_x_m, ee_y_m, ee_z_m in the state",
-            "name the elements that are these with --rename OLD=NEW; or, if there are none, state the lag with --lag N: "
-            "it is then recorded as unproven",
+            "name the elements that are these with --rename OLD=NEW; or, if there are none, state the lag with "
+            "--lag N: it is then recorded as unproven",
         )
     return test
 
