@@ -295,11 +295,17 @@ def test_a_missing_or_broken_key_is_told_before_anything_is_sent(
     assert server.received == []
 
 
-def test_a_local_server_needs_no_key(server: LanguageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_server_gets_no_key_and_no_proxy_its_data(
+    server: LanguageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.setenv(name, KEY)
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Secret: {KEY}")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     server.answer(otherwise=talker)
     assert provider(tmp_path, server.url, key_variable=None).split([request(ONSET)])[0].segments
     assert KEY not in json.dumps(server.received[0].headers)
