@@ -52,9 +52,7 @@ def make_pipeline_root(root: Path) -> Path:
     }
     write_json(root / "metrics/demos/metrics.json", counts | {"expert_failures": 1})
     write_json(root / "metrics/skills/metrics.json", {"clips": 78, "synchronised": 0.975, "median_clip_frames": 21.0})
-    (root / "metrics/skills/clip_lengths.csv").write_text(
-        "frames,what,share\n0,episodes,0.0\n8,episodes,1.0\n0,skill clips,0.5\n8,skill clips,0.5\n"
-    )
+    (root / "metrics/skills/clip_lengths.csv").write_text("frames,episodes,skill clips\n0,0.0,0.5\n8,1.0,0.5\n")
     strip = Image.fromarray(rng.integers(0, 255, (18, 80, 3), np.uint8))
     for name in ("world_model/preview", "rollouts/frames", "tokenizer/preview"):
         (artifacts / name).mkdir()

@@ -155,6 +155,8 @@ def test_episodes_without_actions_become_skills(dataset: EpisodeDataset, tmp_pat
         save(result, tmp_path / name)
         save_length_plot(result, tmp_path / name / "clip_lengths.csv")
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
+    lengths = (tmp_path / "a/clip_lengths.csv").read_text().splitlines()
+    assert lengths[0] == "frames,episodes,skill clips" and lengths[3:5] == ["16,0.0,0.25", "24,0.0,0.5"]
     skills = read_parquet(tmp_path / "a/skills.parquet").to_pylist()
     spans = [
         (r["episode_index"], r["subset"], r["skill_index"], r["skill_count"], r["start"], r["end"], r["raw_end"])

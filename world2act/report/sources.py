@@ -96,10 +96,8 @@ def read_clip_lengths(root: Path) -> dict[str, list[tuple[float, float]]]:
     path = root / "metrics/skills/clip_lengths.csv"
     if not path.exists():
         raise BadInput(path, "", "nothing", "the lengths of clips", "run `dvc repro skills`")
-    lengths: dict[str, list[tuple[float, float]]] = {}
-    for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
-        lengths.setdefault(row["what"], []).append((float(row["frames"]), float(row["share"])))
-    return lengths
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    return {what: [(float(row["frames"]), float(row[what])) for row in rows] for what in list(rows[0])[1:]}
 
 
 def read_rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:

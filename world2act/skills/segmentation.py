@@ -119,15 +119,12 @@ def save_length_plot(result: Segmentation, path: Path, bin_frames: int = 8) -> N
     groups = {"episodes": result.episode_lengths, "skill clips": _clip_lengths(result)}
     top = max(map(max, groups.values())) + bin_frames
     edges = np.arange(0, top + bin_frames, bin_frames)
+    shares = [np.histogram(lengths, edges)[0] / len(lengths) for lengths in groups.values()]
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["frames", "what", "share"])
-        for what, lengths in groups.items():
-            counts, _ = np.histogram(lengths, edges)
-            writer.writerows(
-                [int(edge), what, round(float(count / len(lengths)), 6)]
-                for edge, count in zip(edges, counts, strict=False)
-            )
+        writer.writerow(["frames", *groups])
+        for edge, *row in zip(edges, *shares, strict=False):
+            writer.writerow([int(edge), *(round(float(share), 6) for share in row)])
 
 
 def save_synchronised_plot(rates: Mapping[str, float], path: Path) -> None:
