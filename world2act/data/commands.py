@@ -79,6 +79,28 @@ def import_(
         typer.echo(f"lag {done.lag.measured} measured and taken out (explained variance {done.lag.explained:.2f})")
 
 
+@app.command()
+def export(
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="A data set of ours, such as artifacts/demos/labelled.")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="The data set to write; it must not exist.")],
+    format_: Annotated[str, typer.Option("--format", help="lerobot-v3.0 or lerobot-v2.1.")] = "lerobot-v3.0",
+    skills: Annotated[Path | None, typer.Option(help="artifacts/skills: the prompts of its skills go along.")] = None,
+) -> None:
+    """Write a data set for other software: LeRobot v3.0, or v2.1 with meta/modality.json as GR00T-N1.6 reads it.
+
+    The same data set always gives the same bytes. Skill prompts go to LeRobot's column `language_persistent`, style
+    "subtask", one active at each frame; in v2.1 to `annotation.human.action.subtask`, a row of tasks.jsonl each.
+    Pictures stay as they are in v3.0 and become mp4 videos in v2.1.
+    """
+    from world2act.data.exporters.run import export_dataset
+
+    with one_message(), _progress() as progress:
+        done = export_dataset(src, dest, format_, skills=skills, progress=progress)
+    typer.echo(f"{dest} holds {done.episodes} episodes, {format_}")
+    if done.prompted is not None:
+        typer.echo(f"{done.prompted} of them with skill prompts; the others were discarded and have none")
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal, nothing anywhere else."""
