@@ -19,7 +19,7 @@ def main(params: Params) -> Metrics:
         journal=RUNS / "skills" / "answers.jsonl",
         finished=ARTIFACTS / "skills" / "transcripts.jsonl",
     )
-    result = segment(datasets, Calibration(params.skills.contact, params.skills.motion), provider)
+    result = segment(datasets, Calibration.of(params.skills), provider)
     measured = metrics(result) | boundary_metrics(datasets, result.skills)
     with atomic_directory(ARTIFACTS / "skills") as directory:
         save(result, directory)

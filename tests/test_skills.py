@@ -25,7 +25,7 @@ from world2act.storage import read_parquet, sha256
 ROOT = Path(__file__).parent.parent
 CONTACT = Contact(open_width_m=0.1, threshold_m=0.03, release_m=0.02, min_frames=4)
 MOTION = Motion(window_frames=6, turn_deg=40.0, stroke_m=0.02, response_frames=0)
-CALIBRATION = Calibration({"sawyer": CONTACT}, {"sawyer": MOTION})
+CALIBRATION = Calibration({"sawyer": CONTACT}, {"sawyer": MOTION}, {})
 SCHEMA = ROOT / "conf/skills/metaworld.yaml"
 
 
@@ -187,7 +187,7 @@ def test_episodes_without_actions_become_skills(dataset: EpisodeDataset, tmp_pat
 
 def test_an_embodiment_must_be_calibrated(dataset: EpisodeDataset) -> None:
     with pytest.raises(BadInput, match="an entry for sawyer"):
-        segment({"video_only": dataset}, Calibration({"panda": CONTACT}, {}), SchemaProvider(SCHEMA))
+        segment({"video_only": dataset}, Calibration({"panda": CONTACT}, {}, {}), SchemaProvider(SCHEMA))
 
 
 def test_default_profile_names_only_tasks_with_prompts() -> None:

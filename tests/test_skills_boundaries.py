@@ -12,11 +12,11 @@ from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature
 from world2act.data.recording import PHASE, STATE, gripper_opening
 from world2act.errors import BadInput
-from world2act.params import Motion, compose, parse_params
+from world2act.params import Motion, Touch, compose, parse_params
 from world2act.sims.base import load_simulator
 from world2act.skills.boundaries import boundary_metrics, count_boundaries, count_matches, expert_boundaries, f1
-from world2act.skills.contact import Event
-from world2act.skills.events import Calibration
+from world2act.skills.contact import Event, touch_events
+from world2act.skills.events import Calibration, find_events
 from world2act.skills.motion import motion_events
 from world2act.skills.schema import SchemaProvider
 from world2act.skills.segmentation import DATASETS, segment
@@ -54,6 +54,13 @@ def test_the_last_turn_of_the_path_is_where_the_act_begins() -> None:
 )
 def test_what_is_no_turn_is_no_event(positions: np.ndarray) -> None:
     assert motion_events(positions, MOTION) == []
+
+
+def test_touch_begins_at_its_threshold_and_a_knock_is_none() -> None:
+    force_n = np.array([0] * 10 + [40] * 2 + [0] * 10 + [35] * 3 + [15] * 10 + [0] * 10 + [40] * 5)
+    touch = Touch(threshold_n=30.0, release_n=10.0, min_frames=4)
+    assert touch_events(force_n, touch) == [Event(22, "touch_onset"), Event(45, "touch_onset")]
+    assert touch_events(np.full(20, 50.0), touch) == []
 
 
 def test_noise_of_a_resting_hand_is_no_turn() -> None:
@@ -156,6 +163,36 @@ def test_experts_know_their_phase_and_asking_changes_nothing(task: str) -> None:
         environment.step(executed)
 
 
+@pytest.mark.parametrize("task", ["plate-slide", "button-press"])
+def test_a_force_on_the_hand_is_touch(task: str, tmp_path: Path) -> None:
+    """Contact forces of the simulator between hand and world, as a force sensor would give them, while an expert acts."""
+    import mujoco
+
+    demos = parse_params(compose("default", ROOT), "a test").demos
+    options = {"camera": demos.camera, "image_size": 16, "settle_steps": demos.settle_steps}
+    environment = load_simulator("metaworld").make_environment(task, **options)
+    environment.reset(4_000_001)
+    model, data, states, wrench = environment._model, environment._data, [], np.zeros(6)
+    hand = model.body_weldid == model.body("hand").weldid[0]
+    for name in ("rightclaw", "leftclaw", "rightpad", "leftpad"):
+        hand |= np.arange(model.nbody) == model.body(name).id
+    phases, success = [], False
+    while not success:
+        action, force = environment.expert_action(), 0.0
+        phases.append(environment.expert_phase())
+        for i, contact in enumerate(data.contact):
+            if hand[model.geom_bodyid[contact.geom1]] != hand[model.geom_bodyid[contact.geom2]]:
+                mujoco.mj_contactForce(model, data, i, wrench)
+                force += float(np.linalg.norm(wrench[:3]))
+        states.append([*environment._state[:3], environment.gripper_opening(), force])
+        success = environment.step(action)
+    names = ["ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m", "ee_force_n"]
+    events = find_events(write(tmp_path / task, None, names, np.array(states)), 0, calibration())
+    (boundary,) = expert_boundaries(np.array(phases))
+    (touch,) = [event.frame for event in events if event.kind == "touch_onset"]
+    assert boundary < touch <= boundary + 20 and not any(force for *_, force in states[: boundary - 1])
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EpisodeDataset]:
     """Six demonstrations of a task with a grasp and one without."""
@@ -170,8 +207,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EpisodeDataset]:
 
 
 def calibration() -> Calibration:
-    skills = parse_params(compose("default", ROOT), "a test").skills
-    return Calibration(skills.contact, skills.motion)
+    return Calibration.of(parse_params(compose("default", ROOT), "a test").skills)
 
 
 def test_skills_begin_where_the_expert_says(made: dict[str, EpisodeDataset]) -> None:

@@ -58,8 +58,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     skills = parse_params(compose("default", ROOT), "a test").skills
     provider = SchemaProvider(ROOT / "conf/skills/metaworld.yaml")
     (tmp_path / "artifacts/skills").mkdir()
-    calibration = Calibration(skills.contact, skills.motion)
-    save(segment({"labelled": dataset}, calibration, provider), tmp_path / "artifacts/skills")
+    save(segment({"labelled": dataset}, Calibration.of(skills), provider), tmp_path / "artifacts/skills")
     return tmp_path
 
 

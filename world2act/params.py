@@ -95,6 +95,14 @@ class Contact(Section):
     min_frames: Count
 
 
+class Touch(Section):
+    """Outer force on one embodiment's hand, newtons: touch begins at `threshold_n` and ends below `release_n`."""
+
+    threshold_n: Positive
+    release_n: Positive
+    min_frames: Count
+
+
 class Motion(Section):
     """What one embodiment's end effector does where it turns: it moves at least `stroke_m` metres in the
     `window_frames` before and again in those after, and the two directions differ by at least `turn_deg`. The arm
@@ -179,6 +187,7 @@ class Skills(Section):
     transformers: LocalModel | None
     contact: dict[str, Contact]
     motion: dict[str, Motion]
+    touch: dict[str, Touch]
 
 
 class Tokenizer(Section):

@@ -57,6 +57,12 @@ def ee_position(dataset: EpisodeDataset, arrays: Mapping[str, np.ndarray]) -> np
     return arrays[STATE][:, _columns(dataset, axes, ", ".join(axes))]
 
 
+def ee_force(dataset: EpisodeDataset, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The size of the outer force on the end effector, (T,) newtons, from `arrays[STATE]`; None where it has none."""
+    names = dataset.features[STATE]["names"] or []
+    return arrays[STATE][:, names.index("ee_force_n")] if "ee_force_n" in names else None
+
+
 def _columns(dataset: EpisodeDataset, wanted: Sequence[str], expected: str) -> list[int]:
     names = dataset.features[STATE]["names"] or []
     if not set(wanted) <= set(names):

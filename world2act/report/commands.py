@@ -37,14 +37,15 @@ def preview(
     from world2act.data.lerobot_v3 import EpisodeDataset
     from world2act.params import load_params
     from world2act.report.skills_preview import render
+    from world2act.skills.events import Calibration
     from world2act.storage import atomic_file
 
     with one_message():
-        settings = load_params().skills
+        calibration = Calibration.of(load_params().skills)
         opened = EpisodeDataset.open(dataset)
         beside = dataset.resolve().parents[1] / "skills"
         known = skills or (beside if (beside / "skills.parquet").exists() else None)
-        page = render(opened, known, settings, episodes)
+        page = render(opened, known, calibration, episodes)
         with atomic_file(out) as temporary:
             temporary.write_text(page, encoding="utf-8")
         typer.echo(f"{out}: {len(opened)} episodes, {len(page) / 1e6:.1f} MB")

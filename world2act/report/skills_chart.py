@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from world2act.params import Contact, Motion
+from world2act.params import Contact, Motion, Touch
 from world2act.report.charts import ACCENT, BASE, FULL, INK, LINE, MUTE, SOFT, STYLE, inline_svg
 from world2act.skills.contact import Event
 from world2act.skills.motion import turning_angle
@@ -26,13 +26,16 @@ _BAND_INCHES = 0.42
 
 @dataclass(frozen=True)
 class Signals:
-    """What segmentation reads of an episode: metres, seconds. `position_m` (T, 3) and `motion` where there are any."""
+    """What segmentation reads of an episode, (T,), `position_m` (T, 3), and by which calibration; None where there is
+    none."""
 
     fps: int
     opening_m: np.ndarray
     position_m: np.ndarray | None
+    force_n: np.ndarray | None
     contact: Contact | None
     motion: Motion | None
+    touch: Touch | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def episode_chart(signals: Signals, cut: Cut, salt: str) -> Markup:
     rows = [_draw_opening]
     if signals.position_m is not None:
         rows += [_draw_speed, *([_draw_turn] if signals.motion else [])]
+    if signals.force_n is not None:
+        rows.append(_draw_force)
     height = _BAND_INCHES + _ROW_INCHES * len(rows) + 0.45
     ratios = [_BAND_INCHES, *[_ROW_INCHES] * len(rows)]
     with plt.rc_context(STYLE):
@@ -106,6 +111,14 @@ def _draw_turn(axes: Axes, signals: Signals) -> None:
     axes.plot(turning_angle(signals.position_m, signals.motion), color=INK)
     axes.axhline(signals.motion.turn_deg, color=MUTE, linewidth=1, linestyle="--")
     axes.set(ylabel="turn, °", ylim=(0, 180), yticks=[0, 90, 180])
+
+
+def _draw_force(axes: Axes, signals: Signals) -> None:
+    axes.plot(signals.force_n, color=INK)
+    if signals.touch:
+        axes.axhspan(signals.touch.release_n, signals.touch.threshold_n, color=SOFT, alpha=0.35, linewidth=0)
+        axes.axhline(signals.touch.threshold_n, color=MUTE, linewidth=1, linestyle="--")
+    axes.set(ylabel="force, N", ylim=(0, None))
 
 
 def _draw_boundaries(axes: Axes, cut: Cut) -> None:

@@ -6,8 +6,7 @@ Any canonical dataset will do. Without artifacts/skills of it, the page shows th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,12 @@ import numpy as np
 from PIL import Image
 
 from world2act.data.lerobot_v3 import EpisodeDataset, EpisodeRecord
-from world2act.data.recording import STATE, ee_position, gripper_opening
+from world2act.data.recording import STATE, ee_force, ee_position, gripper_opening
 from world2act.errors import BadInput
-from world2act.params import Skills
 from world2act.report import html
 from world2act.report.skills_chart import LEFT, RIGHT, Cut, Signals, episode_chart
 from world2act.skills.boundaries import TOLERANCES, count_boundaries, f1, found_boundaries, true_boundaries
-from world2act.skills.contact import contact_events
-from world2act.skills.motion import motion_events
+from world2act.skills.events import Calibration, find_events
 from world2act.skills.segmentation import PAPER
 from world2act.storage import read_parquet
 
@@ -38,17 +35,19 @@ class Divided:
     reasons: dict[int, str]
 
 
-def render(dataset: EpisodeDataset, skills: Path | None, settings: Skills, episodes_per_task: int) -> str:
+def render(dataset: EpisodeDataset, skills: Path | None, calibration: Calibration, episodes_per_task: int) -> str:
     """Render the page.
 
     Args:
         skills: a folder as the stage `skills` writes it; None for none.
-        settings: calibrations by embodiment; one that is missing only leaves its thresholds out of the page.
+        calibration: an embodiment that is missing has no events on the page.
 
     Raises:
         BadInput: `skills` does not divide this dataset, or the dataset names neither opening nor fingers.
     """
     divided = read_divided(dataset, skills) if skills else None
+    if "ee_x_m" not in (dataset.features[STATE]["names"] or []):
+        calibration = replace(calibration, motion={})
     shown = _choose(dataset, divided, episodes_per_task)
     return html.load_template("skills_preview.html.j2").render(
         style=html.style(),
@@ -60,8 +59,8 @@ def render(dataset: EpisodeDataset, skills: Path | None, settings: Skills, episo
         tolerances=TOLERANCES,
         paper=PAPER,
         margins=(100 * LEFT, 100 * (1 - RIGHT)),
-        calibrated=dataset.info["robot_type"] in settings.contact,
-        episodes=[_episode(dataset, record, divided, settings) for record in shown],
+        calibrated=dataset.info["robot_type"] in calibration.contact,
+        episodes=[_episode(dataset, record, divided, calibration) for record in shown],
     )
 
 
@@ -132,13 +131,10 @@ def _tasks(dataset: EpisodeDataset, divided: Divided | None) -> list[dict[str, A
 
 
 def _episode(
-    dataset: EpisodeDataset, record: EpisodeRecord, divided: Divided | None, settings: Skills
+    dataset: EpisodeDataset, record: EpisodeRecord, divided: Divided | None, calibration: Calibration
 ) -> dict[str, Any]:
-    signals = _signals(dataset, record.index, settings)
-    events = contact_events(signals.opening_m, signals.contact) if signals.contact else []
-    if signals.motion:
-        events += motion_events(signals.position_m, signals.motion)
-    events.sort(key=lambda event: event.frame)
+    signals = _signals(dataset, record.index, calibration)
+    events = find_events(dataset, record.index, calibration) if signals.contact else ()
     skills = divided.skills.get(record.index, []) if divided else []
     true = true_boundaries(dataset, record.index)
     found = found_boundaries(skills).get((_name(dataset), record.index), [])
@@ -154,13 +150,17 @@ def _episode(
     }
 
 
-def _signals(dataset: EpisodeDataset, index: int, settings: Skills) -> Signals:
+def _signals(dataset: EpisodeDataset, index: int, calibration: Calibration) -> Signals:
     arrays, embodiment = dataset.columns(index, [STATE]), dataset.info["robot_type"]
-    names: Sequence[str] = dataset.features[STATE]["names"] or []
-    position_m = ee_position(dataset, arrays) if "ee_x_m" in names else None
-    motion = settings.motion.get(embodiment) if position_m is not None else None
-    opening_m = gripper_opening(dataset, arrays)
-    return Signals(dataset.fps, opening_m, position_m, settings.contact.get(embodiment), motion)
+    return Signals(
+        fps=dataset.fps,
+        opening_m=gripper_opening(dataset, arrays),
+        position_m=ee_position(dataset, arrays) if "ee_x_m" in (dataset.features[STATE]["names"] or []) else None,
+        force_n=ee_force(dataset, arrays),
+        contact=calibration.contact.get(embodiment),
+        motion=calibration.motion.get(embodiment),
+        touch=calibration.touch.get(embodiment),
+    )
 
 
 def _strip(dataset: EpisodeDataset, record: EpisodeRecord, camera: str) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Contact from the gripper: the visual stream of skill segmentation (World2Act, section on RoboCasa-Skill).
+"""Contact: the visual stream of skill segmentation (World2Act, section on RoboCasa-Skill), and touch where it is felt.
 
 Closure is the calibrated open width minus the opening. Contact begins where it reaches the embodiment's threshold and
-ends where it falls below the release width; two widths, so that an object that yields does not flicker.
+ends where it falls below the release width; two widths, so that an object that yields does not flicker. A force on the
+hand is read the same way: it tells of touch where the gripper never closes.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Literal
 
 import numpy as np
 
-from world2act.params import Contact
+from world2act.params import Contact, Touch
 
 Kind = Literal["contact_onset", "contact_end", "motion_change", "touch_onset"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """A frame at which contact begins, or the first frame without it: a place where a skill may end."""
+    """A frame at which contact, touch or another movement begins, or the first frame without contact: a place where a
+    skill may end."""
 
     frame: int
     kind: Kind
@@ -39,15 +41,36 @@ def contact_events(opening_m: np.ndarray, contact: Contact) -> list[Event]:
         Events in order of time.
     """
     closure = contact.open_width_m - np.asarray(opening_m, np.float64)
-    touching = np.zeros(len(closure), bool)
-    state = False
-    for t, value in enumerate(closure):
-        state = value >= (contact.release_m if state else contact.threshold_m)
-        touching[t] = state
+    touching = _hysteresis(closure, contact.threshold_m, contact.release_m, contact.min_frames)
+    return [Event(t, "contact_onset" if touching[t] else "contact_end") for t in _changes(touching)]
+
+
+def touch_events(force_n: np.ndarray, touch: Touch) -> list[Event]:
+    """Find where the hand begins to touch something: flickers and touch at frame 0 are left out as in `contact_events`.
+
+    Args:
+        force_n: (T,) size of the outer force on the hand, newtons.
+        touch: the embodiment's calibration.
+
+    Returns:
+        Events in order of time.
+    """
+    touching = _hysteresis(np.asarray(force_n, np.float64), touch.threshold_n, touch.release_n, touch.min_frames)
+    return [Event(t, "touch_onset") for t in _changes(touching) if touching[t]]
+
+
+def _hysteresis(signal: np.ndarray, begin: float, end: float, min_frames: int) -> np.ndarray:
+    """Whether the signal has reached `begin` and not fallen below `end` since, bool (T,), without short runs."""
+    state, states = False, np.zeros(len(signal), bool)
+    for t, value in enumerate(signal):
+        states[t] = state = bool(value >= (end if state else begin))
     for value in (False, True):
-        _remove_short(touching, value, contact.min_frames)
-    changes = np.flatnonzero(touching[1:] != touching[:-1]) + 1
-    return [Event(int(t), "contact_onset" if touching[t] else "contact_end") for t in changes]
+        _remove_short(states, value, min_frames)
+    return states
+
+
+def _changes(states: np.ndarray) -> list[int]:
+    return (np.flatnonzero(states[1:] != states[:-1]) + 1).tolist()
 
 
 def _remove_short(touching: np.ndarray, value: bool, min_frames: int) -> None:
