@@ -165,7 +165,7 @@ def test_experts_know_their_phase_and_asking_changes_nothing(task: str) -> None:
 
 @pytest.mark.parametrize("task", ["plate-slide", "button-press"])
 def test_a_force_on_the_hand_is_touch(task: str, tmp_path: Path) -> None:
-    """Contact forces of the simulator between hand and world, as a force sensor would give them, while an expert acts."""
+    """Contact forces of the simulator on the hand, as a force sensor would give them, while an expert acts."""
     import mujoco
 
     demos = parse_params(compose("default", ROOT), "a test").demos
