@@ -103,7 +103,7 @@ def test_discards_come_with_their_reason_and_tasks_with_their_rates(workspace: P
     row = re.search(r'<tr><td><a href="#hammer">.*?</tr>', page, re.DOTALL).group()
     numbers = re.findall(r'number">([^<]+)<', row)
     assert numbers == ["3", "70", "0.667", "4", "35", "0.000", "0.800", "0.800"]
-    assert "begins 30, expert 27" in page and "begins 23, expert 27" in page
+    assert "found 30, the expert's 27" in page and "found 23, the expert's 27" in page
 
 
 def test_pages_are_the_same_every_time(workspace: Path) -> None:

@@ -104,7 +104,7 @@ def _draw_opening(axes: Axes, signals: Signals) -> None:
 def _draw_speed(axes: Axes, signals: Signals) -> None:
     speed = np.linalg.norm(np.diff(signals.position_m, axis=0), axis=1) * signals.fps
     axes.plot(np.arange(len(speed)) + 0.5, speed, color=INK)
-    axes.set(ylabel="speed, m/s", ylim=(0, None))
+    axes.set(ylabel="speed, m/s", ylim=(0, 1.12 * speed.max() or 1))
 
 
 def _draw_turn(axes: Axes, signals: Signals) -> None:
@@ -118,7 +118,7 @@ def _draw_force(axes: Axes, signals: Signals) -> None:
     if signals.touch:
         axes.axhspan(signals.touch.release_n, signals.touch.threshold_n, color=SOFT, alpha=0.35, linewidth=0)
         axes.axhline(signals.touch.threshold_n, color=MUTE, linewidth=1, linestyle="--")
-    axes.set(ylabel="force, N", ylim=(0, None))
+    axes.set(ylabel="force, N", ylim=(0, 1.12 * signals.force_n.max() or 1))
 
 
 def _draw_boundaries(axes: Axes, cut: Cut) -> None:
