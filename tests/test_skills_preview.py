@@ -21,7 +21,7 @@ from world2act.skills.segmentation import save, segment
 
 ROOT = Path(__file__).parents[1]
 HAND = ["ee_x_m", "ee_y_m", "ee_z_m"]
-PANDA = ["gripper_left_m", "gripper_right_m"]
+FINGERS = ["gripper_left_m", "gripper_right_m"]
 
 
 def write(folder: Path, *, robot: str = "sawyer", names: tuple[str, ...] = (*HAND, "gripper_opening_m")) -> Path:
@@ -111,10 +111,10 @@ def test_pages_are_the_same_every_time(workspace: Path) -> None:
 
 
 def test_a_dataset_that_was_never_divided(workspace: Path) -> None:
-    imported = write(workspace / "data/imported/lab", robot="panda", names=(*HAND, *PANDA))
+    imported = write(workspace / "data/imported/lab", robot="ur5", names=(*HAND, *FINGERS))
     page = preview(str(imported))
     assert "has not been divided into skills" in page and "synchronised</th>" not in page
-    assert page.count("<svg") == 6 and "panda is not calibrated" in page
+    assert page.count("<svg") == 6 and "ur5 is not calibrated" in page
     page = preview(str(write(workspace / "data/imported/bare", names=("gripper_opening_m",))))
     assert "contact onset" in page and "motion change" not in page and "speed" not in page
 
