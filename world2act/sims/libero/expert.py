@@ -17,11 +17,11 @@ import numpy as np
 from world2act.errors import BadInput
 
 _PREDICATES = ("on", "in")
-_METRES, _RADIANS = 0.05, 0.5  # what an action of 1 moves: OSC_POSE's output range
+_METRES, _RADIANS = 0.02, 0.25  # errors that ask for an action of 1: it moves 0.05 m or 0.5 rad, less near the arm's limits
 _OPEN, _CLOSE = -1.0, 1.0
 _HOVER_M = 0.12
 _NEAR_M, _AT_M, _TURNED = 0.02, 0.008, 0.08
-_CLOSING_STEPS, _OPENING_STEPS, _STILL_M = 12, 8, 4e-4
+_CLOSING_STEPS, _OPENING_STEPS, _PATIENCE, _STILL_M = 12, 8, 5, 4e-4
 _LOST_M, _MOVED_M = 0.05, 0.01
 _CORNERS = np.array(list(itertools.product((-1, 1), repeat=3)))
 _ANGLES = np.linspace(-np.pi / 2, np.pi / 2, 37)[:-1]
@@ -65,7 +65,7 @@ class Expert:
         self._goal, self._stage, self._since = 0, "reach", 0
         self._grasp: _Grasp | None = None
         self._held = np.zeros(3)  # from the object's middle to the gripper
-        self._opening = 0.0
+        self._opening, self._place, self._stuck = 0.0, np.zeros(3), 0
         self.time, self._asked, self._answer = 0, -1, np.zeros(7, np.float32)
         self.phase = 0
 
@@ -89,6 +89,9 @@ class Expert:
                 "goals that put an object on or into something", "use demonstrations from files for this task",
             )  # fmt: skip
         self._since += 1
+        place = self._data.site_xpos[self._site].copy()
+        self._stuck = self._stuck + 1 if np.linalg.norm(place - self._place) < _STILL_M else 0
+        self._place = place
         return getattr(self, f"_{self._stage}")(name, rest[0])
 
     def _enter(self, stage: str) -> None:
@@ -103,7 +106,8 @@ class Expert:
         grasp, place = self._grasp, self._data.site_xpos[self._site]
         away = np.linalg.norm(place[:2] - grasp.point[:2])
         if away < _NEAR_M and abs(self._turn(grasp.yaw)) < 2 * _TURNED:
-            if np.linalg.norm(place - grasp.point) < _AT_M and abs(self._turn(grasp.yaw)) < _TURNED:
+            there = np.linalg.norm(place - grasp.point) < _AT_M and abs(self._turn(grasp.yaw)) < _TURNED
+            if there or self._stuck > _PATIENCE:
                 self._enter("close")
                 return self._close(name, target)
             return self._toward(grasp.point, _OPEN)
@@ -137,7 +141,7 @@ class Expert:
             ready = place[2] > lift - _NEAR_M
             return self._toward(np.array([*(over if ready else place[:2]), lift]), _CLOSE)
         down = np.array([*over, drop + hangs])
-        if place[2] < down[2] + _AT_M:
+        if place[2] < down[2] + _AT_M or self._stuck > _PATIENCE:
             self._enter("release")
             return self._release(name, target)
         return self._toward(down, _CLOSE)
