@@ -20,6 +20,7 @@ from world2act.errors import BadInput
 from world2act.gates.suites import validate
 from world2act.sims.base import load_simulator
 from world2act.sims.seeds import set_seed
+from world2act.skills.boundaries import true_boundaries
 from world2act.storage import sha256, write_json
 
 
@@ -63,6 +64,8 @@ def test_they_join_training_and_what_is_held_out_stays(plain: Path, joined: Path
             episode = after.episode(1 + place)
             np.testing.assert_array_equal(episode["observation.images.corner2"], episodes(number)[0].images["corner2"])
             assert after.episodes[1 + place].seed == FIRST_SEED + number
+            assert (episode["expert.phase"] == -1).all()  # nobody was asked
+            assert true_boundaries(after, 1 + place) is None and true_boundaries(after, 0)
     name = "initial_states.parquet"
     assert sha256(plain / name) == sha256(joined / name)
 

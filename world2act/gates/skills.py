@@ -180,7 +180,7 @@ def _boundary_tables(rows: list[dict[str, Any]], limits: GateSkills) -> list[Tab
 def _boundary_rows(datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, Any]]) -> list[dict[str, Any]]:
     counts, prehensile = count_boundaries(datasets, skills, _TOLERANCE), {}
     for dataset in datasets.values():
-        prehensile |= dataset.info["world2act"].get("prehensile", {})
+        prehensile |= dataset.info.get("world2act", {}).get("prehensile", {})
         if missing := sorted(counts.keys() - prehensile):
             path, expected = dataset.path / "meta/info.json", "whether the expert grasps, for every task with phases"
             raise BadInput(path, "world2act.prehensile", f"nothing of {missing}", expected, "record it")
