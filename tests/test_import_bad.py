@@ -226,6 +226,7 @@ def test_a_bad_lerobot_episode_is_set_aside(tmp_path: Path, change: Callable[[Pa
         (lambda root: edit_info(root, data_path="{chunk_index.__class__.__mro__[9]}"), "data_path"),
         (lambda root: edit_info(root, video_path="videos/{video_key}/../../../{file_index}.mp4"), "leads out of it"),
         (lambda root: edit_info(root, fps=None), "fps"),
+        (lambda root: edit_info(root, features={"action": 3}), r"features\.action"),
         (lambda root: edit_info(root, robot_type=None), "--embodiment"),
         (lambda root: edit_info(root, total_episodes=9), "3 episodes(.|\n)*9, the total_episodes"),
         (cut("meta/info.json"), "valid JSON"),

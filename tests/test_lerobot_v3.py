@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from world2act.data import lerobot_v3
-from world2act.data.episodes import Episode, encode
+from world2act.data.episodes import Episode, array_statistics, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
 from world2act.storage import sha256
@@ -103,6 +103,40 @@ def test_statistics(path: Path) -> None:
     assert state["count"] == [sum(LENGTHS)]
     row = pq.read_table(path / "meta/episodes/chunk-000/file-000.parquet").to_pylist()[1]
     np.testing.assert_allclose(row["stats/action/mean"], episodes()[1].arrays["action"].astype(np.float64).mean(0))
+
+
+def test_statistics_are_exact_and_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read back a few rows at a time, of features of one element and of several types, as if they were all there."""
+    monkeypatch.setattr(lerobot_v3, "_ROWS_READ", 4)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "action": rng.normal(size=(30, 2)).astype(np.float32) * np.float32([1, 1e6]),
+        "phase": rng.integers(-2, 3, (30, 1)).astype(np.float32),
+        "next.done": rng.integers(0, 2, (30, 1)).astype(bool),
+        "count": rng.integers(0, 9, (30, 1)),
+    }
+    features = {
+        name: array_feature([f"{name}_{i}" for i in range(values.shape[1])], str(values.dtype))
+        for name, values in arrays.items()
+    }
+    with DatasetWriter(tmp_path, features=features, fps=10, robot_type="arm", extra={}) as writer:
+        for part in (slice(0, 7), slice(7, 21), slice(21, 30)):
+            writer.add(encode(Episode("a", "a", 0, {}, {name: values[part] for name, values in arrays.items()})))
+    found, dataset = json.loads((tmp_path / "meta/stats.json").read_text()), EpisodeDataset.open(tmp_path)
+    for name, values in arrays.items():
+        read = np.concatenate([dataset.columns(i, [name])[name] for i in range(3)])
+        assert read.dtype == values.dtype
+        np.testing.assert_array_equal(read, values)
+        for key, expected in array_statistics(values).items():
+            np.testing.assert_allclose(found[name][key], expected, rtol=1e-9, err_msg=f"{name}, {key}")
+
+
+def test_the_episodes_table_is_written_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lerobot_v3, "_EPISODES_A_GROUP", 2)
+    path = write(tmp_path / "set")
+    table = pq.ParquetFile(path / "meta/episodes/chunk-000/file-000.parquet")
+    assert [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)] == [2, 1]
+    assert EpisodeDataset.open(path).lengths == list(LENGTHS)
 
 
 def test_same_episodes_same_bytes(tmp_path: Path) -> None:

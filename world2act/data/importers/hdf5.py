@@ -18,6 +18,7 @@ from world2act.data.importers.source import Source
 from world2act.errors import BadInput
 
 SUFFIXES = (".hdf5", ".h5")
+_LARGEST = 2**34  # bytes of one dataset: a file may declare any shape without holding it
 
 
 class Unusable(Exception):
@@ -123,7 +124,8 @@ def survey(source: Source) -> tuple[int, int | None]:
 
 def control_rate(source: Source, file: str, data: h5py.Group, wanted: int | None = None) -> int:
     """Control steps a second, as robomimic's `env_args` says. Raises `BadInput` when it does not, or not as wanted."""
-    rate = json_attribute(source, file, data, "env_args").get("env_kwargs", {}).get("control_freq")
+    arguments = json_attribute(source, file, data, "env_args").get("env_kwargs")
+    rate = arguments.get("control_freq") if isinstance(arguments, dict) else None
     place = "fps: data, attribute env_args, env_kwargs.control_freq"
     if not isinstance(rate, (int, float)) or rate <= 0 or rate != int(rate):
         raise BadInput(f"{source.where}: {file}", place, rate, "control steps a second", "complete the file")
@@ -138,6 +140,8 @@ def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
         raise Unusable(f"no {name}")
     if found.is_virtual or found.external:
         raise Unusable(f"{name} lies in another file")
+    if found.nbytes > _LARGEST:
+        raise Unusable(f"{name}: {found.nbytes} bytes")
     return found
 
 

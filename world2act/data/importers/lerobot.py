@@ -76,13 +76,15 @@ def _shape(where: str, features: Mapping[str, Any]) -> _Shape:
     for key, feature in features.items():
         if key in INDICES:
             continue
-        dtype, shape = feature.get("dtype"), feature.get("shape")
-        if dtype in _PICTURES and isinstance(shape, list) and 3 in (shape[0], shape[-1]):
+        dtype, shape = (feature.get(name) for name in ("dtype", "shape")) if isinstance(feature, dict) else (None, None)
+        if not isinstance(shape, list) or not shape:
+            raise BadInput(where, f"features.{key}", feature, "a dtype and a shape", "complete the file")
+        if dtype in _PICTURES and 3 in (shape[0], shape[-1]):
             camera = key.removeprefix("observation.").removeprefix("images.")
             if camera in cameras:
                 raise BadInput(where, f"features.{key}", f"two cameras named {camera}", "one", "rename one of them")
             cameras[camera] = key
-        elif dtype in _NUMBERS and isinstance(shape, list) and len(shape) == 1:
+        elif dtype in _NUMBERS and len(shape) == 1:
             names[key], dtypes[key] = _names(key, feature.get("names"), shape[0]), dtype
         elif key != LANGUAGE:
             left_out.append(key)

@@ -83,10 +83,14 @@ class EpisodesV30(EpisodeFiles):
                     if column not in file.schema_arrow.names:
                         raise BadInput(f"{self.source.where}: {name}", column, "no such column", column, "complete it")
                 wanted = [c for c in file.schema_arrow.names if c in (*_PLACES, *_OURS) or c.startswith("videos/")]
-                return file.read(columns=wanted)
+                table = file.read(columns=wanted)
             except (pa.ArrowException, OSError) as error:
                 expected = "a whole parquet file"
                 raise BadInput(f"{self.source.where}: {name}", "", error, expected, "get it again") from error
+        for column in table.column_names:
+            if table[column].null_count:
+                raise BadInput(f"{self.source.where}: {name}", column, "rows without a value", "one", "complete it")
+        return table
 
     def _value(self, index: int, column: str) -> Any:
         return self._rows[column][index].as_py()

@@ -97,6 +97,7 @@ def _turn(source: Source, name: str, data: h5py.Group) -> tuple[slice, slice]:
 
 
 def _instruction(problem: dict[str, Any]) -> str:
-    """Some files hold the instruction in quotation marks, or as a list of its letters or words."""
-    language = problem.get("language_instruction", "")
-    return "".join(language).strip().strip('"')
+    """Some files hold the instruction in quotation marks, or as a list of its letters."""
+    language = problem.get("language_instruction")
+    text = "".join(map(str, language)) if isinstance(language, list) else language
+    return text.strip().strip('"') if isinstance(text, str) else ""

@@ -15,11 +15,10 @@ FINGERS = ("gripper_left_m", "gripper_right_m")
 
 @dataclass(frozen=True)
 class SetAside:
-    """An episode that cannot be used. `name`: its place in the source; `episodes`: how many, if it is a whole file."""
+    """An episode, or a whole file, that cannot be used. `name`: its place in the source."""
 
     name: str
     reason: str
-    episodes: int = 1
 
 
 @dataclass(frozen=True)

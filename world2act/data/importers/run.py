@@ -24,10 +24,11 @@ from world2act.data.importers.source import Source
 from world2act.data.lerobot_v3 import IMAGES, DatasetWriter, array_feature, image_feature
 from world2act.data.recording import ACTION, STATE
 from world2act.errors import BadInput
+from world2act.sims.base import load_simulator
 from world2act.storage import atomic_directory, write_parquet
 
 SET_ASIDE_FILE = "set_aside.parquet"
-SET_ASIDE = pa.schema([("name", pa.string()), ("reason", pa.string()), ("episodes", pa.int64())])
+SET_ASIDE = pa.schema([("name", pa.string()), ("reason", pa.string())])
 SHARE = 0.05
 _SHORTEST = 5  # the conditioning frame, and the four that a latent spans
 _FIRST_CHECK = 20  # episodes after which a lag that is surely another one stops the import
@@ -55,6 +56,7 @@ def import_dataset(
     lag: int | None = None,
     set_aside_share: float = SHARE,
     embodiment: str | None = None,
+    pictures_like: str | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Imported:
     """Write the data set `dest` from the demonstrations `src`.
@@ -66,6 +68,7 @@ def import_dataset(
         lag: steps by which the source stores observations after actions, where its format says another number.
         set_aside_share: the share of episodes that may be set aside.
         embodiment: the robot's name, where the source has another or none.
+        pictures_like: the simulator whose pictures stand as these do, where the source does not say how they stand.
         progress: told how many episodes were read, of how many (None: not known).
 
     Raises:
@@ -76,6 +79,7 @@ def import_dataset(
         raise BadInput(dest, "", "something", "nothing there yet", "choose another place, or delete it")
     source = Source(src)
     recording = _renamed(find_importer(source, format_)(source), rename or {}, src)
+    convention = load_simulator(pictures_like).IMAGE_CONVENTION if pictures_like else recording.image_convention
     robot = embodiment or recording.robot_type
     if not robot:
         raise BadInput(src, "the robot's name", "none", "one", "name it with --embodiment")
@@ -105,12 +109,12 @@ def import_dataset(
             encoded = encode(episode)
             writer.add(encoded)
             frames += encoded.length
-        if sum(each.episodes for each in set_aside) > set_aside_share * (index + 1 + len(set_aside)):
+        if len(set_aside) > set_aside_share * (index + 1 + len(set_aside)):
             raise _too_many(src, set_aside, index + 1, set_aside_share)
         lag_found = test.result() if labelled else None
         writer.set_splits({"train": range(index + 1)})
         writer.note(
-            image_convention=recording.image_convention,
+            image_convention=convention,
             set="labelled" if labelled else "video_only",
             source={
                 "format": recording.format,
@@ -129,18 +133,17 @@ def _usable(
     """The episodes that can be used; the others are added to `set_aside`."""
     first: dict[str, tuple[int, ...]] | None = None
     for read, each in enumerate(recording.episodes, 1):
-        if not isinstance(each, SetAside):
-            place, episode = each
-            shapes = {name: values.shape[1:] for name, values in (episode.images | episode.arrays).items()}
-            fault = _fault(episode, shapes, first or shapes, lag)
-            if fault is None:
-                first = first or shapes
-                yield episode
-            else:
-                each = SetAside(place, fault)
+        progress(read, recording.total)
         if isinstance(each, SetAside):
             set_aside.append(each)
-        progress(read, recording.total)
+            continue
+        place, episode = each
+        shapes = {name: values.shape[1:] for name, values in (episode.images | episode.arrays).items()}
+        if fault := _fault(episode, shapes, first or shapes, lag):
+            set_aside.append(SetAside(place, fault))
+            continue
+        first = first or shapes
+        yield episode
 
 
 def _fault(
@@ -153,8 +156,10 @@ def _fault(
         return "no camera"
     if shapes != first:
         differing = [name for name in sorted(first.keys() | shapes.keys()) if first.get(name) != shapes.get(name)]
-        found = ", ".join(f"{name} {shapes.get(name, 'missing')}" for name in differing)
-        return f"{found}; in the first episode {', '.join(f'{n} {first.get(n, chr(45))}' for n in differing)}"
+        found, expected = (
+            ", ".join(f"{name} {each.get(name, 'missing')}" for name in differing) for each in (shapes, first)
+        )
+        return f"{found}, where the first episode has {expected}"
     lengths = {name: len(values) for name, values in (episode.images | episode.arrays).items()}
     if len(set(lengths.values())) != 1:
         return f"different lengths: {', '.join(f'{name} {length}' for name, length in lengths.items())}"
@@ -228,7 +233,7 @@ def _lag_test(src: str, recording: Recording, declared: int, *, stated: bool) ->
 def _too_many(src: str, set_aside: list[SetAside], good: int, share: float) -> BadInput:
     reasons = [f"\n              {each.name}: {each.reason}" for each in set_aside[:_LISTED]]
     more = len(set_aside) - _LISTED
-    found = f"{sum(each.episodes for each in set_aside)} unusable episodes beside {good} usable ones{''.join(reasons)}"
+    found = f"{len(set_aside)} unusable episodes beside {good} usable ones{''.join(reasons)}"
     if more > 0:
         found += f"\n              and {more} more"
     expected = f"at most {share:.0%} unusable, and one usable at least"

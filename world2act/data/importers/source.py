@@ -62,14 +62,14 @@ class Source:
         import s3fs
 
         self._remote = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-        self._prefix = where.removeprefix("s3://").strip("/")
-        self.name = PurePosixPath(self._prefix).name
+        prefix = where.removeprefix("s3://").strip("/")
+        self.name = PurePosixPath(prefix).name
         with self._reachable():
-            found = self._remote.find(self._prefix, detail=True)
-        self.files = {}
+            found = self._remote.find(prefix, detail=True)
+        self.files, self._keys = {}, dict[str, str]()
         for key, details in sorted(found.items()):
-            relative = key.removeprefix(self._prefix).strip("/") or PurePosixPath(key).name
-            self.files[self.inside(relative)] = details["size"]
+            name = self.inside(key.removeprefix(prefix).strip("/") or PurePosixPath(key).name)
+            self.files[name], self._keys[name] = details["size"], key
 
     def inside(self, name: str) -> str:
         """A relative path that a manifest names. Raises `BadInput` when it leads out of the source."""
@@ -97,8 +97,7 @@ class Source:
         with tempfile.TemporaryDirectory(prefix="world2act-import-") as folder:
             path = Path(folder) / f"file{PurePosixPath(name).suffix}"
             with self._reachable():
-                key = self._prefix if self._prefix.endswith(name) and len(self.files) == 1 else f"{self._prefix}/{name}"
-                self._remote.get_file(key, str(path))
+                self._remote.get_file(self._keys[name], str(path))
             self._hash(name, path)
             yield path
 
