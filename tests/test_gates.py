@@ -207,7 +207,7 @@ def test_skills_mostly_discarded(artifacts: Path) -> None:
     ]
     edit(artifacts / "skills/discards.parquet", lambda rows: [*rows, *lost])
     failed = red("skills", artifacts)
-    assert set(failed) == {("tasks", "synchronised"), ("prehensile_tasks", "f1")}  # what is discarded is missed
+    assert set(failed) == {("tasks", "synchronised"), ("prehensile_tasks", "f1"), ("prehensile_boundaries", "f1")}
     assert failed["tasks", "synchronised"]["failing_rows"] == [
         {"dataset": "video_only", "episodes": 10, "synchronised": 0.0, "task": "reach"}
     ]
@@ -224,9 +224,10 @@ def test_skills_that_begin_where_the_expert_s_do_not(artifacts: Path, task: str)
 
     edit(artifacts / "skills/skills.parquet", delay)
     failed = red("skills", artifacts)
-    table = "prehensile_tasks" if task == TASKS[0] else "non_prehensile_tasks"
-    assert set(failed) == {(table, "f1")}
-    assert failed[table, "f1"]["failing_rows"] == [{"task": task, "boundaries": 2 * EPISODES, "f1": 0.0}]
+    kind = "prehensile" if task == TASKS[0] else "non_prehensile"
+    assert set(failed) == {(f"{kind}_tasks", "f1"), (f"{kind}_boundaries", "f1")}
+    assert failed[f"{kind}_tasks", "f1"]["failing_rows"] == [{"task": task, "boundaries": 2 * EPISODES, "f1": 0.0}]
+    assert failed[f"{kind}_boundaries", "f1"]["severity"] == "critical"
 
 
 def test_skills_of_a_source_that_knows_no_phases(artifacts: Path) -> None:
