@@ -9,6 +9,9 @@ import pytest
 import test_operations
 import yaml
 from conftest import ROOT, Clone
+from typer.main import get_command
+
+from world2act.cli import app
 
 README = (ROOT / "README.md").read_text()
 
@@ -46,23 +49,25 @@ def commands() -> list[str]:
 
 def test_every_command_is_accounted_for() -> None:
     team = set(test_operations.commands(README[README.index("## For a team") :]))
-    assert set(commands()) == ELSEWHERE.keys() | HERE.keys() | team
+    own = README[README.index("## Your own demonstrations") : README.index("## Gates")]
+    assert set(commands()) == ELSEWHERE.keys() | HERE.keys() | team | set(test_operations.commands(own))
 
 
 def test_inline_commands_exist() -> None:
     """`make X` and `world2act X` in running text name targets and commands that there are."""
-    makefile, cli = (ROOT / "Makefile").read_text(), (ROOT / "world2act/cli.py").read_text()
-    pages = README + (ROOT / "CONTRIBUTING.md").read_text()
+    makefile, there = (ROOT / "Makefile").read_text(), get_command(app).commands
+    pages = README + "".join((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "docs/demonstrations.md"))
     for target in re.findall(r"`make ([\w-]+)`", pages):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for command in re.findall(r"`world2act (\w+)", pages):
-        assert f"def {command}(" in cli, command
+        assert command in there, command
 
 
 def test_paths_that_the_readme_names_exist() -> None:
     named = re.findall(r"`([\w/.]+\.(?:py|yaml|md))`|\]\(([\w/.]+)\)", README)
     for path in {a or b for a, b in named}:
-        places = [ROOT / path, *(ROOT / "world2act" / folder / path for folder in ("", "world_model", "bridge"))]
+        folders = ("", "skills", "world_model", "bridge")
+        places = [ROOT / path, *(ROOT / "world2act" / folder / path for folder in folders)]
         assert any(place.exists() for place in places), path
 
 

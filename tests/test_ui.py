@@ -79,14 +79,30 @@ def test_run_shows_its_stages_and_what_they_made(server: str, page: Page, pictur
     assert page.get_by_role("cell", name="Ran").count() >= 11
 
 
-def test_report_opens_without_a_server(tiny_run: Clone, page: Page, pictures: Path) -> None:
+@pytest.fixture
+def run(tiny_run: Clone) -> Clone:
+    """The run to picture."""
+    return Clone(Path(os.environ.get("WORLD2ACT_WRITE_DOCS", tiny_run.root)))
+
+
+def open_file(page: Page, path: Path, picture: Path) -> str:
+    """Open a page of ours from the disk, and picture it. Returns: its text."""
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    run = Path(os.environ.get("WORLD2ACT_WRITE_DOCS", tiny_run.root))
-    page.goto((run / "reports/report.html").resolve().as_uri())
+    page.goto(path.resolve().as_uri())
     page.wait_for_timeout(1000)
-    page.screenshot(path=pictures / "report.png")
-    seen = page.inner_text("body")
-    assert all(stage in seen for stage in ("demos", "world_model", "post_train", "evaluate"))
+    page.screenshot(path=picture)
     assert page.evaluate(BROKEN) == []
     assert not [url for url in requests if url.startswith("http")], "it needs no network"
+    return page.inner_text("body")
+
+
+def test_report_opens_without_a_server(run: Clone, page: Page, pictures: Path) -> None:
+    seen = open_file(page, run.root / "reports/report.html", pictures / "report.png")
+    assert all(stage in seen for stage in ("demos", "world_model", "post_train", "evaluate"))
+
+
+def test_preview_of_skills_opens_without_a_server(run: Clone, page: Page, pictures: Path, tmp_path: Path) -> None:
+    run.must("world2act", "skills", "preview", "--out", str(tmp_path / "skills.html"))
+    seen = open_file(page, tmp_path / "skills.html", pictures / "skills.png")
+    assert "coffee-push" in seen and "plate-slide" in seen and "0.869" in seen

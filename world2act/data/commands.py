@@ -39,6 +39,10 @@ def import_(
     embodiment: Annotated[
         str | None, typer.Option(help="The robot's name, where the source has another or none.")
     ] = None,
+    pictures_like: Annotated[
+        str | None,
+        typer.Option(metavar="SIMULATOR", help="Say that pictures stand as this simulator's do: metaworld, libero."),
+    ] = None,
 ) -> None:
     """Turn demonstrations of other software into a data set of ours (LeRobot v3.0): streamed, checked, aligned.
 
@@ -62,7 +66,7 @@ def import_(
         with _progress() as progress:
             done = import_dataset(
                 src, dest, format_=format_, rename=pairs, lag=lag, set_aside_share=set_aside_share,
-                embodiment=embodiment, progress=progress,
+                embodiment=embodiment, pictures_like=pictures_like, progress=progress,
             )  # fmt: skip
     for each in done.set_aside[:_LISTED]:
         typer.echo(f"set aside  {each.name}: {each.reason}")

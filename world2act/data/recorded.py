@@ -23,7 +23,10 @@ from world2act.errors import BadInput
 from world2act.params import Demos
 
 FOLDER = Path("data/recorded")
-_REMEDY = "import the data with the names of this simulator (`world2act import --rename OLD=NEW`), or correct demos"
+_REMEDY = (
+    "import the data with the names of this simulator (`world2act import --rename OLD=NEW`), say how "
+    "its pictures stand where the source does not (--pictures-like), or correct demos"
+)
 
 Place = tuple[EpisodeDataset, int]
 
