@@ -78,6 +78,18 @@ def test_libero_that_cannot_be_imported(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["libero"]
 
 
+def test_a_wrong_lag_is_found_early(tmp_path: Path) -> None:
+    """After twenty episodes, not at the end of them all."""
+    source = unpacked("libero", tmp_path) / "libero_object"
+    with h5py.File(source / Path(f"{MILK}_demo.hdf5").name, "a") as file:
+        for index in range(2, 60):
+            file.copy(f"data/demo_{index % 2}", file["data"], f"demo_{index}")
+    read: list[int] = []
+    with pytest.raises(BadInput, match="1 measured, over 20 episodes"):
+        import_dataset(str(source), tmp_path / "set", lag=0, progress=lambda done, total: read.append(done))
+    assert read[-1] == 20
+
+
 def cut(name: str, keep: float = 0.5) -> Callable[[Path], None]:
     def apply(root: Path) -> None:
         content = (root / name).read_bytes()

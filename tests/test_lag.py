@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from world2act.data.alignment import LagTest, motion_axes, response_onset
+from world2act.data.alignment import ENOUGH, LagTest, motion_axes, response_onset
 from world2act.errors import BadInput
 
 ACTIONS, STATES = ["delta_x", "delta_y", "delta_z"], ["ee_x_m", "ee_y_m", "ee_z_m"]
@@ -49,8 +49,12 @@ def test_the_declared_lag_is_proved_or_refused(lag: int) -> None:
 
 def test_one_task_that_lags_is_named() -> None:
     test = lagged(0, 0)
-    for action, position in moving(1, 60):
+    for _ in range(5):
+        for action, position in moving(6):
+            test.add("good", action, position)
+    for action, position in moving(ENOUGH, 30):
         test.add("late", action[:-1], position[1:])
+    test.check()
     with pytest.raises(BadInput, match="task late"):
         test.result()
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from world2act.data.alignment import LagTest, SourceLag
+from world2act.data.alignment import ENOUGH, LagTest, SourceLag
 from world2act.data.episodes import Episode, encode
 from world2act.data.importers.detect import find_importer
 from world2act.data.importers.recording import Recording, SetAside
@@ -31,7 +31,6 @@ SET_ASIDE_FILE = "set_aside.parquet"
 SET_ASIDE = pa.schema([("name", pa.string()), ("reason", pa.string())])
 SHARE = 0.05
 _SHORTEST = 5  # the conditioning frame, and the four that a latent spans
-_FIRST_CHECK = 20  # episodes after which a lag that is surely another one stops the import
 _LISTED = 5
 
 
@@ -101,7 +100,7 @@ def import_dataset(
         for index, episode in enumerate(chain([first], usable)):
             if labelled:
                 test.add(episode.task, episode.arrays[ACTION], episode.arrays.get(STATE, np.zeros((0, 0))))
-                if index == _FIRST_CHECK:
+                if index + 1 == ENOUGH:  # not only after hours, at the end
                     test.check()
                 episode = _shifted(episode, declared)
             if episode.seed < 0:
