@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 
 class FrameMissing(Exception):
@@ -22,6 +23,7 @@ def frames_at(path: Path, seconds: np.ndarray, tolerance: float) -> np.ndarray:
         FrameMissing: no frame lies so near, or the file is damaged.
     """
     frames: list[np.ndarray] = []
+    colours = VideoReformatter()  # one for all frames: a frame's own takes longer to set up than to use
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -29,7 +31,7 @@ def frames_at(path: Path, seconds: np.ndarray, tolerance: float) -> np.ndarray:
             container.seek(int(start / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 while len(frames) < len(seconds) and abs(frame.time - seconds[len(frames)]) <= tolerance:
-                    frames.append(frame.to_ndarray(format="rgb24"))
+                    frames.append(colours.reformat(frame, format="rgb24").to_ndarray())
                 if len(frames) == len(seconds) or frame.time > seconds[len(frames)] + tolerance:
                     break
     except (av.FFmpegError, IndexError, OSError) as error:
