@@ -2,18 +2,21 @@
 
 Traps closed here:
 
-- LIBERO's success, rewards and sampling are its own; its pictures and states are read from MuJoCo directly, which
-  gives the bytes that robosuite's observations hold without rendering the frames that nobody looks at.
+- Pictures and states are read from MuJoCo directly: robosuite's observations render every frame, also those that
+  nobody looks at. Under a published protocol they are read where robosuite reads them after `set_init_state`: not at
+  the end of a control step but one physics step before it. So they are its observations to the byte.
 - LIBERO samples from numpy's global generator: it is seeded before every reset, so that an episode depends on its
   seed alone.
 - A model that is built anew at every reset takes seconds and frees a renderer, after which frames may be blank:
-  models are built once, nothing is freed, and a frame without contrast raises.
+  models are built once, nothing is freed, and a frame without contrast raises. What robosuite's soft reset leaves of
+  the last episode is put back: the gripper's command, and where fixtures stand, to which LIBERO adds.
 - LIBERO's initial states are pickled arrays: they are read by an unpickler that knows arrays and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import pickle
 import zipfile
 from pathlib import Path
@@ -36,6 +39,8 @@ from world2act.sims.seeds import read_seed
 _CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 _REST = np.array([0.0] * 6 + [-1.0])
 _FIXTURE_SEED = 7  # openpi's; official initial states hold no fixtures
+_PHYSICS_STEPS = 25  # of 2 ms, a control step of 50 ms
+_AT_HOME = {"pos": "0 0 0", "quat": "1 0 0 0"}
 _MIN_CONTRAST = 1.0
 _SEEDS = 2**32
 _alive: list[Any] = []
@@ -64,8 +69,11 @@ class Libero:
             bddl_file_name=str(Path(get_libero_path("bddl_files")) / suite / f"{stem}.bddl"),
             use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False, ignore_done=True,
         ).env  # fmt: skip
-        self._env._observables = {}  # sampled 25 times a control step; states are read here when they are asked for
         self._model, self._data = self._env.sim.model._model, self._env.sim.data._data
+        self._env._observables = {}  # read 25 times a control step; here, when they are asked for
+        self._env._update_observables = self._after_physics_step
+        self._seen = copy.copy(self._data) if self._protocol else self._data
+        self._physics_steps = 0
         self._robot = self._env.robots[0]
         self._view = mujoco.MjvCamera()
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -74,6 +82,12 @@ class Libero:
             self._model.cam_pos[self._view.fixedcamid] = camera["position_m"]
         if camera["fovy_deg"]:
             self._model.cam_fovy[self._view.fixedcamid] = camera["fovy_deg"]
+        self._fixtures = {
+            self._env.obj_body_id[name]: tuple(
+                np.array(fixture.get_obj().get(key, default).split(), float) for key, default in _AT_HOME.items()
+            )
+            for name, fixture in self._env.fixtures_dict.items()
+        }
         self._renderer = _Renderer.of(task.name, self._model, tuned=self._protocol is None)
         self._goals = self._env.parsed_problem["goal_state"]
         _alive.append(self)
@@ -87,6 +101,9 @@ class Libero:
                 f"at most {len(self._states)} a task: LIBERO's official initial states", "lower it",
             )  # fmt: skip
         np.random.seed((self._protocol.seed if self._protocol else _FIXTURE_SEED) if official else seed % _SEEDS)
+        self._robot.gripper.current_action = np.zeros(self._robot.gripper.dof)
+        for body, (place, turn) in self._fixtures.items():
+            self._model.body_pos[body], self._model.body_quat[body] = place, turn
         with contextlib.redirect_stdout(None):
             self._env.reset()
         if official:
@@ -95,13 +112,18 @@ class Libero:
             self._env._check_success()
             self._env._post_process()
         self._expert = Expert(self._model, self._data, self._robot.eef_site_id, self._env.obj_body_id, self._goals)
+        self._physics_steps = 0
+        self._look()
         for _ in range(self._settle_steps):
             self._env.step(_REST)
 
     def observe(self) -> Observation:
         size = self._protocol.render_size if self._protocol else self._size
         return Observation(
-            {self._camera: _resize(self.render(size), self._size)}, self._proprio(), self.task.instruction, self.scene()
+            {self._camera: _resize(self._picture(self._seen, size), self._size)},
+            self._proprio(),
+            self.task.instruction,
+            self.scene(),
         )
 
     def step(self, action: np.ndarray) -> bool:
@@ -122,11 +144,14 @@ class Libero:
         return self._expert.phase
 
     def gripper_opening(self) -> float:
-        left, right = self._fingers()
+        left, right = self._fingers(self._data)
         return float(left - right)
 
     def render(self, size: int) -> np.ndarray:
-        frame = self._renderer.render(self._data, self._view, size)
+        return self._picture(self._data, size)
+
+    def _picture(self, data: mujoco.MjData, size: int) -> np.ndarray:
+        frame = self._renderer.render(data, self._view, size)
         if frame.std() < _MIN_CONTRAST:
             raise InfrastructureError(
                 f"{self.task.name}: the renderer gave a blank frame\n  found:    contrast {frame.std():.3f}"
@@ -137,13 +162,25 @@ class Libero:
     def close(self) -> None:
         """Nothing: environments and renderers are freed with their process, or later ones would render nothing."""
 
-    def _fingers(self) -> np.ndarray:
-        return self._data.qpos[self._robot._ref_gripper_joint_pos_indexes]
+    def _after_physics_step(self, force: bool = False) -> None:
+        """Stands in for robosuite's update of its observables, which it calls after every physics step."""
+        if not force:
+            self._physics_steps += 1
+            if self._physics_steps % _PHYSICS_STEPS == _PHYSICS_STEPS - 1:
+                self._look()
+
+    def _look(self) -> None:
+        if self._protocol:
+            self._seen = copy.copy(self._data)
+
+    def _fingers(self, data: mujoco.MjData) -> np.ndarray:
+        return data.qpos[self._robot._ref_gripper_joint_pos_indexes]
 
     def _proprio(self) -> np.ndarray:
-        turn = convert_quat(self._data.body(self._robot.robot_model.eef_name).xquat.copy(), to="xyzw")
-        place = self._data.site_xpos[self._robot.eef_site_id]
-        return np.concatenate([place, quat2axisangle(turn), self._fingers()]).astype(np.float32)
+        data = self._seen
+        turn = convert_quat(data.body(self._robot.robot_model.eef_name).xquat.copy(), to="xyzw")
+        place = data.site_xpos[self._robot.eef_site_id]
+        return np.concatenate([place, quat2axisangle(turn), self._fingers(data)]).astype(np.float32)
 
     def _position(self, name: str | None) -> np.ndarray:
         if name is None:
