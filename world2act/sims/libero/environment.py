@@ -21,6 +21,7 @@ import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import mujoco
 import numpy as np
@@ -83,9 +84,7 @@ class Libero:
         if camera["fovy_deg"]:
             self._model.cam_fovy[self._view.fixedcamid] = camera["fovy_deg"]
         self._fixtures = {
-            self._env.obj_body_id[name]: tuple(
-                np.array(fixture.get_obj().get(key, default).split(), float) for key, default in _AT_HOME.items()
-            )
+            self._env.obj_body_id[name]: [_numbers(fixture.get_obj(), key, home) for key, home in _AT_HOME.items()]
             for name, fixture in self._env.fixtures_dict.items()
         }
         self._renderer = _Renderer.of(task.name, self._model, tuned=self._protocol is None)
@@ -267,6 +266,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self._KNOWN:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return self._KNOWN[module, name]
+
+
+def _numbers(element: Element, key: str, default: str) -> np.ndarray:
+    return np.array(element.get(key, default).split(), float)
 
 
 def _resize(frame: np.ndarray, size: int) -> np.ndarray:

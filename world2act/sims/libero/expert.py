@@ -17,10 +17,8 @@ import numpy as np
 from world2act.errors import BadInput
 
 _PREDICATES = ("on", "in")
-_METRES, _RADIANS = (
-    0.02,
-    0.25,
-)  # errors that ask for an action of 1: it moves 0.05 m or 0.5 rad, less near the arm's limits
+# Errors that ask for an action of 1, which moves 0.05 m or 0.5 rad, but less near the limits of the arm.
+_METRES, _RADIANS = 0.02, 0.25
 _OPEN, _CLOSE = -1.0, 1.0
 _HOVER_M = 0.12
 _NEAR_M, _AT_M, _TURNED = 0.02, 0.008, 0.08

@@ -1,0 +1,88 @@
+"""RoboCasa's environments, as they run under RoboCasa's own interpreter; see world2act/sims/robocasa/__init__.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import robocasa  # noqa: F401  registers its tasks with robosuite
+import robosuite
+from robosuite.controllers import load_composite_controller_config
+
+from world2act.errors import BadInput
+from world2act.sims.base import Observation, Task
+from world2act.sims.robocasa import EMBODIMENT, TASKS
+
+_STATE = (
+    "robot0_base_to_eef_pos",
+    "robot0_base_to_eef_quat",
+    "robot0_base_pos",
+    "robot0_base_quat",
+    "robot0_gripper_qpos",
+)
+_SEEDS = 2**32
+
+
+def make_environment(task: str, *, camera: str, image_size: int, settle_steps: int) -> RoboCasa:
+    """See `world2act.sims.robocasa.make_environment`; the camera by name."""
+    return RoboCasa(TASKS[task], camera, image_size, settle_steps)
+
+
+class RoboCasa:
+    """One RoboCasa task with the PandaOmron robot; see `world2act.sims.base.Environment`."""
+
+    embodiment = EMBODIMENT
+
+    def __init__(self, task: Task, camera: str, image_size: int, settle_steps: int) -> None:
+        self.task, self._camera, self._size, self._settle_steps = task, camera, image_size, settle_steps
+        self._env = robosuite.make(
+            task.name, robots="PandaOmron", controller_configs=load_composite_controller_config(robot="PandaOmron"),
+            has_renderer=False, has_offscreen_renderer=True, use_camera_obs=False, control_freq=20, ignore_done=True,
+        )  # fmt: skip
+        if self._env.action_dim != EMBODIMENT.action_dim:
+            raise BadInput(
+                task.name,
+                "actions",
+                self._env.action_dim,
+                EMBODIMENT.action_dim,
+                "use a RoboCasa that acts as 1.5 does",
+            )
+
+    def reset(self, seed: int) -> None:
+        self._env.rng = np.random.default_rng(seed)
+        np.random.seed(seed % _SEEDS)
+        self._env.reset()
+        for _ in range(self._settle_steps):
+            self._env.step(np.zeros(EMBODIMENT.action_dim))
+
+    def observe(self) -> Observation:
+        seen = self._env._get_observations(force_update=True)
+        state = np.concatenate([np.ravel(seen[key]) for key in _STATE]).astype(np.float32)
+        words = self._env.get_ep_meta().get("lang", self.task.instruction)
+        return Observation({self._camera: self.render(self._size)}, state, words, self._scene())
+
+    def step(self, action: np.ndarray) -> bool:
+        self._env.step(np.clip(np.asarray(action, np.float64), -1, 1))
+        return bool(self._env._check_success())
+
+    def expert_action(self) -> np.ndarray:
+        raise BadInput(
+            "params.yaml", "demos.recorded", "[]", "recorded demonstrations: RoboCasa has no scripted expert",
+            "import them with `world2act import` and name them in demos.recorded",
+        )  # fmt: skip
+
+    def expert_phase(self) -> int:
+        return -1
+
+    def gripper_opening(self) -> float:
+        left, right = self._env._get_observations(force_update=True)["robot0_gripper_qpos"]
+        return float(left - right)
+
+    def render(self, size: int) -> np.ndarray:
+        frame = self._env.sim.render(width=size, height=size, camera_name=self._camera)
+        return np.ascontiguousarray(frame[::-1])
+
+    def close(self) -> None:
+        """Nothing: environments are freed with their process."""
+
+    def _scene(self) -> np.ndarray:
+        body = getattr(self._env, "obj_body_id", {}).get("obj")
+        return (np.zeros(3) if body is None else self._env.sim.data.body_xpos[body]).astype(np.float32)
