@@ -36,7 +36,7 @@ def record(path: Path, recordings: list[Episode], *, video_only: bool = False) -
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with five recorded episodes, one of them without actions, in two datasets."""
     monkeypatch.chdir(tmp_path)
-    record(FOLDER / "robot", episodes(0, 1, 2))
+    record(FOLDER / "robot", [replace(each, instruction="shove it") for each in episodes(0, 1, 2)])
     record(FOLDER / "camera", episodes(3), video_only=True)
     return tmp_path
 
@@ -59,6 +59,8 @@ def test_episodes_with_actions_are_labelled_first_and_the_rest_is_video(workspac
     np.testing.assert_array_equal(labelled.episode(1)["action"], episodes(1)[0].arrays["action"])
     seeds = [e.seed for dataset in (labelled, video) for e in dataset.episodes]
     assert seeds == [-1, -2, -3, -4], "no scene of the simulator's, and none of them twice"
+    words = {e.instruction for dataset in (labelled, video) for e in dataset.episodes}
+    assert words == {load_simulator("metaworld").TASKS["plate-slide"].instruction}, "those of the test"
     assert labelled.info["world2act"]["recorded"] == {"robot": LAG}
 
 

@@ -107,7 +107,8 @@ def make_demonstrations(
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for name in KINDS:
             if recorded:
-                made = (Made(episode, None, 0) for episode in read_recorded(recorded[name], name, demos, dealt))
+                episodes = read_recorded(recorded[name], name, demos, simulator, dealt)
+                made = (Made(episode, None, 0) for episode in episodes)
                 dealt += len(recorded[name])
             else:
                 made = _run(pool, plan(demos, base_seed, name), name)

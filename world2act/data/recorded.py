@@ -82,8 +82,12 @@ def alignments(demos: Demos) -> dict[str, Any]:
     return found
 
 
-def read_recorded(places: Sequence[Place], name: str, demos: Demos, first: int) -> Iterator[EncodedEpisode]:
+def read_recorded(
+    places: Sequence[Place], name: str, demos: Demos, simulator: Any, first: int
+) -> Iterator[EncodedEpisode]:
     """The episodes of a set, at the pipeline's image size; video-only ones without their actions.
+
+    They are instructed in the simulator's words for the task, which a policy hears when it is tested.
 
     Args:
         first: the number of the first of them. A recording has no scene seed: -1 - number stands for it.
@@ -91,16 +95,17 @@ def read_recorded(places: Sequence[Place], name: str, demos: Demos, first: int) 
     camera, size = demos.camera.name, demos.image_size
     names = [STATE, ACTION] if name == "labelled" else [STATE]
     for number, (dataset, index) in enumerate(places, first):
-        record, seed = dataset.episodes[index], -1 - number
+        task, length, seed = dataset.episodes[index].task, dataset.lengths[index], -1 - number
+        instruction = simulator.TASKS[task].instruction
         arrays = dataset.columns(index, names)
         height, width, _ = dataset.features[IMAGES + camera]["shape"]
         if (height, width) == (size, size):
             stored = dataset.encoded(index)
             pngs, histograms = {camera: stored.pngs[camera]}, {camera: stored.histograms[camera]}
-            yield EncodedEpisode(record.task, record.instruction, seed, record.length, pngs, histograms, arrays)
+            yield EncodedEpisode(task, instruction, seed, length, pngs, histograms, arrays)
         else:
             frames = np.stack([_resize(frame, size) for frame in dataset.frames(index, camera)])
-            yield encode(Episode(record.task, record.instruction, seed, {camera: frames}, arrays))
+            yield encode(Episode(task, instruction, seed, {camera: frames}, arrays))
 
 
 def _resize(frame: np.ndarray, size: int) -> np.ndarray:
