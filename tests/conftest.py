@@ -20,7 +20,7 @@ from service import Service, make_workspace, running_service
 
 from world2act.dvc_process import stage_environment
 
-pytest_plugins = ["release_pipeline"]
+pytest_plugins = ["gate_artifacts", "release_pipeline"]
 
 ROOT = Path(__file__).parents[1]
 CLONE = "a clone"

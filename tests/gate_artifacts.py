@@ -1,24 +1,30 @@
-"""One small good tree of artifacts for the gates' tests, written by the project's own writers."""
+"""One small good tree of artifacts for the gates' tests, written by the project's own writers, and ways to break it."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 from world2act.bridge.retrieval import HELDOUT_SCHEMA as RETRIEVAL
 from world2act.data.demonstrations import INITIAL_STATES
 from world2act.data.episodes import Episode, encode
 from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents, write_latents
 from world2act.data.lerobot_v3 import DatasetWriter, array_feature, image_feature
+from world2act.errors import GateFailed
 from world2act.evaluation.records import summarise, write_episodes
 from world2act.evaluation.rollout import EpisodeResult
+from world2act.gates.suites import validate
 from world2act.params import Params, compose, parse_params
 from world2act.skills.segmentation import DISCARDS
-from world2act.storage import read_tensors, sha256, write_json, write_parquet, write_tensors
+from world2act.storage import read_json, read_tensors, sha256, write_json, write_parquet, write_tensors
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("reach", "push")
@@ -342,3 +348,48 @@ def poison(path: Path) -> None:
     tensors = read_tensors(path)
     next(iter(tensors.values()))[0, 0] = np.nan
     write_tensors(path, tensors)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_artifacts(tmp_path_factory.mktemp("good") / "artifacts")
+
+
+@pytest.fixture
+def artifacts(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the good artifacts to break, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(good, tmp_path / "artifacts")
+    return Path("artifacts")
+
+
+def edit(path: Path, change: Callable[[list[dict]], list[dict] | None]) -> None:
+    """Change the rows of a parquet file; those returned, or the ones changed in place."""
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    changed = change(rows)
+    pq.write_table(pa.Table.from_pylist(rows if changed is None else changed, schema=table.schema), path)
+
+
+def rewrite_groups(dataset: Path, change: Callable[[pa.Table, int], pa.Table]) -> None:
+    """Change the episodes of a dataset's data file, behind the back of its metadata."""
+    path = dataset / "data/chunk-000/file-000.parquet"
+    file = pq.ParquetFile(path)
+    groups = [change(file.read_row_group(i), i) for i in range(file.num_row_groups)]
+    with pq.ParquetWriter(path, groups[0].schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+
+
+def red(artifact: str, artifacts: Path) -> dict[tuple[str, str], dict]:
+    """Validate, expect a red gate, and return the failed expectations by table and column."""
+    with pytest.raises(GateFailed) as raised:
+        validate(artifact, artifacts, make_params())
+    results = read_json(Path("reports/gates") / f"{artifact}.json")
+    assert results["success"] is False
+    failed = {(r["table"], r["column"]): r for r in results["expectations"] if not r["success"]}
+    for record in failed.values():
+        if record["severity"] == "critical":
+            assert record["meaning"] in str(raised.value) and record["remedy"] in str(raised.value)
+            assert record["expected"] in str(raised.value)
+    return failed

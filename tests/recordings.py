@@ -19,7 +19,7 @@ from world2act.data.demonstrations import demonstrate
 from world2act.data.episodes import Episode, encode
 from world2act.data.ingested import INDEX, index_of
 from world2act.data.lerobot_v3 import DatasetWriter
-from world2act.data.recording import ACTION, EXECUTED, PHASE, dataset_features
+from world2act.data.recording import PHASE, dataset_features
 from world2act.params import Params, compose, parse_params
 from world2act.sims.base import load_simulator
 from world2act.storage import write_json

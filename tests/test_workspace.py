@@ -98,7 +98,9 @@ def test_entry_of_another_workspace_is_merged_beside_the_others(root: Path) -> N
 def test_killed_dvc_takes_its_stage_along(root: Path, shell: str) -> None:
     for name in ("go", "long.txt", "long.pid"):
         Path(name).unlink(missing_ok=True)
-    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--quiet"], env=stage_environment() | {"SHELL": shell})
+    dvc = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "--quiet"], env=stage_environment() | {"SHELL": shell}
+    )
     stage = long_stage(root)
     dvc.kill()
     dvc.wait()

@@ -65,8 +65,8 @@ class Camera(Section):
 
 
 class Demos(Section):
-    """recorded: datasets in data/recorded that stand in for the experts. ingested: whether the episodes of data/ingested
-    join the training parts.
+    """recorded: datasets in data/recorded that stand in for the experts. ingested: whether the episodes of
+    data/ingested join the training parts.
     """
 
     simulator: str

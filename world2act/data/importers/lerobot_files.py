@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Record:
     length: int
 
 
-class EpisodeFiles:
+class EpisodeFiles(ABC):
     """One data file and one video a camera are open at a time: episodes are asked for in order."""
 
     def __init__(self, source: Source, info: dict[str, Any]) -> None:
@@ -48,20 +49,20 @@ class EpisodeFiles:
             stack.close()
         self._held.clear()
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def record(self, index: int) -> Record:
         """What the metadata say of an episode. Raises `Failed` when they do not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self, index: int) -> pa.Table:
         """Its rows. Raises `Failed` when they cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def video(self, index: int, key: str) -> tuple[str, float]:
         """The video of a feature, and the second at which the episode begins in it."""
-        raise NotImplementedError
 
     def frames(self, index: int, key: str, seconds: np.ndarray) -> np.ndarray:
         """Frames of a feature at the times of an episode, uint8 (T, H, W, 3). Raises `Failed`."""
