@@ -87,7 +87,8 @@ def read_recorded(
 ) -> Iterator[EncodedEpisode]:
     """The episodes of a set, at the pipeline's image size; video-only ones without their actions.
 
-    They are instructed in the simulator's words for the task, which a policy hears when it is tested.
+    They are instructed in the words that a policy hears when it is tested: the simulator's for the task, where it has
+    the same ones in every episode.
 
     Args:
         first: the number of the first of them. A recording has no scene seed: -1 - number stands for it.
@@ -95,8 +96,9 @@ def read_recorded(
     camera, size = demos.camera.name, demos.image_size
     names = [STATE, ACTION] if name == "labelled" else [STATE]
     for number, (dataset, index) in enumerate(places, first):
-        task, length, seed = dataset.episodes[index].task, dataset.lengths[index], -1 - number
-        instruction = simulator.TASKS[task].instruction
+        record, seed = dataset.episodes[index], -1 - number
+        task, length = record.task, record.length
+        instruction = record.instruction if simulator.INSTRUCTION_PER_EPISODE else simulator.TASKS[task].instruction
         arrays = dataset.columns(index, names)
         height, width, _ = dataset.features[IMAGES + camera]["shape"]
         if (height, width) == (size, size):

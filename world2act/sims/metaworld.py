@@ -68,6 +68,7 @@ EMBODIMENT = Embodiment(
     proprio_names=("ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m"),
     control_hz=80,
 )
+INSTRUCTION_PER_EPISODE = False
 IMAGE_CONVENTION = "rotated by 180 degrees: the arm stands at the far side, up is up"
 RENDERER = f"{os.environ['MUJOCO_GL']}, no multisampling, no shadows, no reflections"
 SCENE_NAMES = tuple(f"{what}_{axis}_m" for what in ("object", "second_object", "target") for axis in "xyz")

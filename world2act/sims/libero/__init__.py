@@ -32,6 +32,7 @@ EMBODIMENT = Embodiment(
     ),
     control_hz=20,
 )  # fmt: skip
+INSTRUCTION_PER_EPISODE = False
 IMAGE_CONVENTION = "rotated by 180 degrees from robosuite's (OpenGL) picture"
 RENDERER = (
     f"{os.environ.get('MUJOCO_GL', 'osmesa')}, no multisampling, no shadows, no reflections; under a camera.protocol "

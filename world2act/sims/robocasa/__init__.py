@@ -35,6 +35,7 @@ EMBODIMENT = Embodiment(
     ),
     control_hz=20,
 )  # fmt: skip
+INSTRUCTION_PER_EPISODE = True  # it names the episode's objects
 IMAGE_CONVENTION = "upright: robosuite's (OpenGL) picture, rows reversed"
 RENDERER = f"{os.environ.get('MUJOCO_GL', 'osmesa')}, the simulator's own quality"
 SCENE_NAMES = ("object_x_m", "object_y_m", "object_z_m")
