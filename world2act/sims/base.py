@@ -1,7 +1,7 @@
 """The Environment contract: what demonstrations, post-training and evaluation need of a simulator.
 
 A simulator is one module `world2act.sims.<name>` that defines `make_environment`, `TASKS`, `EMBODIMENT`, `SCENE_NAMES`,
-`INSTRUCTION_PER_EPISODE` (or the task's own words in all of them), `IMAGE_CONVENTION`, `RENDERER` and `describe`; nothing
+`INSTRUCTION_PER_EPISODE` (else it is the task's in all of them), `IMAGE_CONVENTION`, `RENDERER` and `describe`; nothing
 else in the project names it. One that needs another Python environment runs there, behind `world2act.sims.process`.
 """
 
