@@ -41,7 +41,7 @@ def import_(
     ] = None,
     pictures_like: Annotated[
         str | None,
-        typer.Option(metavar="SIMULATOR", help="Say that pictures stand as this simulator's do (metaworld, libero, robocasa)."),
+        typer.Option(metavar="SIMULATOR", help="Pictures stand as this one's do: metaworld, libero or robocasa."),
     ] = None,
 ) -> None:
     """Turn demonstrations of other software into a data set of ours (LeRobot v3.0): streamed, checked, aligned.
