@@ -19,6 +19,7 @@ from world2act.data.alignment import response_onset
 from world2act.data.importers import folder as folder_format
 from world2act.data.importers.run import import_dataset
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.sims.robocasa import EMBODIMENT
 from world2act.storage import read_parquet, sha256
 
 MILK = "libero_object/pick_up_the_milk_and_place_it_in_the_basket"
@@ -83,6 +84,8 @@ def test_robomimic_layout_with_robocasas_actions(tmp_path: Path) -> None:
     dataset = EpisodeDataset.open(tmp_path / "set")
     assert {(each.task, each.instruction) for each in dataset.episodes} == {("Lift", "lift the red cube")}
     assert dataset.info["robot_type"] == "panda_mobile" and onset(dataset) == 0
+    for feature, names in (("action", EMBODIMENT.action_names), ("observation.state", EMBODIMENT.proprio_names)):
+        assert tuple(dataset.features[feature]["names"]) == names, "as its simulator has them, which takes recordings"
     assert dataset.cameras == ["agentview", "robot0_eye_in_hand"]
     assert dataset.features["observation.state"]["shape"] == [16] and dataset.features["action"]["shape"] == [12]
     with h5py.File(source / "demo_im16.hdf5") as file:

@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -255,10 +256,11 @@ def test_nodes_prepare_one_workspace_and_start_their_share(tmp_path: Path) -> No
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     variables = os.environ | names | {"PATH": path, "STAGE": "second", "INPUTS": "first", "RUN": "job-1"}
     variables |= {"SOURCE": str(source), "REVISION": "HEAD", "WORLD2ACT_STORE": str(store)}
-    made = "git init -q && dvc init -q && dvc repro -q first && git add . && git commit -qm made"
-    subprocess.run(made, shell=True, cwd=source, env=variables, check=True)
-    subprocess.run(f"dvc push -q --remote s || (dvc remote add -q --local s '{store}' && dvc push -q -r s)",
-                   shell=True, cwd=source, env=variables, check=True, capture_output=True)  # fmt: skip
+    for command in (
+        "git init -q", "dvc init -q", "dvc repro -q first", "git add .", "git commit -qm made",
+        f"dvc remote add -q --local s {shlex.quote(str(store))}", "dvc push -q -r s",
+    ):  # fmt: skip
+        subprocess.run(shlex.split(command), cwd=source, env=variables, check=True)
 
     def node(script: str, rank: int) -> subprocess.Popen[str]:
         return subprocess.Popen(

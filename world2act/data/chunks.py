@@ -40,7 +40,7 @@ class ChunkDataset:
     def load(cls, dataset: EpisodeDataset, episodes: Sequence[int]) -> Self:
         """Read some episodes; frames that nobody has read yet are decoded into the frame cache."""
         parts = [dataset.columns(index, ["observation.state", "action"]) for index in episodes]
-        caches = [FrameCache.open(dataset, camera) for camera in dataset.cameras]
+        caches = FrameCache.open_all(dataset, dataset.cameras)
         lengths = np.array([dataset.lengths[index] for index in episodes])
         texts = [dataset.episodes[index].instruction for index in episodes]
         instructions = list(dict.fromkeys(texts))

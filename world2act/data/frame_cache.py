@@ -34,14 +34,23 @@ class FrameCache:
 
     @classmethod
     def open(cls, dataset: EpisodeDataset, camera: str, folder: Path = FOLDER) -> FrameCache:
-        """Open the cache in `folder`, made first where it is missing or was made from other frames.
+        """Open the cache of one camera; see `open_all`."""
+        return cls.open_all(dataset, [camera], folder)[0]
+
+    @classmethod
+    def open_all(cls, dataset: EpisodeDataset, cameras: Sequence[str], folder: Path = FOLDER) -> list[FrameCache]:
+        """Open the caches in `folder`, each made first where it is missing or was made from other frames.
 
         Raises:
             BadInput: a frame cannot be read. InfrastructureError: the disk is full.
         """
+        source = {"data_sha256": sha256(dataset.path / "data")}
+        return [cls._open(dataset, camera, folder, source) for camera in cameras]
+
+    @classmethod
+    def _open(cls, dataset: EpisodeDataset, camera: str, folder: Path, source: dict[str, str]) -> FrameCache:
         path = folder / "-".join(dataset.path.parts[-2:]) / camera
         path.parent.mkdir(parents=True, exist_ok=True)
-        source = {"data_sha256": sha256(dataset.path / "data")}
         with FileLock(path.with_name(f"{camera}.lock")):  # the ranks of a training open it together
             if not (path / "source.json").exists() or read_json(path / "source.json") != source:
                 with atomic_directory(path) as directory:

@@ -119,20 +119,20 @@ def _check(dataset: EpisodeDataset, demos: Demos, simulator: Any) -> None:
     embodiment, camera = simulator.EMBODIMENT, IMAGES + demos.camera.name
     if camera not in dataset.features:
         raise BadInput(dataset.path / "meta/info.json", "features", dataset.cameras, f"{camera}", _REMEDY)
+    where = dataset.path / "meta/info.json"
     height, width, _ = dataset.features[camera]["shape"]
+    if not height == width >= demos.image_size:
+        expected = f"square, at least demos.image_size = {demos.image_size}"
+        raise BadInput(where, f"features.{camera}.shape", (height, width), expected, _REMEDY)
+    convention = dataset.info.get("world2act", {}).get("image_convention")
     pairs = {
         "robot_type": (dataset.info.get("robot_type"), embodiment.name),
         "fps": (dataset.fps, embodiment.control_hz),
         f"features.{STATE}.names": (dataset.features.get(STATE, {}).get("names"), list(embodiment.proprio_names)),
-        f"features.{camera}.shape": (height == width >= demos.image_size, True),
-        "world2act.image_convention": (
-            dataset.info.get("world2act", {}).get("image_convention"), simulator.IMAGE_CONVENTION
-        ),
-    }  # fmt: skip
+        "world2act.image_convention": (convention, simulator.IMAGE_CONVENTION),
+    }
     if ACTION in dataset.features:
         pairs[f"features.{ACTION}.names"] = (dataset.features[ACTION]["names"], list(embodiment.action_names))
     for key, (found, expected) in pairs.items():
         if found != expected:
-            if key.endswith("shape"):
-                found, expected = (height, width), f"square, at least demos.image_size = {demos.image_size}"
-            raise BadInput(dataset.path / "meta/info.json", key, found, expected, _REMEDY)
+            raise BadInput(where, key, found, expected, _REMEDY)

@@ -14,7 +14,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from world2act.errors import BadInput
+from world2act.errors import BadInput, InfrastructureError
+
+_MIN_CONTRAST = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Free the simulator. Only at the end of its process: see `world2act.sims.metaworld`."""
+
+
+def check_contrast(task: str, frame: np.ndarray) -> None:
+    """Raise `InfrastructureError` for a blank picture: some renderers give one, without an error."""
+    if frame.std() < _MIN_CONTRAST:
+        raise InfrastructureError(
+            f"{task}: the renderer gave a blank frame\n  found:    contrast {frame.std():.3f}"
+            f"\n  expected: at least {_MIN_CONTRAST}\n  remedy:   run the stage again in a fresh process"
+        )
 
 
 def load_simulator(name: str) -> ModuleType:

@@ -28,7 +28,7 @@ import numpy as np
 
 from world2act.errors import BadInput, InfrastructureError
 from world2act.params import Camera
-from world2act.sims.base import Embodiment, Observation, Task
+from world2act.sims.base import Embodiment, Observation, Task, check_contrast
 
 _PACKAGES = {"osmesa": "libosmesa6", "egl": "libegl1 libgl1"}
 
@@ -113,7 +113,6 @@ _OPEN_WIDTH_M = 0.1  # Meta-World's own divisor of the finger distance, observat
 _REST = np.array([0.0, 0.0, 0.0, -1.0])
 _MODEL_STATE = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "geom_rgba", "site_rgba")
 _HIDDEN_GROUP = 5
-_MIN_CONTRAST = 1.0
 _CORNERS = np.array(list(itertools.product((-1, 1), repeat=3)))
 _alive: list[MetaWorld] = []
 _renderers: dict[tuple[str, int], mujoco.Renderer] = {}  # a task and size: environments of one task share meshes
@@ -207,11 +206,7 @@ class MetaWorld:
             self._model, self._data, self._option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL.value, renderer.scene
         )
         frame = renderer.render(out=np.zeros((size, size, 3), np.uint8))
-        if frame.std() < _MIN_CONTRAST:
-            raise InfrastructureError(
-                f"{self.task.name}: the renderer gave a blank frame\n  found:    contrast {frame.std():.3f}"
-                f"\n  expected: at least {_MIN_CONTRAST}\n  remedy:   run the stage again in a fresh process"
-            )
+        check_contrast(self.task.name, frame)
         return np.ascontiguousarray(frame[::-1, ::-1])
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from world2act.data.importers.hdf5 import Unusable, demonstrations, hdf5_files, 
 from world2act.data.importers.recording import Recording
 from world2act.data.importers.source import Source
 from world2act.errors import BadInput
+from world2act.sims.robocasa import EMBODIMENT
 
 IMPORTERS: dict[str, Callable[[Source], Recording]] = {
     "libero": libero.open_recording,
@@ -46,7 +47,7 @@ def _detect(source: Source) -> str:
                     return "libero"
                 demos = demonstrations(data)
                 shape = getattr(data[demos[0]].get("actions"), "shape", ()) if demos else ()
-                if "env_args" in data.attrs and shape[1:] == (len(robocasa.ACTIONS),):
+                if "env_args" in data.attrs and shape[1:] == (EMBODIMENT.action_dim,):
                     return "robocasa"
                 found = f"{name}: attributes {sorted(data.attrs)}, actions of shape {shape}"
                 raise BadInput(source.where, "", found, _EXPECTED, "name the format with --format, if it is one")

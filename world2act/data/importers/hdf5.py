@@ -6,17 +6,20 @@ A file may hold links to other files, and datasets that lie in them: neither is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 
+from world2act.data.episodes import Episode
+from world2act.data.importers.recording import SetAside
 from world2act.data.importers.source import Source
 from world2act.errors import BadInput
 
+_About = TypeVar("_About")
 SUFFIXES = (".hdf5", ".h5")
 _LARGEST = 2**34  # bytes of one dataset: a file may declare any shape without holding it
 
@@ -51,6 +54,34 @@ def demonstrations(data: h5py.Group) -> list[str]:
     """The names of the demonstrations, demo_2 before demo_10."""
     names = [name for name in data if name.startswith("demo_") and name.removeprefix("demo_").isdigit()]
     return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
+
+
+def read_episodes(
+    source: Source,
+    fps: int,
+    describe: Callable[[str, h5py.Group], _About],
+    read: Callable[[h5py.Group, _About], Episode],
+) -> Iterator[tuple[str, Episode] | SetAside]:
+    """Every demonstration of every file, or why it, or its file, cannot be used.
+
+    Args:
+        fps: the rate that every file must have.
+        describe: what a file's name and its group `data` say of all its demonstrations.
+        read: makes the episode of a demonstration's group.
+    """
+    for name in hdf5_files(source):
+        try:
+            with open_data(source, name) as data:
+                control_rate(source, name, data, fps)
+                about = describe(name, data)
+                for demo in demonstrations(data):
+                    place = f"{name}:{demo}"
+                    try:
+                        yield place, read(subgroup(data, demo), about)
+                    except (Unusable, OSError, ValueError) as error:  # h5py's of a damaged block, numpy's of lengths
+                        yield SetAside(place, str(error))
+        except Unusable as error:
+            yield SetAside(name, str(error))
 
 
 def numbers(group: h5py.Group, name: str, width: int) -> np.ndarray:

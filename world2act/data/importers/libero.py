@@ -11,7 +11,8 @@ What is easily got wrong, and done here:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,25 +21,21 @@ import numpy as np
 
 from world2act.data.episodes import Episode
 from world2act.data.importers.hdf5 import (
-    Unusable,
     attribute,
-    control_rate,
-    demonstrations,
-    hdf5_files,
     json_attribute,
     numbers,
-    open_data,
     pictures,
+    read_episodes,
     subgroup,
     survey,
 )
-from world2act.data.importers.recording import ARM_ACTION, ARM_STATE, FINGERS, Recording, SetAside
+from world2act.data.importers.recording import Recording
 from world2act.data.importers.source import Source
 from world2act.data.recording import ACTION, STATE
 from world2act.errors import BadInput
+from world2act.sims.libero import EMBODIMENT, IMAGE_CONVENTION
 
 CAMERAS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
-IMAGE_CONVENTION = "rotated by 180 degrees from robosuite's (OpenGL) picture"
 LAG = 1
 _TURNED = {"opengl": (slice(None, None, -1), slice(None, None, -1)), "opencv": (slice(None), slice(None, None, -1))}
 
@@ -49,43 +46,34 @@ def open_recording(source: Source) -> Recording:
     return Recording(
         format="libero",
         fps=fps,
-        robot_type="panda",
+        robot_type=EMBODIMENT.name,
         image_convention=IMAGE_CONVENTION,
         lag=LAG,
-        names={ACTION: ARM_ACTION, STATE: (*ARM_STATE, *FINGERS)},
+        names={ACTION: EMBODIMENT.action_names, STATE: EMBODIMENT.proprio_names},
         total=total,
-        episodes=_episodes(source, fps),
+        episodes=read_episodes(source, fps, partial(_describe, source), _read),
     )
 
 
-def _episodes(source: Source, fps: int) -> Iterator[tuple[str, Episode] | SetAside]:
-    for name in hdf5_files(source):
-        try:
-            with open_data(source, name) as data:
-                control_rate(source, name, data, fps)
-                turned = _turn(source, name, data)
-                task = (
-                    f"{PurePosixPath(source.name, name).parent.name}/{PurePosixPath(name).stem.removesuffix('_demo')}"
-                )
-                instruction = _instruction(json_attribute(source, name, data, "problem_info"))
-                for demo in demonstrations(data):
-                    yield _episode(f"{name}:{demo}", data, demo, task, instruction, turned)
-        except Unusable as error:
-            yield SetAside(name, str(error))
+@dataclass(frozen=True)
+class _File:
+    task: str
+    instruction: str
+    turned: tuple[slice, slice]
 
 
-def _episode(
-    place: str, data: h5py.Group, demo: str, task: str, instruction: str, turned: tuple[slice, slice]
-) -> tuple[str, Episode] | SetAside:
-    try:
-        group = subgroup(data, demo)
-        observed = subgroup(group, "obs")
-        images = {camera: pictures(observed, name)[:, *turned] for camera, name in CAMERAS.items()}
-        state = np.hstack([numbers(observed, "ee_states", 6), numbers(observed, "gripper_states", 2)])
-        arrays = {STATE: state, ACTION: numbers(group, "actions", len(ARM_ACTION))}
-    except (Unusable, OSError, ValueError) as error:  # h5py's of a damaged block, numpy's of unequal lengths
-        return SetAside(place, str(error))
-    return place, Episode(task, instruction, -1, images, arrays)
+def _describe(source: Source, name: str, data: h5py.Group) -> _File:
+    suite, stem = PurePosixPath(source.name, name).parent.name, PurePosixPath(name).stem.removesuffix("_demo")
+    turned = _turn(source, name, data)
+    return _File(f"{suite}/{stem}", _instruction(json_attribute(source, name, data, "problem_info")), turned)
+
+
+def _read(demo: h5py.Group, file: _File) -> Episode:
+    observed = subgroup(demo, "obs")
+    images = {camera: pictures(observed, name)[:, *file.turned] for camera, name in CAMERAS.items()}
+    state = np.hstack([numbers(observed, "ee_states", 6), numbers(observed, "gripper_states", 2)])
+    arrays = {STATE: state, ACTION: numbers(demo, "actions", EMBODIMENT.action_dim)}
+    return Episode(file.task, file.instruction, -1, images, arrays)
 
 
 def _turn(source: Source, name: str, data: h5py.Group) -> tuple[slice, slice]:

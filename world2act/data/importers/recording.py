@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from world2act.data.episodes import Episode
 
 UPRIGHT = "upright, as the source stores it"
-ARM_STATE = ("ee_x_m", "ee_y_m", "ee_z_m", "ee_rx_rad", "ee_ry_rad", "ee_rz_rad")
-ARM_ACTION = ("delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper")
-FINGERS = ("gripper_left_m", "gripper_right_m")
 
 
 @dataclass(frozen=True)

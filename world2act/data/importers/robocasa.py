@@ -8,7 +8,7 @@ Actions move the hand in the frame of the robot's base, and so `ee_*` is the han
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import h5py
@@ -17,29 +17,19 @@ import numpy as np
 from world2act.data.episodes import Episode
 from world2act.data.importers.hdf5 import (
     Unusable,
-    control_rate,
-    demonstrations,
-    hdf5_files,
     json_attribute,
     numbers,
-    open_data,
     pictures,
+    read_episodes,
     subgroup,
     survey,
 )
-from world2act.data.importers.recording import ARM_ACTION, FINGERS, UPRIGHT, Recording, SetAside
+from world2act.data.importers.recording import UPRIGHT, Recording
 from world2act.data.importers.source import Source
 from world2act.data.recording import ACTION, STATE
 from world2act.errors import BadInput
+from world2act.sims.robocasa import EMBODIMENT, OBSERVED
 
-ACTIONS = (*ARM_ACTION, "base_x", "base_y", "base_yaw", "base_torso", "control_mode")
-_STATE = {
-    "robot0_base_pos": ("base_x_m", "base_y_m", "base_z_m"),
-    "robot0_base_quat": ("base_qx", "base_qy", "base_qz", "base_qw"),
-    "robot0_base_to_eef_pos": ("ee_x_m", "ee_y_m", "ee_z_m"),
-    "robot0_base_to_eef_quat": ("ee_qx", "ee_qy", "ee_qz", "ee_qw"),
-    "robot0_gripper_qpos": FINGERS,
-}
 _IMAGE = "_image"
 _GENERATED = "MG_"  # before the name of the environment where MimicGen made the demonstrations
 
@@ -50,42 +40,30 @@ def open_recording(source: Source) -> Recording:
     return Recording(
         format="robocasa",
         fps=fps,
-        robot_type="panda_mobile",
+        robot_type=EMBODIMENT.name,
         image_convention=UPRIGHT,
         lag=0,
-        names={ACTION: ACTIONS, STATE: [name for names in _STATE.values() for name in names]},
+        names={ACTION: EMBODIMENT.action_names, STATE: EMBODIMENT.proprio_names},
         total=total,
-        episodes=_episodes(source, fps),
+        episodes=read_episodes(source, fps, partial(_task, source), _read),
     )
 
 
-def _episodes(source: Source, fps: int) -> Iterator[tuple[str, Episode] | SetAside]:
-    for name in hdf5_files(source):
-        try:
-            with open_data(source, name) as data:
-                control_rate(source, name, data, fps)
-                task = json_attribute(source, name, data, "env_args").get("env_name")
-                if not isinstance(task, str) or not task:
-                    place = "data, attribute env_args, env_name"
-                    raise BadInput(f"{source.where}: {name}", place, task, "the task's name", "complete the file")
-                for demo in demonstrations(data):
-                    yield _episode(f"{name}:{demo}", data, demo, task.removeprefix(_GENERATED))
-        except Unusable as error:
-            yield SetAside(name, str(error))
+def _task(source: Source, name: str, data: h5py.Group) -> str:
+    task = json_attribute(source, name, data, "env_args").get("env_name")
+    if not isinstance(task, str) or not task:
+        place = "data, attribute env_args, env_name"
+        raise BadInput(f"{source.where}: {name}", place, task, "the task's name", "complete the file")
+    return task.removeprefix(_GENERATED)
 
 
-def _episode(place: str, data: h5py.Group, demo: str, task: str) -> tuple[str, Episode] | SetAside:
-    try:
-        group = subgroup(data, demo)
-        observed = subgroup(group, "obs")
-        cameras = [name for name in observed if name.endswith(_IMAGE)]
-        images = {name.removesuffix(_IMAGE): pictures(observed, name) for name in cameras}
-        state = np.hstack([numbers(observed, name, len(names)) for name, names in _STATE.items()])
-        arrays = {STATE: state, ACTION: numbers(group, "actions", len(ACTIONS))}
-        instruction = _instruction(group.attrs.get("ep_meta"))
-    except (Unusable, OSError, ValueError) as error:  # h5py's of a damaged block, numpy's of unequal lengths
-        return SetAside(place, str(error))
-    return place, Episode(task, instruction, -1, images, arrays)
+def _read(demo: h5py.Group, task: str) -> Episode:
+    observed = subgroup(demo, "obs")
+    cameras = [name for name in observed if name.endswith(_IMAGE)]
+    images = {name.removesuffix(_IMAGE): pictures(observed, name) for name in cameras}
+    state = np.hstack([numbers(observed, name, len(names)) for name, names in OBSERVED.items()])
+    arrays = {STATE: state, ACTION: numbers(demo, "actions", EMBODIMENT.action_dim)}
+    return Episode(task, _instruction(demo.attrs.get("ep_meta")), -1, images, arrays)
 
 
 def _instruction(meta: Any) -> str:

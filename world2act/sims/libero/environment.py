@@ -30,7 +30,7 @@ from libero.libero.envs.env_wrapper import ControlEnv
 from robosuite.utils.transform_utils import convert_quat, quat2axisangle
 
 from world2act.errors import BadInput, InfrastructureError
-from world2act.sims.base import Observation, Task
+from world2act.sims.base import Observation, Task, check_contrast
 from world2act.sims.libero import EMBODIMENT, TASKS
 from world2act.sims.libero.assets import check_assets
 from world2act.sims.libero.expert import Expert
@@ -42,8 +42,8 @@ _REST = np.array([0.0] * 6 + [-1.0])
 _FIXTURE_SEED = 7  # openpi's; official initial states hold no fixtures
 _PHYSICS_STEPS = 25  # of 2 ms, a control step of 50 ms
 _AT_HOME = {"pos": "0 0 0", "quat": "1 0 0 0"}
-_MIN_CONTRAST = 1.0
 _SEEDS = 2**32
+_MALFORMED = (EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError)  # what else unpickling may raise
 _alive: list[Any] = []
 _contexts: dict[tuple[str, bool], Any] = {}  # environments of one task share meshes and textures
 
@@ -151,11 +151,7 @@ class Libero:
 
     def _picture(self, data: mujoco.MjData, size: int) -> np.ndarray:
         frame = self._renderer.render(data, self._view, size)
-        if frame.std() < _MIN_CONTRAST:
-            raise InfrastructureError(
-                f"{self.task.name}: the renderer gave a blank frame\n  found:    contrast {frame.std():.3f}"
-                f"\n  expected: at least {_MIN_CONTRAST}\n  remedy:   run the stage again in a fresh process"
-            )
+        check_contrast(self.task.name, frame)
         return np.ascontiguousarray(frame[::-1, ::-1])
 
     def close(self) -> None:
@@ -245,7 +241,7 @@ def read_initial_states(path: Path) -> np.ndarray:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(name) as stream:
                 states = _ArrayUnpickler(stream).load()
-    except (pickle.UnpicklingError, zipfile.BadZipFile, StopIteration, OSError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, *_MALFORMED, StopIteration, OSError) as error:
         raise BadInput(path, "", error or "no data.pkl", "LIBERO's initial states", "run `make libero` anew") from error
     if not isinstance(states, np.ndarray) or states.dtype != np.float64 or states.ndim != 2:
         raise BadInput(path, "", type(states), "float64 (N, state)", "run `make libero` anew")

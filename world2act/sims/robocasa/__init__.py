@@ -22,17 +22,21 @@ from world2act.sims.process import shared_process
 if TYPE_CHECKING:
     from world2act.params import Camera  # the simulator's own environment, which reads this module too, lacks pydantic
 
+OBSERVED = {
+    "robot0_base_pos": ("base_x_m", "base_y_m", "base_z_m"),
+    "robot0_base_quat": ("base_qx", "base_qy", "base_qz", "base_qw"),
+    "robot0_base_to_eef_pos": ("ee_x_m", "ee_y_m", "ee_z_m"),
+    "robot0_base_to_eef_quat": ("ee_qx", "ee_qy", "ee_qz", "ee_qw"),
+    "robot0_gripper_qpos": ("gripper_left_m", "gripper_right_m"),
+}
+"""robosuite's observations that make up proprioception, and its elements, in order; files name them so too."""
 EMBODIMENT = Embodiment(
     name="panda_mobile",
     action_names=(
         "delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper",
-        "base_x", "base_y", "base_yaw", "base_height", "control_mode",
+        "base_x", "base_y", "base_yaw", "base_torso", "control_mode",
     ),
-    proprio_names=(
-        "ee_x_m", "ee_y_m", "ee_z_m", "ee_qx", "ee_qy", "ee_qz", "ee_qw",
-        "base_x_m", "base_y_m", "base_z_m", "base_qx", "base_qy", "base_qz", "base_qw",
-        "gripper_left_m", "gripper_right_m",
-    ),
+    proprio_names=tuple(name for names in OBSERVED.values() for name in names),
     control_hz=20,
 )  # fmt: skip
 INSTRUCTION_PER_EPISODE = True  # it names the episode's objects

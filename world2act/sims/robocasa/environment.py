@@ -9,15 +9,8 @@ from robosuite.controllers import load_composite_controller_config
 
 from world2act.errors import BadInput
 from world2act.sims.base import Observation, Task
-from world2act.sims.robocasa import EMBODIMENT, TASKS
+from world2act.sims.robocasa import EMBODIMENT, OBSERVED, TASKS
 
-_STATE = (
-    "robot0_base_to_eef_pos",
-    "robot0_base_to_eef_quat",
-    "robot0_base_pos",
-    "robot0_base_quat",
-    "robot0_gripper_qpos",
-)
 _SEEDS = 2**32
 
 
@@ -55,7 +48,7 @@ class RoboCasa:
 
     def observe(self) -> Observation:
         seen = self._env._get_observations(force_update=True)
-        state = np.concatenate([np.ravel(seen[key]) for key in _STATE]).astype(np.float32)
+        state = np.concatenate([np.ravel(seen[key]) for key in OBSERVED]).astype(np.float32)
         words = self._env.get_ep_meta().get("lang", self.task.instruction)
         return Observation({self._camera: self.render(self._size)}, state, words, self._scene())
 
