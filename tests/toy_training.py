@@ -43,8 +43,8 @@ def digest(state: dict[str, Tensor]) -> str:
 
 if __name__ == "__main__":
     training = Training(
-        steps=30, batch_size=8, learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, betas=(0.9, 0.99), clip_norm=1.0,
-        ema_decay=0.9, checkpoint_every=10, deepspeed=sys.argv[1],
+        steps=30, batch_size=8, accumulation=1, learning_rate=1e-2, warmup_steps=3, weight_decay=0.1,
+        betas=(0.9, 0.99), clip_norm=1.0, ema_decay=0.9, checkpoint_every=10, deepspeed=sys.argv[1],
     )  # fmt: skip
     trained = train(
         Toy(), training, name="toy", base=Base(seed=0, ranks=1, workers=1), inputs=os.environ.get("INPUTS", "a")

@@ -31,10 +31,12 @@ class Section(BaseModel):
 
 
 class Training(Section):
-    """What every trained part tells the one training loop. `batch_size` counts all ranks."""
+    """What every trained part tells the one training loop. `batch_size` counts all ranks and all of the `accumulation`
+    micro-batches that one optimiser step sums up."""
 
     steps: Count
     batch_size: Count
+    accumulation: Count
     learning_rate: Positive
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -211,12 +213,24 @@ class Latents(Section):
     batch_size: Count
 
 
+class Lora(Section):
+    """Low-rank adapters (peft): W + alpha / rank · B A for every layer whose name ends in one of `targets`."""
+
+    rank: Count
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: list[str] = Field(min_length=1)
+
+
 class WorldModel(Section):
     source: str
     heads: Count
     head_dim: Count
     layers: Count
     adaln_lora_dim: Count
+    tuning: Literal["full", "lora", "none"]
+    lora: Lora
+    gradient_checkpointing: bool
     max_latents: Count
     target: Literal["latent", "change"]
     conditioning_latents: list[Count] = Field(min_length=1)
