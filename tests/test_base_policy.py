@@ -48,7 +48,7 @@ def section() -> BasePolicy:
 
 
 def place(step: int, batch_size: int = 8) -> Place:
-    return Place(step, 0, 1, batch_size, torch.device("cpu"), torch.Generator().manual_seed(step))
+    return Place.of(0, step, batch_size)
 
 
 def test_chunks_stay_inside_their_episode(dataset: EpisodeDataset) -> None:

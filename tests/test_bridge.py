@@ -18,7 +18,7 @@ from world2act.training.objective import Place, epoch_indices
 
 
 def place(step: int = 0, rank: int = 0, ranks: int = 1, batch_size: int = 4) -> Place:
-    return Place(step, rank, ranks, batch_size, torch.device("cpu"), torch.Generator().manual_seed(step * 100 + rank))
+    return Place.of(0, step, batch_size * ranks, rank=rank, ranks=ranks)
 
 
 def test_chunk_k_belongs_to_latent_k_plus_1() -> None:
@@ -87,7 +87,7 @@ def test_negatives_honour_the_hard_ratio() -> None:
     negatives = Negatives(groups, 0.25, 15, "here")
     assert (negatives.hard, negatives.easy) == (3, 9)
     generator = torch.Generator().manual_seed(0)
-    for anchor, row in enumerate(negatives.draw(torch.arange(18), generator).tolist()):
+    for anchor, row in enumerate(negatives.draw(torch.arange(18), [generator] * 18).tolist()):
         assert anchor not in row
         assert len(set(row)) == len(row)
         assert sum(groups[i] == groups[anchor] for i in row) == negatives.hard

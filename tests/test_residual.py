@@ -30,7 +30,7 @@ DIM = 32
 
 
 def place(step: int = 0) -> Place:
-    return Place(step, 0, 1, len(SLOTS), torch.device("cpu"), torch.Generator().manual_seed(step))
+    return Place.of(0, step, len(SLOTS))
 
 
 def observations(count: int) -> list[Observation]:

@@ -76,13 +76,13 @@ def test_a_batch_depends_on_its_place_alone() -> None:
         make_vae(tiny(), 0), list(videos(3, 20)), ["a", "b", "a"], tiny(clip_frames=9, image_share=0.5), 10
     )
     first, again, other = (
-        objective.batch(Place(5, 0, 1, 4, torch.device("cpu"), torch.Generator().manual_seed(seed)))
+        objective.batch(Place.of(seed, 5, 4))
         for seed in (1, 1, 2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
     assert first[0].shape == (4, 3, 9, 16, 16) and first[1].shape == (4, 16, 3, 2, 2)
-    images = objective.batch(Place(4, 0, 1, 4, torch.device("cpu"), torch.Generator().manual_seed(1)))
+    images = objective.batch(Place.of(1, 4, 4))
     assert images[0].shape == (16, 3, 1, 16, 16) and images[1].shape == (16, 16, 1, 2, 2)
 
 
@@ -93,7 +93,7 @@ def test_what_differs_from_the_tasks_picture_weighs_more() -> None:
     objective = ReconstructionObjective(
         make_vae(tiny(), 0), list(scene), ["a", "b"], tiny(clip_frames=17, image_share=0.0, foreground_weight=9.0), 1
     )
-    video, _, weights = objective.batch(Place(0, 0, 1, 16, torch.device("cpu"), torch.Generator().manual_seed(0)))
+    video, _, weights = objective.batch(Place.of(0, 0, 16))
     bright = (video > 0.9).all(1, keepdim=True)
     assert bright.any() and weights.mean().item() == pytest.approx(1)
     assert (

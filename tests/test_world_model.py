@@ -19,7 +19,6 @@ from world2act.world_model.preparation import describe, usable_clips
 from world2act.world_model.transformer import import_transformer, load_transformer, make_transformer
 
 ROOT = Path(__file__).parents[1]
-CPU = torch.device("cpu")
 
 
 def tiny(**changes: object) -> WorldModel:
@@ -28,7 +27,7 @@ def tiny(**changes: object) -> WorldModel:
 
 
 def place(step: int = 0, rank: int = 0, batch_size: int = 4, seed: int = 0) -> Place:
-    return Place(step, rank, 2, batch_size, CPU, torch.Generator().manual_seed(seed))
+    return Place.of(seed, step, 2 * batch_size, rank=rank, ranks=2)
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +176,25 @@ def test_batches_hold_training_clips_with_their_own_prompts(cache: LatentCache) 
 
 def test_a_batch_depends_on_its_place_alone_and_ranks_agree_on_the_length(cache: LatentCache) -> None:
     own = objective(cache)
-    one, again, other = own.batch(place(5)), own.batch(place(5)), own.batch(place(5, rank=1, seed=9))
+    one, again, other = own.batch(place(5)), own.batch(place(5)), own.batch(place(5, rank=1))
     assert torch.equal(one.noise, again.noise) and torch.equal(one.sigma, again.sigma)
     assert one.x0.shape == other.x0.shape and not torch.equal(one.noise, other.noise)
+
+
+@pytest.mark.parametrize(("ranks", "parts"), [(1, 1), (2, 1), (1, 4), (4, 2)])
+def test_a_step_sees_the_same_samples_on_any_number_of_ranks(cache: LatentCache, ranks: int, parts: int) -> None:
+    own = objective(cache, text_dropout=0.5, conditioning_latents=[1, 2])
+    whole = own.batch(Place.of(7, 3, 8))
+    places = [
+        Place.of(7, 3, 8, rank=rank, ranks=ranks, part=part, parts=parts)
+        for part in range(parts)
+        for rank in range(ranks)
+    ]
+    shares = [own.batch(place) for place in places]
+    for key in vars(whole):
+        assert torch.equal(torch.cat([getattr(share, key) for share in shares]), getattr(whole, key)), key
+    assert len({float(sigma) for sigma in whole.sigma}) == 8
+    assert [clip for place in places for clip in own.choose(place)] == own.choose(Place.of(7, 3, 8))
 
 
 def test_a_share_of_the_prompts_is_dropped(cache: LatentCache) -> None:

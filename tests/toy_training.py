@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from world2act.params import Base, Training
 from world2act.stage import is_main
 from world2act.training.loop import train
-from world2act.training.objective import Place, epoch_indices
+from world2act.training.objective import Place, draw, epoch_indices
 
 
 class Toy:
@@ -30,7 +30,7 @@ class Toy:
         if place.step == int(os.environ.get("KILL_AT", "-1")) and place.rank == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         x = self._x[epoch_indices(len(self._x), place, seed=0)]
-        return x + 0.1 * torch.randn(x.shape, generator=place.generator)
+        return x + 0.1 * draw(place.generators(), "randn", *x.shape[1:])
 
     def loss(self, model: nn.Module, batch: Tensor, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss = (model(batch) - batch.sum(1, keepdim=True)).square().mean()

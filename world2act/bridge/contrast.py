@@ -102,9 +102,9 @@ class Negatives:
             )  # fmt: skip
         self.hard, self.easy = counts[-1]
 
-    def draw(self, anchors: Tensor, generator: torch.Generator) -> Tensor:
-        """int (B, hard + easy): distinct rows, hard ones first, never the anchor's own."""
-        return torch.stack([self._draw_one(int(anchor), generator) for anchor in anchors])
+    def draw(self, anchors: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """int (B, hard + easy): distinct rows, hard ones first, never the anchor's own; a generator an anchor."""
+        return torch.stack([self._draw_one(int(a), each) for a, each in zip(anchors, generators, strict=True)])
 
     def _draw_one(self, anchor: int, generator: torch.Generator) -> Tensor:
         same = self._groups == self._groups[anchor]

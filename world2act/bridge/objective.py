@@ -33,7 +33,7 @@ class BridgeObjective:
 
     def batch(self, place: Place) -> Batch:
         anchors = epoch_indices(len(self._pairs.lengths), place, self._seed)
-        negatives = self._negatives.draw(anchors, place.generator)
+        negatives = self._negatives.draw(anchors, place.generators())
         rows, places = torch.unique(torch.cat([anchors[:, None], negatives], dim=1), return_inverse=True)
         drawn = self._pairs.select(rows)
         moved = Pairs(

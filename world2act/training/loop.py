@@ -65,7 +65,8 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
     seconds = {"data_s": 0.0, "compute_s": 0.0}
     with _progress(name, training.steps, first) as advance:
         for step in range(first, training.steps):
-            place = _place(base.seed, step, rank, ranks, training, engine.device)
+            place = Place.of(base.seed, step, training.batch_size, rank=rank, ranks=ranks, device=engine.device)
+            torch.manual_seed(place.seeds[0])  # dropout draws from the global generator
             for group in engine.optimizer.param_groups:
                 group["lr"] = training.learning_rate * _schedule(step, training)
             began = time.monotonic()
@@ -113,14 +114,6 @@ def _engine(objective: Objective, training: Training, ranks: int) -> deepspeed.D
     engine, *_ = deepspeed.initialize(model=objective.model, optimizer=optimizer, config=config)
     engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
     return engine
-
-
-def _place(seed: int, step: int, rank: int, ranks: int, training: Training, device: torch.device) -> Place:
-    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
-    number = int.from_bytes(digest[:7], "big")
-    torch.manual_seed(number)  # dropout draws from the global generator
-    generator = torch.Generator().manual_seed(number)
-    return Place(step, rank, ranks, training.batch_size // ranks, device, generator)
 
 
 def _schedule(step: int, training: Training) -> float:

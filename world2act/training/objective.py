@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,50 +14,93 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch is drawn: this optimiser step, this rank of that many, on this device.
+    """Where a batch is drawn: some samples of one optimiser step, on this rank of that many, on this device.
 
-    `generator` is a CPU generator seeded from (base seed, step, rank), so that a resumed run draws what the
-    killed one would have drawn. Every random number of a batch comes from it.
+    The samples of a step are numbered 0..total-1, and each has a seed of its own, from (base seed, step, number). What
+    is random about a sample is drawn from its seed, so that a step sees the same samples whatever the number of ranks
+    and micro-batches, and a resumed run those that the killed one would have seen.
+
+    Attributes:
+        samples: the numbers of this batch's samples.
+        total: samples of the whole step.
+        seeds: one a sample of this batch.
     """
 
     step: int
     rank: int
     ranks: int
-    batch_size: int
+    samples: range
+    total: int
+    seeds: tuple[int, ...]
     device: torch.device
-    generator: torch.Generator
+
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        step: int,
+        total: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        part: int = 0,
+        parts: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """A rank's `part` of `parts` micro-batches of a step of `total` samples, which ranks * parts divides."""
+        size = total // (ranks * parts)
+        first = (part * ranks + rank) * size
+        samples = range(first, first + size)
+        seeds = tuple(_seed(seed, step, sample) for sample in samples)
+        return cls(step, rank, ranks, samples, total, seeds, torch.device(device))
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.samples)
+
+    def generators(self) -> list[torch.Generator]:
+        """A CPU generator for each sample, at the beginning of what its seed gives."""
+        return [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+
+def _seed(seed: int, step: int, sample: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{sample}".encode()).digest()[:7], "big")
 
 
 class Objective(Protocol[Batch]):
     """One trained part.
 
     Attributes:
-        model: the trainable module; frozen parts stay outside of it.
+        model: the trained module; parameters that ask for no gradient stay as they are.
     """
 
     model: nn.Module
 
     def batch(self, place: Place) -> Batch:
-        """Draw this rank's `place.batch_size` samples on `place.device`. Depends on nothing but `place`
+        """Draw the `place.batch_size` samples on `place.device`. Depends on nothing but `place`
         (and, where the batch is a rollout, on the model's weights)."""
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The scalar loss of a batch, and scalar metrics to log. `model` is `self.model` as the trainer wraps it:
-        call it through its `forward`."""
+        call it through its `forward`. Over ranks and micro-batches the mean of the losses is minimised."""
+
+
+def draw(generators: list[torch.Generator], kind: str, *shape: int) -> Tensor:
+    """Standard normal ("randn") or uniform ("rand") numbers, a generator a sample: (len(generators), *shape)."""
+    function = getattr(torch, kind)
+    return torch.stack([function(shape, generator=generator) for generator in generators])
 
 
 def epoch_indices(count: int, place: Place, seed: int) -> Tensor:
-    """This rank's sample indices of this step: every sample once an epoch, in an order that depends on the seed.
+    """The sample indices of a batch: every sample once an epoch, in an order that depends on the seed.
 
     Args:
         count: number of samples in the set, at least one.
 
     Returns:
-        int64 (place.batch_size,), disjoint between the ranks of a step while `count` allows it.
+        int64 (place.batch_size,), disjoint between the batches of a step while `count` allows it.
     """
-    total = place.batch_size * place.ranks
-    first = place.step * total + place.rank * place.batch_size
-    positions = torch.arange(first, first + place.batch_size)
+    positions = torch.tensor(place.samples) + place.step * place.total
     epochs = positions // count
     chosen = torch.empty_like(positions)
     for epoch in epochs.unique().tolist():

@@ -1,8 +1,9 @@
 """The world model's training objective: denoising of skill clips, padding and conditioning latents left out.
 
 The input is the latent cache; the clips are those of video-only training episodes, so that clips with actions stay
-unseen. A batch holds clips of one length, drawn in proportion to how many there are: Cosmos' self-attention takes
-no padding mask, and so nothing is ever padded.
+unseen. They stay on the disk, memory-mapped: a rank reads the clips of its own samples. All samples of a step have one
+length, drawn in proportion to how many clips have it: Cosmos' self-attention takes no padding mask, and so nothing is
+ever padded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from world2act.data.latent_cache import Clip, LatentCache
-from world2act.training.objective import Place
+from world2act.training.objective import Place, draw
 from world2act.world_model.conditioning import Change, conditioning_mask, denoise
 
 HIGH_SIGMA = (200.0, 1e5)
@@ -76,28 +77,40 @@ class DenoisingObjective:
         seed: int,
     ) -> None:
         self.model = network
-        self._no_prompt, self._embeds = cache.no_prompt, torch.from_numpy(np.array(cache.prompt_embeds))
-        self._conditioning_latents, self._seed = conditioning_latents, seed
+        self._cache, self._clips, self._space = cache, clips, space
+        self._given, self._seed = conditioning_latents, seed
         self._text_dropout, self._high_sigma_share = text_dropout, high_sigma_share
-        self._lengths = [clip.latents for clip in clips]
-        self._clips: dict[int, tuple[Tensor, Tensor]] = {}
-        for length in sorted(set(self._lengths)):
-            same = [clip for clip in clips if clip.latents == length]
-            latents = torch.from_numpy(np.stack([cache.latents(clip) for clip in same])).transpose(1, 2)
-            self._clips[length] = (space.to_network(latents), torch.tensor([clip.prompt_row for clip in same]))
+        self._of_length: dict[int, list[int]] = {}
+        for index, clip in enumerate(clips):
+            self._of_length.setdefault(clip.latents, []).append(index)
+
+    def choose(self, place: Place) -> list[int]:
+        """Which of `clips` a batch holds; all of one length."""
+        length, _ = self._of_step(place.step)
+        return self._choose(length, place.generators())
+
+    def _of_step(self, step: int) -> tuple[int, int]:
+        """What a step's samples share, so that no rank waits for another: latents of a clip, and how many are given."""
+        shared = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        length = self._clips[int(torch.randint(len(self._clips), (), generator=shared))].latents
+        return length, self._given[int(torch.randint(len(self._given), (), generator=shared))]
+
+    def _choose(self, length: int, generators: Sequence[torch.Generator]) -> list[int]:
+        same = self._of_length[length]
+        return [same[int(torch.randint(len(same), (), generator=generator))] for generator in generators]
 
     def batch(self, place: Place) -> Batch:
-        # every rank draws the same length, so that none waits for another
-        shared = torch.Generator().manual_seed(self._seed * 1_000_003 + place.step)
-        latents = self._lengths[int(torch.randint(len(self._lengths), (), generator=shared))]
-        count = self._conditioning_latents[int(torch.randint(len(self._conditioning_latents), (), generator=shared))]
-        values, prompts = self._clips[latents]
-        drawn = torch.randint(len(values), (place.batch_size,), generator=place.generator)
-        dropped = torch.rand(place.batch_size, generator=place.generator) < self._text_dropout
-        x0, rows = values[drawn], torch.where(dropped, self._no_prompt, prompts[drawn])
-        noise = torch.randn(x0.shape, generator=place.generator)
-        sigma = draw_sigma(place.batch_size, latents, self._high_sigma_share, place.generator)
-        batch = Batch(x0, noise, sigma, conditioning_mask(count, x0), self._embeds[rows])
+        generators = place.generators()
+        length, given = self._of_step(place.step)
+        clips = [self._clips[index] for index in self._choose(length, generators)]
+        latents = torch.from_numpy(np.stack([self._cache.latents(clip) for clip in clips])).transpose(1, 2)
+        x0 = self._space.to_network(latents)
+        dropped = draw(generators, "rand") < self._text_dropout
+        prompts = torch.where(dropped, self._cache.no_prompt, torch.tensor([clip.prompt_row for clip in clips]))
+        sigma = torch.cat([draw_sigma(1, length, self._high_sigma_share, each) for each in generators])
+        noise = draw(generators, "randn", *x0.shape[1:])
+        embeds = torch.from_numpy(self._cache.prompt_embeds[prompts.numpy()])
+        batch = Batch(x0, noise, sigma, conditioning_mask(given, x0), embeds)
         return Batch(*(tensor.to(place.device) for tensor in vars(batch).values()))
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:

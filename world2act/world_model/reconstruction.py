@@ -15,7 +15,7 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import Tokenizer as TokenizerParams
 from world2act.storage import write_parquet
-from world2act.training.objective import Place
+from world2act.training.objective import Place, draw
 from world2act.world_model.preview import save_strip
 from world2act.world_model.tokenizer import FRAMES_PER_LATENT, VideoTokenizer, to_video
 
@@ -91,19 +91,21 @@ class ReconstructionObjective:
 
     def batch(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
         """Video (B, 3, T, H, W), posterior noise (B, C, t, h, w), pixel weights (B, 1, T, H, W) of mean 1."""
-        frames, count = self._params.clip_frames, place.batch_size
+        frames, windows_each = self._params.clip_frames, 1
         if place.step < self._image_steps:
-            frames, count = 1, place.batch_size * (frames // 2)
-        windows, backgrounds = [], []
-        for episode in torch.randint(len(self._episodes), (count,), generator=place.generator).tolist():
-            start = int(torch.randint(len(self._episodes[episode]) - frames + 1, (), generator=place.generator))
-            windows.append(self._episodes[episode][start : start + frames])
-            backgrounds.append(self._backgrounds[episode][None])
+            frames, windows_each = 1, frames // 2
+        windows, backgrounds, generators = [], [], place.generators()
+        for generator in generators:
+            for episode in torch.randint(len(self._episodes), (windows_each,), generator=generator).tolist():
+                start = int(torch.randint(len(self._episodes[episode]) - frames + 1, (), generator=generator))
+                windows.append(self._episodes[episode][start : start + frames])
+                backgrounds.append(self._backgrounds[episode][None])
         video, background = to_video(np.stack(windows)), to_video(np.stack(backgrounds))
         foreground = (video - background).abs().amax(1, keepdim=True) > _FOREGROUND
         weights = 1 + self._params.foreground_weight * foreground
         channels, height, width = self._latent_shape
-        noise = torch.randn(count, channels, 1 + frames // FRAMES_PER_LATENT, height, width, generator=place.generator)
+        shape = (channels, 1 + frames // FRAMES_PER_LATENT, height, width)
+        noise = draw(generators, "randn", windows_each, *shape).flatten(0, 1)
         return video.to(place.device), noise.to(place.device), (weights / weights.mean()).to(place.device)
 
     def loss(

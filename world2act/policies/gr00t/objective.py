@@ -22,7 +22,7 @@ from world2act.policies.gr00t.policy import ACTION, PROPRIO, save_pretrained
 from world2act.policies.gr00t.sizing import make_config
 from world2act.policies.gr00t.words import make_tokenizer, tokenize
 from world2act.policies.normalisation import MinMax
-from world2act.training.objective import Place, epoch_indices
+from world2act.training.objective import Place, draw, epoch_indices
 
 _TIME_SCALE = 0.999
 
@@ -66,10 +66,10 @@ class ImitationObjective:
         rows = epoch_indices(len(self._chunks), place, self._seed)
         actions, real = self._chunks.chunks(rows.numpy(), self.model.config.chunk_length)
         actions = torch.from_numpy(self.statistics[ACTION].normalise(actions))[:, None]
-        generator = place.generator
-        noise = torch.randn(len(rows), self._draws, *actions.shape[2:], generator=generator)
-        # Beta(1.5, 1) by its inverse distribution function, u^(1/1.5), so that the draw comes from our generator
-        times = (1 - torch.rand(noise.shape[:2], generator=generator) ** (1 / 1.5)) * _TIME_SCALE
+        generators = place.generators()
+        noise = draw(generators, "randn", self._draws, *actions.shape[2:])
+        # Beta(1.5, 1) by its inverse distribution function, u^(1/1.5), so that the draw comes from our generators
+        times = (1 - draw(generators, "rand", self._draws) ** (1 / 1.5)) * _TIME_SCALE
         t = times[..., None, None]
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
         batch = Batch(

@@ -84,7 +84,7 @@ class PostTrainObjective:
         if self._rollouts is None:
             raise RuntimeError("a run can only continue where a rollout begins: see stages/post_train.py")
         anchors = torch.arange(place.batch_size) + place.rank * place.batch_size
-        return self._rollouts, anchors, self._negatives.draw(anchors, place.generator)
+        return self._rollouts, anchors, self._negatives.draw(anchors, place.generators())
 
     def loss(
         self, model: nn.Module, batch: tuple[Rollouts, Tensor, Tensor], place: Place
