@@ -83,7 +83,7 @@ def load_policies() -> dict[str, Policy]:
 
 def make_pool(params: Params, slots: Sequence[str]) -> EnvironmentPool:
     demos = params.demos
-    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
+    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
     return EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options)
 
 

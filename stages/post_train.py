@@ -44,14 +44,14 @@ def main(params: Params) -> Metrics:
         bridge, proprio_dim=proprio.shape[1], image_size=demos.image_size, layers=settings.layers, heads=settings.heads
     )
     policy = ResidualPolicy(
-        load_policy(ARTIFACTS / "base_policy"), model, demos.camera.name,
+        load_policy(ARTIFACTS / "base_policy"), model, demos.cameras[0].name,
         torch.from_numpy(proprio.mean(0)), torch.from_numpy(proprio.std(0)),
     )  # fmt: skip
     slots = [demos.tasks[i % len(demos.tasks)] for i in range(training.batch_size)]
     own = np.array_split(slots, ranks)[rank].tolist()
     with EnvironmentPool(
         demos.simulator, own, workers=max(1, params.base.workers // ranks),
-        camera=demos.camera, image_size=demos.image_size, settle_steps=demos.settle_steps,
+        cameras=demos.cameras, image_size=demos.image_size, settle_steps=demos.settle_steps,
     ) as pool:  # fmt: skip
         objective = PostTrainObjective(
             policy, pool, slots, imagined, temperature=settings.temperature, hard_ratio=settings.hard_ratio,

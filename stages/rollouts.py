@@ -83,14 +83,14 @@ def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[in
 def first_frames(demos: Demos, states: Sequence[dict[str, Any]]) -> np.ndarray:
     """What the camera sees in each initial state, uint8 (R, H, W, 3)."""
     simulator = load_simulator(demos.simulator)
-    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
+    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
     environments = {
         task: simulator.make_environment(task, **options) for task in sorted({state["task"] for state in states})
     }
     frames = []
     for state in states:
         environments[state["task"]].reset(state["seed"])
-        frames.append(environments[state["task"]].observe().images[demos.camera.name])
+        frames.append(environments[state["task"]].observe().images[demos.cameras[0].name])
     return np.stack(frames)
 
 

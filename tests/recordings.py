@@ -47,7 +47,7 @@ def params(**changes: Any) -> Params:
 def recorded(seed: int) -> Episode:
     """One demonstration of the expert's."""
     demos = params().demos
-    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
+    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
     episode = demonstrate(load_simulator("metaworld").make_environment("plate-slide", **options), seed, demos)
     assert episode is not None
     return episode
@@ -63,7 +63,10 @@ def write_upload(
 ) -> Path:
     """Write episodes as a robot's recorder would, which asks no expert; `info` overrides what stands in info.json."""
     demos, simulator = params().demos, load_simulator("metaworld")
-    extra = {"camera": demos.camera.model_dump(mode="json"), "image_convention": simulator.IMAGE_CONVENTION}
+    extra = {
+        "cameras": [camera.model_dump(mode="json") for camera in demos.cameras],
+        "image_convention": simulator.IMAGE_CONVENTION,
+    }
     features = dataset_features(simulator, demos, "video_only" if video_only else "labelled")
     del features[PHASE]
     path.mkdir(parents=True)

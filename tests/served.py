@@ -20,7 +20,7 @@ def make_environment(task: str, **options: Any) -> Environment:
     from world2act.params import Camera
     from world2act.sims import metaworld
 
-    return metaworld.make_environment(task, camera=Camera(**options.pop("camera")), **options)
+    return metaworld.make_environment(task, cameras=[Camera(**each) for each in options.pop("cameras")], **options)
 
 
 class Broken:

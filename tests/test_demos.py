@@ -56,7 +56,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(made: Path, tmp_path: Pa
 def test_frame_t_is_seen_before_action_t(made: Path) -> None:
     """Replaying the executed actions meets every recorded frame, state and label in step."""
     dataset = EpisodeDataset.open(made / "labelled")
-    options = {"camera": demos().camera, "image_size": 32, "settle_steps": demos().settle_steps}
+    options = {"cameras": demos().cameras, "image_size": 32, "settle_steps": demos().settle_steps}
     for record in dataset.episodes[:2]:
         environment = load_simulator("metaworld").make_environment(record.task, **options)
         environment.reset(record.seed)
@@ -116,7 +116,7 @@ def test_what_was_done_is_recorded(made: Path) -> None:
     info = EpisodeDataset.open(made / "video_only").info
     assert info["robot_type"] == "sawyer" and info["fps"] == 80
     assert info["world2act"]["settle_steps"] == 5 and info["world2act"]["action_noise"] == 0.2
-    assert info["world2act"]["camera"]["name"] == "corner2" and info["world2act"]["renderer"].startswith(
+    assert info["world2act"]["cameras"][0]["name"] == "corner2" and info["world2act"]["renderer"].startswith(
         os.environ["MUJOCO_GL"]
     )
 
@@ -124,7 +124,7 @@ def test_what_was_done_is_recorded(made: Path) -> None:
 def test_an_expert_that_fails_leaves_no_episode(tmp_path: Path) -> None:
     hurried = demos(max_steps=5)
     environment = load_simulator("metaworld").make_environment(
-        "plate-slide", camera=hurried.camera, image_size=32, settle_steps=5
+        "plate-slide", cameras=hurried.cameras, image_size=32, settle_steps=5
     )
     assert demonstrate(environment, 0, hurried) is None
     with pytest.raises(InfrastructureError, match=r"plate-slide.*\n.*failed"):

@@ -33,7 +33,7 @@ from world2act.sims.pool import EnvironmentPool
 from world2act.storage import read_json, write_json
 
 CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, protocol=None)
-OPTIONS = {"camera": CAMERA, "image_size": 32, "settle_steps": 2}
+OPTIONS = {"cameras": [CAMERA], "image_size": 32, "settle_steps": 2}
 STATES = [InitialState("window-open", seed) for seed in (11, 12, 13)] + [InitialState("hammer", 11)]
 
 

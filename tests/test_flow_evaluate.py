@@ -205,6 +205,6 @@ def test_a_manifest_without_a_record_or_a_protocol_is_named(tmp_path: Path) -> N
     with pytest.raises(BadInput, match="bridge"):
         read_record(replace(manifest_of((), 1, record(*[True] * 6)), name="bridge"))
     params = protocol()
-    del params["demos"]["camera"]
-    with pytest.raises(BadInput, match=r"params\.demos\.camera"):
+    del params["demos"]["cameras"]
+    with pytest.raises(BadInput, match=r"params\.demos\.cameras"):
         evaluate_release(tmp_path, manifest_of((), 1, record(*[True] * 6), params), 1)

@@ -194,7 +194,7 @@ def _bad_uploads(folder: Path) -> dict[str, tuple[Path, str]]:
     declared = {
         "rate": ({"fps": 30}, "fps: found 30, expected 80"),
         "robot": ({"robot_type": "panda"}, "robot_type"),
-        "camera": ({"world2act": {"camera": {"name": "corner2"}}}, "world2act.camera"),
+        "camera": ({"world2act": {"cameras": [{"name": "corner2"}]}}, "world2act.cameras"),
         "no-camera": ({"world2act": None}, "world2act"),
         "path": ({"data_path": "../../../{chunk_index}/{file_index}"}, "data_path"),
         "version": ({"codebase_version": "v2.1"}, "codebase_version"),

@@ -42,7 +42,7 @@ needs_libero = [pytest.mark.libero, pytest.mark.skipif(bool(_why_not()), reason=
 
 
 def make(task: str, camera: Camera = CAMERA, image_size: int = 64, settle_steps: int = 10) -> Environment:
-    return libero.make_environment(task, camera=camera, image_size=image_size, settle_steps=settle_steps)
+    return libero.make_environment(task, cameras=[camera], image_size=image_size, settle_steps=settle_steps)
 
 
 def run_inside(code: str) -> str:
@@ -102,7 +102,7 @@ def test_flat_textures_are_no_libero_scores(tmp_path: Path) -> None:
 def protocol_demos(**changes: object) -> Demos:
     values = compose("libero", ROOT)
     values["demos"] |= {"image_size": 224, "test_per_task": 50} | changes
-    values["demos"]["camera"]["protocol"] = "libero-openpi"
+    values["demos"]["cameras"][0]["protocol"] = "libero-openpi"
     return parse_params(values, "a test").demos
 
 
@@ -209,7 +209,7 @@ class TestSimulator:
         assert "it names posix.getcwd" in printed
 
     def test_the_pool_steps_it_and_videos_replay(self) -> None:
-        options = {"camera": CAMERA, "image_size": 32, "settle_steps": 10}
+        options = {"cameras": [CAMERA], "image_size": 32, "settle_steps": 10}
         with EnvironmentPool("libero", [SOUP, SOUP], workers=1, **options) as pool:
             first = pool.reset({0: set_seed(0, "test", 0), 1: set_seed(0, "test", 1)})
             chunk = np.tile(np.array([0, 0, -0.5, 0, 0, 0, -1.0]), (4, 1))
@@ -239,5 +239,5 @@ class TestSimulator:
         assert described["packages"]["robosuite"] == "1.4.0" and len(described["assets"]["sha256"]) == 64
 
     def test_unknown_camera(self) -> None:
-        with pytest.raises(BadInput, match=r"demos\.camera\.name"):
+        with pytest.raises(BadInput, match=r"demos\.cameras"):
             make(SOUP, CAMERA.model_copy(update={"name": "corner2"}))

@@ -18,7 +18,7 @@ CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, pr
 
 
 def make(task: str, settle_steps: int = 5) -> metaworld.MetaWorld:
-    return metaworld.make_environment(task, camera=CAMERA, image_size=64, settle_steps=settle_steps)
+    return metaworld.make_environment(task, cameras=[CAMERA], image_size=64, settle_steps=settle_steps)
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def test_nothing_in_view_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         quick = environment.render(96)
         shown = int((environment._model.geom_group <= 2).sum())
         with monkeypatch.context() as everything:
-            everything.setattr(environment, "_hide_what_is_out_of_view", lambda: None)
+            everything.setattr(environment, "_hide_what_is_out_of", lambda view: None)
             environment._model.geom_group[:] = environment._groups
             np.testing.assert_array_equal(environment.render(96), quick)
             assert shown < (environment._groups <= 2).sum()
@@ -156,7 +156,7 @@ def test_contract() -> None:
 def test_unknown_task_and_camera() -> None:
     with pytest.raises(BadInput, match=r"demos\.tasks"):
         make("hamer")
-    with pytest.raises(BadInput, match=r"demos\.camera\.name"):
+    with pytest.raises(BadInput, match=r"demos\.cameras"):
         metaworld.make_environment(
-            "hammer", camera=CAMERA.model_copy(update={"name": "wrist"}), image_size=64, settle_steps=0
+            "hammer", cameras=[CAMERA.model_copy(update={"name": "wrist"})], image_size=64, settle_steps=0
         )

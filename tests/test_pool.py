@@ -17,7 +17,7 @@ TASKS = ("plate-slide", "hammer", "plate-slide", "hammer")
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[EnvironmentPool]:
-    with EnvironmentPool("metaworld", TASKS, workers=2, camera=CAMERA, image_size=64, settle_steps=5) as pool:
+    with EnvironmentPool("metaworld", TASKS, workers=2, cameras=[CAMERA], image_size=64, settle_steps=5) as pool:
         yield pool
 
 

@@ -58,7 +58,7 @@ def policy(base_directory: Path) -> ResidualPolicy:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[EnvironmentPool]:
-    with EnvironmentPool("metaworld", SLOTS, workers=2, camera=CAMERA, image_size=64, settle_steps=2) as pool:
+    with EnvironmentPool("metaworld", SLOTS, workers=2, cameras=[CAMERA], image_size=64, settle_steps=2) as pool:
         yield pool
 
 

@@ -25,8 +25,8 @@ def test_what_is_missing_or_wrong_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
     robocasa = load_simulator("robocasa")
     monkeypatch.setenv("WORLD2ACT_ROBOCASA_PYTHON", str(tmp_path / "python"))
     with pytest.raises(BadInput, match="WORLD2ACT_ROBOCASA_PYTHON"):
-        robocasa.make_environment("OpenDrawer", camera=CAMERA, **OPTIONS)
+        robocasa.make_environment("OpenDrawer", cameras=[CAMERA], **OPTIONS)
     with pytest.raises(BadInput, match=r"demos\.tasks"):
-        robocasa.make_environment("OpenSesame", camera=CAMERA, **OPTIONS)
-    with pytest.raises(BadInput, match=r"demos\.camera"):
-        robocasa.make_environment("OpenDrawer", camera=CAMERA.model_copy(update={"fovy_deg": 45.0}), **OPTIONS)
+        robocasa.make_environment("OpenSesame", cameras=[CAMERA], **OPTIONS)
+    with pytest.raises(BadInput, match=r"demos\.cameras"):
+        robocasa.make_environment("OpenDrawer", cameras=[CAMERA.model_copy(update={"fovy_deg": 45.0})], **OPTIONS)

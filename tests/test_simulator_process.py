@@ -39,7 +39,7 @@ def broken() -> Iterator[ProcessEnvironment]:
 
 def test_the_same_bytes_as_in_this_process() -> None:
     process = start()
-    options = {"camera": CAMERA.model_dump(mode="json"), "image_size": 64, "settle_steps": 5}
+    options = {"cameras": [CAMERA.model_dump(mode="json")], "image_size": 64, "settle_steps": 5}
     theirs, ours = process.make_environment("coffee-push", **options), make("coffee-push")
     other = process.make_environment("plate-slide", **options)
     other.reset(1)

@@ -151,7 +151,7 @@ def test_experts_know_their_phase_and_asking_changes_nothing(task: str) -> None:
     from metaworld import policies
 
     demos = parse_params(compose("default", ROOT), "a test").demos
-    options = {"camera": demos.camera, "image_size": 16, "settle_steps": demos.settle_steps}
+    options = {"cameras": demos.cameras, "image_size": 16, "settle_steps": demos.settle_steps}
     environment = load_simulator("metaworld").make_environment(task, **options)
     episode = demonstrate(environment, 4_000_000, demos)
     phases = episode.arrays[PHASE][:, 0]
@@ -169,7 +169,7 @@ def test_a_force_on_the_hand_is_touch(task: str, tmp_path: Path) -> None:
     import mujoco
 
     demos = parse_params(compose("default", ROOT), "a test").demos
-    options = {"camera": demos.camera, "image_size": 16, "settle_steps": demos.settle_steps}
+    options = {"cameras": demos.cameras, "image_size": 16, "settle_steps": demos.settle_steps}
     environment = load_simulator("metaworld").make_environment(task, **options)
     environment.reset(4_000_001)
     model, data, states, wrench = environment._model, environment._data, [], np.zeros(6)

@@ -66,14 +66,26 @@ class Camera(Section):
     protocol: Literal["libero-openpi", "libero-lerobot"] | None
 
 
+def _together(cameras: tuple[Camera, ...]) -> tuple[Camera, ...]:
+    for what, values, right in (
+        ("names", [camera.name for camera in cameras], len(cameras)),
+        ("protocols", [camera.protocol for camera in cameras], 1),
+    ):
+        if len(set(values)) != right:
+            raise PydanticCustomError("unfit", "different names and one protocol", {"found": f"{what} {values}"})
+    return cameras
+
+
 class Demos(Section):
-    """recorded: datasets in data/recorded that stand in for the experts. ingested: whether the episodes of
-    data/ingested join the training parts.
+    """cameras: all of them are rendered and recorded; the base policy sees each, and the world model all of them tiled
+    into one frame. The first is the main one: what the residual, the gates and people look at. recorded: datasets in
+    data/recorded that stand in for the experts. ingested: whether the episodes of data/ingested join the training
+    parts.
     """
 
     simulator: str
     tasks: list[str] = Field(min_length=1)
-    camera: Camera
+    cameras: Annotated[tuple[Camera, ...], Field(strict=False, min_length=1, max_length=4), AfterValidator(_together)]
     image_size: Count
     labelled_per_task: Count
     video_only_per_task: Count

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 from world2act_client.manifest import Manifest
 
 from world2act.errors import BadInput, InfrastructureError
@@ -30,9 +30,17 @@ RECORDS = {"policy": "post_train"}
 
 class _Demos(BaseModel):
     simulator: str
-    camera: Camera
+    cameras: tuple[Camera, ...]
     image_size: int
     settle_steps: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_camera(cls, values: Any) -> Any:
+        """Releases of earlier versions name one camera."""
+        if isinstance(values, dict) and "camera" in values:
+            return values | {"cameras": (values["camera"],)}
+        return values
 
 
 class _Evaluate(BaseModel):
@@ -115,7 +123,7 @@ def evaluate_release(policy: Path, manifest: Manifest, workers: int) -> Comparis
     demos, section = protocol.demos, protocol.evaluate
     states = [InitialState(episode["task"], episode["seed"]) for episode in record]
     slots = tasks_of_slots(states, section.environments)
-    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
+    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
     with EnvironmentPool(demos.simulator, slots, workers=workers, **options) as pool:
         results = roll_out(load_policy(policy), pool, states, section.max_steps)
     comparison = compare(record, results, section.confidence)

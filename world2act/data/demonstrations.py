@@ -87,7 +87,7 @@ def make_demonstrations(
         ingested episodes there are and were left out.
 
     Raises:
-        BadInput: unknown simulator, task or camera, or ingested episodes of another camera or embodiment.
+        BadInput: unknown simulator, task or camera, or ingested episodes of other cameras or another embodiment.
         InfrastructureError: no renderer, blank frames, a dead process, or an expert that keeps failing.
     """
     simulator = load_simulator(demos.simulator)
@@ -178,7 +178,7 @@ def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], name: str) -> Iterator[
 def run_job(job: Job) -> Made:
     """Make one episode or initial state, in this process."""
     demos = job.demos
-    environment = _environment(demos.simulator, job.task, demos.camera, demos.image_size, demos.settle_steps)
+    environment = _environment(demos.simulator, job.task, demos.cameras, demos.image_size, demos.settle_steps)
     if job.set in ("post_training", "test"):
         environment.reset(job.seeds[0])
         observation = environment.observe()
@@ -259,7 +259,7 @@ def _write_dataset(
     embodiment = simulator.EMBODIMENT
     extra = {
         "simulator": demos.simulator,
-        "camera": demos.camera.model_dump(mode="json"),
+        "cameras": [camera.model_dump(mode="json") for camera in demos.cameras],
         "image_convention": simulator.IMAGE_CONVENTION,
         "prehensile": {task: simulator.TASKS[task].prehensile for task in demos.tasks},
         "set": name,
@@ -320,8 +320,10 @@ def heldout_split(episodes: int, tasks: int, share: float) -> dict[str, range]:
 
 
 @cache
-def _environment(simulator: str, task: str, camera: Camera, image_size: int, settle_steps: int) -> Environment:
+def _environment(
+    simulator: str, task: str, cameras: tuple[Camera, ...], image_size: int, settle_steps: int
+) -> Environment:
     """One environment a task and process, for its whole life."""
     return load_simulator(simulator).make_environment(
-        task, camera=camera, image_size=image_size, settle_steps=settle_steps
+        task, cameras=cameras, image_size=image_size, settle_steps=settle_steps
     )

@@ -258,7 +258,7 @@ class EpisodeDataset:
         episodes: the records, by index.
         lengths: frames an episode.
         splits: split name → range of episodes.
-        cameras: names of the image features, without their prefix.
+        cameras: names of the image features, without their prefix, in the order in which they were recorded.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class EpisodeDataset:
         self.fps: int = info["fps"]
         self.lengths = [episode.length for episode in episodes]
         self.splits = _splits(path, info)
-        self.cameras = [name.removeprefix(IMAGES) for name in self.features if name.startswith(IMAGES)]
+        self.cameras = _cameras(info)
         self._file = cache(partial(pq.ParquetFile, page_checksum_verification=True))
 
     @classmethod
@@ -482,6 +482,15 @@ def _column(feature: Mapping[str, Any]) -> tuple[pa.DataType, dict[str, Any]]:
 
 def _value(dtype: str) -> dict[str, str]:
     return {"_type": "Value", "dtype": dtype}
+
+
+def _cameras(info: dict[str, Any]) -> list[str]:
+    """Features stand by name; a recording of several cameras says under `world2act` which of them comes first."""
+    names = [name.removeprefix(IMAGES) for name in info["features"] if name.startswith(IMAGES)]
+    details = info.get("world2act")
+    recorded = details.get("cameras") if isinstance(details, dict) else None
+    order = [each.get("name") for each in recorded if isinstance(each, dict)] if isinstance(recorded, list) else []
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def _splits(path: Path, info: Mapping[str, Any]) -> dict[str, range]:

@@ -2,7 +2,7 @@
 
 They stand in for the scripted experts of a simulator, where a task has none or a team has data of its own. The
 simulator goes on giving the initial states of post-training and test, so that recording and simulator must agree on
-embodiment, rate, camera and image convention.
+embodiment, rate, cameras and image convention.
 """
 
 from __future__ import annotations
@@ -93,21 +93,22 @@ def read_recorded(
     Args:
         first: the number of the first of them. A recording has no scene seed: -1 - number stands for it.
     """
-    camera, size = demos.camera.name, demos.image_size
+    cameras, size = [camera.name for camera in demos.cameras], demos.image_size
     names = [STATE, ACTION] if name == "labelled" else [STATE]
     for number, (dataset, index) in enumerate(places, first):
         record, seed = dataset.episodes[index], -1 - number
         task, length = record.task, record.length
         instruction = record.instruction if simulator.INSTRUCTION_PER_EPISODE else simulator.TASKS[task].instruction
         arrays = dataset.columns(index, names)
-        height, width, _ = dataset.features[IMAGES + camera]["shape"]
-        if (height, width) == (size, size):
+        if all(dataset.features[IMAGES + camera]["shape"][:2] == [size, size] for camera in cameras):
             stored = dataset.encoded(index)
-            pngs, histograms = {camera: stored.pngs[camera]}, {camera: stored.histograms[camera]}
+            pngs, histograms = ({name: each[name] for name in cameras} for each in (stored.pngs, stored.histograms))
             yield EncodedEpisode(task, instruction, seed, length, pngs, histograms, arrays)
         else:
-            frames = np.stack([_resize(frame, size) for frame in dataset.frames(index, camera)])
-            yield encode(Episode(task, instruction, seed, {camera: frames}, arrays))
+            images = {
+                name: np.stack([_resize(frame, size) for frame in dataset.frames(index, name)]) for name in cameras
+            }
+            yield encode(Episode(task, instruction, seed, images, arrays))
 
 
 def _resize(frame: np.ndarray, size: int) -> np.ndarray:
@@ -116,14 +117,14 @@ def _resize(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def _check(dataset: EpisodeDataset, demos: Demos, simulator: Any) -> None:
-    embodiment, camera = simulator.EMBODIMENT, IMAGES + demos.camera.name
-    if camera not in dataset.features:
-        raise BadInput(dataset.path / "meta/info.json", "features", dataset.cameras, f"{camera}", _REMEDY)
-    where = dataset.path / "meta/info.json"
-    height, width, _ = dataset.features[camera]["shape"]
-    if not height == width >= demos.image_size:
-        expected = f"square, at least demos.image_size = {demos.image_size}"
-        raise BadInput(where, f"features.{camera}.shape", (height, width), expected, _REMEDY)
+    embodiment, where = simulator.EMBODIMENT, dataset.path / "meta/info.json"
+    for camera in (IMAGES + each.name for each in demos.cameras):
+        if camera not in dataset.features:
+            raise BadInput(where, "features", dataset.cameras, f"{camera}", _REMEDY)
+        height, width, _ = dataset.features[camera]["shape"]
+        if not height == width >= demos.image_size:
+            expected = f"square, at least demos.image_size = {demos.image_size}"
+            raise BadInput(where, f"features.{camera}.shape", (height, width), expected, _REMEDY)
     convention = dataset.info.get("world2act", {}).get("image_convention")
     pairs = {
         "robot_type": (dataset.info.get("robot_type"), embodiment.name),

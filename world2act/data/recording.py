@@ -1,4 +1,4 @@
-"""What a recording looks like in this pipeline: the features, embodiment, rate and camera of its datasets."""
+"""What a recording looks like in this pipeline: the features, embodiment, rate and cameras of its datasets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dataset_features(simulator: Any, demos: Demos, name: str) -> dict[str, dict[
     """The LeRobot features of the set "labelled" or "video_only". What only experts know is not recorded elsewhere."""
     embodiment = simulator.EMBODIMENT
     features = {
-        IMAGES + demos.camera.name: image_feature(demos.image_size, demos.image_size),
+        **{IMAGES + each.name: image_feature(demos.image_size, demos.image_size) for each in demos.cameras},
         STATE: array_feature(embodiment.proprio_names),
         SCENE: array_feature(simulator.SCENE_NAMES),
         PHASE: array_feature(["phase"]),
@@ -72,7 +72,7 @@ def _columns(dataset: EpisodeDataset, wanted: Sequence[str], expected: str) -> l
 
 
 def check_recording(dataset: EpisodeDataset, simulator: Any, demos: Demos) -> None:
-    """Check that a dataset was recorded as this pipeline records: features, embodiment, rate, camera.
+    """Check that a dataset was recorded as this pipeline records: features, embodiment, rate, cameras.
 
     Only scripted experts know their phase: a recording may have it or not.
 
@@ -94,7 +94,9 @@ def check_recording(dataset: EpisodeDataset, simulator: Any, demos: Demos) -> No
         "world2act": (type(details), dict),
     }
     if isinstance(details, dict):
-        pairs["world2act.camera"] = (details.get("camera"), demos.camera.model_dump(mode="json"))
+        # what earlier versions recorded names one camera
+        cameras = [details["camera"]] if "camera" in details else details.get("cameras")
+        pairs["world2act.cameras"] = (cameras, [camera.model_dump(mode="json") for camera in demos.cameras])
         pairs["world2act.image_convention"] = (details.get("image_convention"), simulator.IMAGE_CONVENTION)
     for key, (is_there, expected) in pairs.items():
         if is_there != expected:

@@ -40,7 +40,7 @@ def check_against_random(policy: Policy, initial_states: Path, params: Params, t
     states = read_initial_states(initial_states, "post_training", params.base_policy.check_episodes_per_task)
     policies = {"base": policy, "random": RandomPolicy(policy.chunk_length, policy.action_dim)}
     slots = tasks_of_slots(states, _SLOTS_PER_TASK * len(demos.tasks))
-    options = {"camera": demos.camera, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
+    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
     with EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options) as pool:
         results = {name: roll_out(each, pool, states, demos.max_steps) for name, each in policies.items()}
     rows = [

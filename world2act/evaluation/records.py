@@ -25,7 +25,7 @@ Results = Mapping[str, Sequence[EpisodeResult]]
 
 def describe_protocol(params: Params, policy: Policy, directory: Path | None) -> dict[str, Any]:
     """All that is needed to run the same evaluation again. `directory` is the saved policy, None for the random one."""
-    demos = params.demos
+    demos, protocol = params.demos, params.demos.cameras[0].protocol
     simulator = load_simulator(demos.simulator)
     described = simulator.describe()
     saved = {"family": "random"}
@@ -35,10 +35,10 @@ def describe_protocol(params: Params, policy: Policy, directory: Path | None) ->
         "simulator": demos.simulator,
         **described,
         "packages": described["packages"] | {"torch": version("torch")},
-        "published": asdict(PROTOCOLS[demos.camera.protocol]) if demos.camera.protocol else None,
+        "published": asdict(PROTOCOLS[protocol]) if protocol else None,
         "embodiment": simulator.EMBODIMENT.name,
         "control_hz": simulator.EMBODIMENT.control_hz,
-        "camera": demos.camera.model_dump(mode="json"),
+        "cameras": [camera.model_dump(mode="json") for camera in demos.cameras],
         "image_size": demos.image_size,
         "image_convention": simulator.IMAGE_CONVENTION,
         "settle_steps": demos.settle_steps,

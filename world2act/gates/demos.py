@@ -57,7 +57,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                         "pixels finds each "
                         "position that varies, in episodes it was not fitted to (R²).",
                         "the first frame shows another scene or hides the object: raise demos.settle_steps, or move "
-                        "demos.camera",
+                        "the first of demos.cameras",
                     ),
                 ),
             ],

@@ -47,7 +47,7 @@ class Measured:
 
 def rules_of(params: Params) -> str:
     """sha256 over the parameters that decide whether an upload may join."""
-    demos = params.demos.model_dump(mode="json", include={"simulator", "tasks", "camera", "image_size"})
+    demos = params.demos.model_dump(mode="json", include={"simulator", "tasks", "cameras", "image_size"})
     rules = json.dumps([demos, params.gates.demos.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(rules.encode()).hexdigest()
 

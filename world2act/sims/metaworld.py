@@ -17,7 +17,8 @@ import itertools
 import os
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -118,12 +119,12 @@ _alive: list[MetaWorld] = []
 _renderers: dict[tuple[str, int], mujoco.Renderer] = {}  # a task and size: environments of one task share meshes
 
 
-def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps: int) -> MetaWorld:
+def make_environment(task: str, *, cameras: Sequence[Camera], image_size: int, settle_steps: int) -> MetaWorld:
     """Make the environment of one task.
 
     Args:
         task: a key of `TASKS`.
-        camera: a camera of the model, and the pose to move it to.
+        cameras: cameras of the model, and the pose to move each to; the first is the main one.
         image_size: pixels a side of the observations.
         settle_steps: control steps at rest, gripper open, between reset and control step 0.
 
@@ -133,12 +134,21 @@ def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps
     """
     if task not in TASKS:
         raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(TASKS)}", "correct the task's name")
-    return MetaWorld(TASKS[task], camera, image_size, settle_steps)
+    return MetaWorld(TASKS[task], cameras, image_size, settle_steps)
 
 
 def describe() -> dict[str, Any]:
     """What the outcome of an episode depends on beside the parameters."""
     return {"packages": {name: version(name) for name in ("metaworld", "mujoco")}}
+
+
+@dataclass(frozen=True)
+class _View:
+    """A camera in use. `slope`: half the width of its view, at depth 1."""
+
+    name: str
+    camera: mujoco.MjvCamera
+    slope: float
 
 
 class MetaWorld:
@@ -147,8 +157,8 @@ class MetaWorld:
 
     embodiment = EMBODIMENT
 
-    def __init__(self, task: Task, camera: Camera, image_size: int, settle_steps: int) -> None:
-        self.task, self._camera, self._size, self._settle_steps = task, camera, image_size, settle_steps
+    def __init__(self, task: Task, cameras: Sequence[Camera], image_size: int, settle_steps: int) -> None:
+        self.task, self._size, self._settle_steps = task, image_size, settle_steps
         self._env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task.name}-v3-goal-observable"](seed=0)
         self._env._freeze_rand_vec = False
         self._env.seeded_rand_vec = True
@@ -157,7 +167,8 @@ class MetaWorld:
         self._model, self._data = self._env.model, self._env.data
         self._model.vis.quality.offsamples = 0
         self._model.vis.quality.shadowsize = 0  # there are no shadows; their map takes 64 MiB an environment
-        self._place_camera()
+        self._views = [self._place(camera) for camera in cameras]
+        self._option = mujoco.MjvOption()
         self._pristine = {name: getattr(self._model, name).copy() for name in _MODEL_STATE}
         self._groups = self._model.geom_group.copy()
         self._bounded = self._model.geom_rbound > 0  # a plane has no box
@@ -178,7 +189,8 @@ class MetaWorld:
 
     def observe(self) -> Observation:
         proprio = np.append(self._state[:3], self.gripper_opening()).astype(np.float32)
-        return Observation({self._camera.name: self.render(self._size)}, proprio, self.task.instruction, self.scene())
+        images = {view.name: self._picture(view, self._size) for view in self._views}
+        return Observation(images, proprio, self.task.instruction, self.scene())
 
     def scene(self) -> np.ndarray:
         """Positions of the object, a second object and the target, metres, float32 (9,); zeros where there is none."""
@@ -200,10 +212,13 @@ class MetaWorld:
         return float(self._state[3]) * _OPEN_WIDTH_M
 
     def render(self, size: int) -> np.ndarray:
+        return self._picture(self._views[0], size)
+
+    def _picture(self, view: _View, size: int) -> np.ndarray:
         renderer = _renderers.get((self.task.name, size)) or self._make_renderer(size)
-        self._hide_what_is_out_of_view()
+        self._hide_what_is_out_of(view)
         mujoco.mjv_updateScene(
-            self._model, self._data, self._option, None, self._view, mujoco.mjtCatBit.mjCAT_ALL.value, renderer.scene
+            self._model, self._data, self._option, None, view.camera, mujoco.mjtCatBit.mjCAT_ALL.value, renderer.scene
         )
         frame = renderer.render(out=np.zeros((size, size, 3), np.uint8))
         check_contrast(self.task.name, frame)
@@ -212,23 +227,20 @@ class MetaWorld:
     def close(self) -> None:
         """Nothing: environments and renderers are freed with their process, or later ones would render nothing."""
 
-    def _place_camera(self) -> None:
+    def _place(self, camera: Camera) -> _View:
         names = [self._model.camera(i).name for i in range(self._model.ncam)]
-        if self._camera.name not in names:
-            raise BadInput(
-                "params.yaml", "demos.camera.name", self._camera.name, f"one of {names}", "name a camera of the model"
-            )
-        if self._camera.protocol:
-            found, expected = self._camera.protocol, "null: it is a protocol of another simulator"
-            raise BadInput("params.yaml", "demos.camera.protocol", found, expected, "set it to null")
-        camera = self._model.camera(self._camera.name)
-        if self._camera.position_m:
-            camera.pos[:] = self._camera.position_m
-        if self._camera.fovy_deg:
-            camera.fovy[:] = self._camera.fovy_deg
-        self._slope = np.tan(np.radians(camera.fovy[0]) / 2)
-        self._view, self._option = mujoco.MjvCamera(), mujoco.MjvOption()
-        self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera.id
+        if camera.name not in names:
+            raise BadInput("params.yaml", "demos.cameras", camera.name, f"some of {names}", "name cameras of the model")
+        if camera.protocol:
+            found, expected = camera.protocol, "null: it is a protocol of another simulator"
+            raise BadInput("params.yaml", "demos.cameras, protocol", found, expected, "set it to null")
+        place, view = self._model.camera(camera.name), mujoco.MjvCamera()
+        if camera.position_m:
+            place.pos[:] = camera.position_m
+        if camera.fovy_deg:
+            place.fovy[:] = camera.fovy_deg
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, place.id
+        return _View(camera.name, view, np.tan(np.radians(place.fovy[0]) / 2))
 
     def _make_renderer(self, size: int) -> mujoco.Renderer:
         self._model.vis.global_.offwidth = self._model.vis.global_.offheight = size
@@ -241,13 +253,13 @@ class MetaWorld:
         _renderers[self.task.name, size] = renderer
         return renderer
 
-    def _hide_what_is_out_of_view(self) -> None:
+    def _hide_what_is_out_of(self, view: _View) -> None:
         """Skip geoms whose box lies wholly beyond one side of the camera's view: the same pixels in less time."""
-        data, camera = self._data, self._data.camera(self._camera.name)
+        data, camera = self._data, self._data.camera(view.name)
         turn = data.geom_xmat.reshape(-1, 3, 3)
         corners = data.geom_xpos[:, None] + np.einsum("gij,gkj->gki", turn, self._corners)
         x, y, z = np.moveaxis((corners - camera.xpos) @ camera.xmat.reshape(3, 3), -1, 0)
-        reach = -z * self._slope  # half the view's width at that depth
+        reach = -z * view.slope  # half the view's width at that depth
         beyond = [(side > reach).all(1) for side in (x, -x, y, -y)]
         hidden = np.logical_or.reduce(beyond) & self._bounded
         self._model.geom_group[:] = np.where(hidden, _HIDDEN_GROUP, self._groups)

@@ -1,6 +1,6 @@
 """The two published ways to evaluate on LIBERO, as named presets: what to set, and what stands in every result.
 
-A preset changes nothing in silence. `demos.camera.protocol` names it, the parameters must be what it says
+A preset changes nothing in silence. `protocol` of `demos.cameras` names it, the parameters must be what it says
 (`check_protocol`), and the simulator makes its pictures as the published code does. The two disagree, which is why
 numbers published under them cannot be compared. Sources: openpi examples/libero/main.py, LeRobot
 src/lerobot/envs/libero.py.
@@ -88,7 +88,7 @@ PROTOCOLS = {
 
 
 def check_protocol(demos: Demos, max_steps: int | None = None) -> None:
-    """Check that the parameters are what `demos.camera.protocol` says, where it names a protocol.
+    """Check that the parameters are what the cameras' protocol says, where they name one.
 
     Args:
         max_steps: `evaluate.max_steps`, where episodes are evaluated.
@@ -96,16 +96,16 @@ def check_protocol(demos: Demos, max_steps: int | None = None) -> None:
     Raises:
         BadInput: they are not; the message names every one.
     """
-    if not demos.camera.protocol:
+    if not demos.cameras[0].protocol:
         return
-    protocol, camera = PROTOCOLS[demos.camera.protocol], demos.camera
+    protocol = PROTOCOLS[demos.cameras[0].protocol]
     suites = sorted({task.partition("/")[0] for task in demos.tasks})
     wanted = {
         "settle_steps": (demos.settle_steps, protocol.settle_steps),
         "image_size": (demos.image_size, protocol.image_size),
         "test_per_task": (demos.test_per_task, protocol.trials),
-        "camera.position_m": (camera.position_m, None),
-        "camera.fovy_deg": (camera.fovy_deg, None),
+        "cameras, position_m": ({camera.position_m for camera in demos.cameras}, {None}),
+        "cameras, fovy_deg": ({camera.fovy_deg for camera in demos.cameras}, {None}),
         "tasks, suites": (suites, suites[:1] if suites[0] in protocol.max_steps else [*protocol.max_steps][:1]),
     }
     if max_steps is not None:
@@ -113,5 +113,5 @@ def check_protocol(demos: Demos, max_steps: int | None = None) -> None:
     faults = {key: pair for key, pair in wanted.items() if pair[0] != pair[1]}
     if faults:
         found, expected = ({key: pair[i] for key, pair in faults.items()} for i in (0, 1))
-        remedy = "set them, one suite at a time; or demos.camera.protocol to null, and make no claim"
+        remedy = "set them, one suite at a time; or protocol of demos.cameras to null, and make no claim"
         raise BadInput("params.yaml", f"demos under {protocol.name}", found, expected, remedy)

@@ -10,6 +10,7 @@ task's own placement regions. So no test scene is ever trained on, and what is t
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -35,7 +36,7 @@ EMBODIMENT = Embodiment(
 INSTRUCTION_PER_EPISODE = False
 IMAGE_CONVENTION = "rotated by 180 degrees from robosuite's (OpenGL) picture"
 RENDERER = (
-    f"{os.environ.get('MUJOCO_GL', 'osmesa')}, no multisampling, no shadows, no reflections; under a camera.protocol "
+    f"{os.environ.get('MUJOCO_GL', 'osmesa')}, no multisampling, no shadows, no reflections; under a camera's protocol "
     "the simulator's own quality"
 )
 SCENE_NAMES = tuple(f"{what}_{axis}_m" for what in ("object", "second_object", "target") for axis in "xyz")
@@ -53,12 +54,13 @@ _MODULE = "world2act.sims.libero.environment"
 _PROJECT = Path(__file__).resolve().parents[3]
 
 
-def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps: int) -> Environment:
+def make_environment(task: str, *, cameras: Sequence[Camera], image_size: int, settle_steps: int) -> Environment:
     """Make the environment of one task, in this process's LIBERO process.
 
     Args:
         task: a key of `TASKS`.
-        camera: `agentview` or `eye_in_hand`; where position_m or fovy_deg is null, as LIBERO has it.
+        cameras: of `agentview` and `eye_in_hand`, the main one first; where position_m or fovy_deg is null, as LIBERO
+            has it.
         image_size: pixels a side of the observations.
         settle_steps: control steps at rest, gripper open, between reset and control step 0.
 
@@ -68,8 +70,9 @@ def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps
     """
     if task not in TASKS:
         raise BadInput("params.yaml", "demos.tasks", task, "<suite>/<stem> as LIBERO names them", "correct the name")
+    described = [camera.model_dump(mode="json") for camera in cameras]
     return shared_process(_python(), _MODULE, _variables()).make_environment(
-        task, camera=camera.model_dump(mode="json"), image_size=image_size, settle_steps=settle_steps
+        task, cameras=described, image_size=image_size, settle_steps=settle_steps
     )
 
 

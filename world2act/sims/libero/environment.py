@@ -48,12 +48,13 @@ _alive: list[Any] = []
 _contexts: dict[tuple[str, bool], Any] = {}  # environments of one task share meshes and textures
 
 
-def make_environment(task: str, *, camera: dict[str, Any], image_size: int, settle_steps: int) -> Libero:
-    """See `world2act.sims.libero.make_environment`; the camera as a dict."""
+def make_environment(task: str, *, cameras: list[dict[str, Any]], image_size: int, settle_steps: int) -> Libero:
+    """See `world2act.sims.libero.make_environment`; each camera as a dict."""
     check_assets(Path(get_libero_path("assets")))
-    if camera["name"] not in _CAMERAS:
-        raise BadInput("params.yaml", "demos.camera.name", camera["name"], f"one of {[*_CAMERAS]}", "name one of these")
-    return Libero(TASKS[task], camera, image_size, settle_steps)
+    names = [camera["name"] for camera in cameras]
+    if not _CAMERAS.keys() >= set(names):
+        raise BadInput("params.yaml", "demos.cameras", names, f"some of {[*_CAMERAS]}", "name these")
+    return Libero(TASKS[task], cameras, image_size, settle_steps)
 
 
 class Libero:
@@ -61,9 +62,9 @@ class Libero:
 
     embodiment = EMBODIMENT
 
-    def __init__(self, task: Task, camera: dict[str, Any], image_size: int, settle_steps: int) -> None:
-        self.task, self._camera, self._size, self._settle_steps = task, camera["name"], image_size, settle_steps
-        self._protocol = PROTOCOLS[camera["protocol"]] if camera["protocol"] else None
+    def __init__(self, task: Task, cameras: list[dict[str, Any]], image_size: int, settle_steps: int) -> None:
+        self.task, self._size, self._settle_steps = task, image_size, settle_steps
+        self._protocol = PROTOCOLS[cameras[0]["protocol"]] if cameras[0]["protocol"] else None
         suite, stem = task.name.split("/")
         self._states = read_initial_states(Path(get_libero_path("init_states")) / suite / f"{stem}.pruned_init")
         self._env = ControlEnv(
@@ -76,13 +77,7 @@ class Libero:
         self._seen = copy.copy(self._data) if self._protocol else self._data
         self._physics_steps = 0
         self._robot = self._env.robots[0]
-        self._view = mujoco.MjvCamera()
-        self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._view.fixedcamid = self._model.camera(_CAMERAS[self._camera]).id
-        if camera["position_m"]:
-            self._model.cam_pos[self._view.fixedcamid] = camera["position_m"]
-        if camera["fovy_deg"]:
-            self._model.cam_fovy[self._view.fixedcamid] = camera["fovy_deg"]
+        self._views = {camera["name"]: self._place(camera) for camera in cameras}
         self._fixtures = {
             self._env.obj_body_id[name]: [_numbers(fixture.get_obj(), key, home) for key, home in _AT_HOME.items()]
             for name, fixture in self._env.fixtures_dict.items()
@@ -119,7 +114,7 @@ class Libero:
     def observe(self) -> Observation:
         size = self._protocol.render_size if self._protocol else self._size
         return Observation(
-            {self._camera: _resize(self._picture(self._seen, size), self._size)},
+            {name: _resize(self._picture(self._seen, view, size), self._size) for name, view in self._views.items()},
             self._proprio(),
             self.task.instruction,
             self.scene(),
@@ -147,10 +142,19 @@ class Libero:
         return float(left - right)
 
     def render(self, size: int) -> np.ndarray:
-        return self._picture(self._data, size)
+        return self._picture(self._data, next(iter(self._views.values())), size)
 
-    def _picture(self, data: mujoco.MjData, size: int) -> np.ndarray:
-        frame = self._renderer.render(data, self._view, size)
+    def _place(self, camera: dict[str, Any]) -> mujoco.MjvCamera:
+        view = mujoco.MjvCamera()
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self._model.camera(_CAMERAS[camera["name"]]).id
+        if camera["position_m"]:
+            self._model.cam_pos[view.fixedcamid] = camera["position_m"]
+        if camera["fovy_deg"]:
+            self._model.cam_fovy[view.fixedcamid] = camera["fovy_deg"]
+        return view
+
+    def _picture(self, data: mujoco.MjData, view: mujoco.MjvCamera, size: int) -> np.ndarray:
+        frame = self._renderer.render(data, view, size)
         check_contrast(self.task.name, frame)
         return np.ascontiguousarray(frame[::-1, ::-1])
 

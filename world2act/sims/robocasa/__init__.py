@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +81,12 @@ _VERSIONS = (
 )
 
 
-def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps: int) -> Environment:
+def make_environment(task: str, *, cameras: Sequence[Camera], image_size: int, settle_steps: int) -> Environment:
     """Make the environment of one task, in this process's RoboCasa process.
 
     Args:
         task: a key of `TASKS`.
-        camera: a camera of the model, as it stands: position_m, fovy_deg and protocol are null.
+        cameras: cameras of the model, as they stand: position_m, fovy_deg and protocol are null.
         image_size: pixels a side of the observations.
         settle_steps: control steps at rest between reset and control step 0.
 
@@ -95,12 +96,12 @@ def make_environment(task: str, *, camera: Camera, image_size: int, settle_steps
     """
     if task not in TASKS:
         raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(TASKS)}", "correct the task's name")
-    if camera.position_m or camera.fovy_deg or camera.protocol:
-        raise BadInput(
-            "params.yaml", "demos.camera", camera, "position_m, fovy_deg and protocol null", "name a camera as it is"
-        )
+    for camera in cameras:
+        if camera.position_m or camera.fovy_deg or camera.protocol:
+            expected, remedy = "position_m, fovy_deg and protocol null", "name a camera as it is"
+            raise BadInput("params.yaml", "demos.cameras", camera, expected, remedy)
     return shared_process(_python(), _MODULE, {}).make_environment(
-        task, camera=camera.name, image_size=image_size, settle_steps=settle_steps
+        task, cameras=[camera.name for camera in cameras], image_size=image_size, settle_steps=settle_steps
     )
 
 

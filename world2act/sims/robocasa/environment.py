@@ -14,9 +14,9 @@ from world2act.sims.robocasa import EMBODIMENT, OBSERVED, TASKS
 _SEEDS = 2**32
 
 
-def make_environment(task: str, *, camera: str, image_size: int, settle_steps: int) -> RoboCasa:
-    """See `world2act.sims.robocasa.make_environment`; the camera by name."""
-    return RoboCasa(TASKS[task], camera, image_size, settle_steps)
+def make_environment(task: str, *, cameras: list[str], image_size: int, settle_steps: int) -> RoboCasa:
+    """See `world2act.sims.robocasa.make_environment`; cameras by name."""
+    return RoboCasa(TASKS[task], cameras, image_size, settle_steps)
 
 
 class RoboCasa:
@@ -24,8 +24,8 @@ class RoboCasa:
 
     embodiment = EMBODIMENT
 
-    def __init__(self, task: Task, camera: str, image_size: int, settle_steps: int) -> None:
-        self.task, self._camera, self._size, self._settle_steps = task, camera, image_size, settle_steps
+    def __init__(self, task: Task, cameras: list[str], image_size: int, settle_steps: int) -> None:
+        self.task, self._cameras, self._size, self._settle_steps = task, cameras, image_size, settle_steps
         self._env = robosuite.make(
             task.name, robots="PandaOmron", controller_configs=load_composite_controller_config(robot="PandaOmron"),
             has_renderer=False, has_offscreen_renderer=True, use_camera_obs=False, control_freq=20, ignore_done=True,
@@ -50,7 +50,8 @@ class RoboCasa:
         seen = self._env._get_observations(force_update=True)
         state = np.concatenate([np.ravel(seen[key]) for key in OBSERVED]).astype(np.float32)
         words = self._env.get_ep_meta().get("lang", self.task.instruction)
-        return Observation({self._camera: self.render(self._size)}, state, words, self._scene())
+        images = {camera: self._picture(camera, self._size) for camera in self._cameras}
+        return Observation(images, state, words, self._scene())
 
     def step(self, action: np.ndarray) -> bool:
         self._env.step(np.clip(np.asarray(action, np.float64), -1, 1))
@@ -70,7 +71,10 @@ class RoboCasa:
         return float(left - right)
 
     def render(self, size: int) -> np.ndarray:
-        frame = self._env.sim.render(width=size, height=size, camera_name=self._camera)
+        return self._picture(self._cameras[0], size)
+
+    def _picture(self, camera: str, size: int) -> np.ndarray:
+        frame = self._env.sim.render(width=size, height=size, camera_name=camera)
         return np.ascontiguousarray(frame[::-1])
 
     def close(self) -> None:
