@@ -1,8 +1,5 @@
 """tokenizer: frames of video-only episodes, prompts → artifacts/tokenizer: the VAE, text encoder and tokenizer."""
 
-import shutil
-from pathlib import Path
-
 from world2act.data.frame_cache import FrameCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Params
@@ -10,15 +7,16 @@ from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.storage import atomic_directory, read_parquet, sha256
 from world2act.training.loop import train
 from world2act.world_model.reconstruction import ReconstructionObjective, measure_latents, measure_reconstruction
-from world2act.world_model.text import load_text_encoder, make_text_encoder
-from world2act.world_model.tokenizer import load_tokenizer, make_vae
+from world2act.world_model.text import import_text_encoder, make_text_encoder
+from world2act.world_model.tokenizer import import_vae, load_tokenizer, make_vae
 
 
 def main(params: Params) -> Metrics:
     demos, own = ARTIFACTS / "demos" / "video_only", params.tokenizer
     skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
     episodes = EpisodeDataset.open(demos)
-    if own.source == "train":
+    own_vae, own_text = (own.source == "train" and part is None for part in (own.vae, own.text_encoder))
+    if own_vae:
         training = [e for e in episodes.episodes if e.subset == "train"]
         cache = FrameCache.open(episodes, episodes.cameras[0])
         frames = [cache.episode(e.index) for e in training]
@@ -28,16 +26,18 @@ def main(params: Params) -> Metrics:
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "tokenizer") as directory:
-        if own.source == "train":
+        if own_vae:
             objective.model.load_state_dict(trained.ema)
             measure_latents(vae, frames)
-            vae.save_pretrained(directory / "vae")
-            words = [row["prompt"] for row in skills] + [row["instruction"] for row in skills]
-            make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, params.base.seed).save(directory)
         else:
-            load_text_encoder(own.source, own.text_length)
-            for name in ("vae", "text_encoder", "text_tokenizer"):
-                shutil.copytree(Path(own.source) / name, directory / name)
+            vae = import_vae(own)
+        vae.save_pretrained(directory / "vae")
+        if own_text:
+            words = [row["prompt"] for row in skills] + [row["instruction"] for row in skills]
+            text = make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, params.base.seed)
+        else:
+            text = import_text_encoder(own)
+        text.save(directory)
         heldout = [row for row in skills if row["dataset"] == "video_only" and row["subset"] == "heldout"]
         return measure_reconstruction(load_tokenizer(directory), episodes, heldout, directory)
 

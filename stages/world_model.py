@@ -10,7 +10,7 @@ from world2act.world_model.generation import make_space, make_world_model
 from world2act.world_model.loss import DenoisingObjective
 from world2act.world_model.preparation import describe, usable_clips
 from world2act.world_model.tokenizer import load_tokenizer
-from world2act.world_model.transformer import import_transformer, make_transformer
+from world2act.world_model.transformer import build_transformer
 
 
 def main(params: Params) -> Metrics:
@@ -18,8 +18,10 @@ def main(params: Params) -> Metrics:
     cache = open_latents(ARTIFACTS / "latents")
     training, heldout = (usable_clips(cache, subset, own.max_latents) for subset in ("train", "heldout"))
     config = describe(own, cache, training.clips) | {"latents_sha256": sha256(ARTIFACTS / "latents")}
-    if own.source == "train":
-        network = make_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
+    network = build_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
+    if own.tuning == "none":
+        weights = ema = network.state_dict()
+    else:
         objective = DenoisingObjective(
             network,
             cache,
@@ -32,9 +34,6 @@ def main(params: Params) -> Metrics:
         )
         trained = train(objective, own.training, name="world_model", base=params.base, inputs=config["latents_sha256"])
         weights, ema = trained.weights, trained.ema
-    else:
-        network = import_transformer(own.source, cache.latent_shape[0], cache.prompt_embeds.shape[2])
-        weights = ema = network.state_dict()
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "world_model") as directory:

@@ -12,7 +12,7 @@ from world2act.params import compose, parse_params
 from world2act.world_model.generation import WorldModel, imagine_skills, load_world_model, make_world_model
 from world2act.world_model.rollouts import sampler_seed
 from world2act.world_model.tokenizer import VideoTokenizer, make_vae
-from world2act.world_model.transformer import make_transformer
+from world2act.world_model.transformer import build_transformer
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {"target": "change", "change_scale": [0.5] * 16, "skill_latents": {"lift": 3, "place": 2}, "max_latents": 4}
@@ -23,7 +23,7 @@ OPTIONS = {"steps": 3, "guidance": 1.0}
 def parts() -> tuple[WorldModel, VideoTokenizer, dict[str, torch.Tensor]]:
     params = parse_params(compose("default", ROOT), "conf/profile/default.yaml")
     vae = make_vae(params.tokenizer.model_copy(update={"base_dim": 4, "dim_mult": [1, 2, 2], "patch_size": 2}), 0)
-    network = make_transformer(
+    network = build_transformer(
         params.world_model.model_copy(update={"heads": 2, "head_dim": 16, "layers": 2}), 16, 8, 0
     )
     generator = torch.Generator().manual_seed(0)

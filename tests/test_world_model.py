@@ -16,7 +16,7 @@ from world2act.world_model.conditioning import Change, conditioning_mask, denois
 from world2act.world_model.generation import make_world_model
 from world2act.world_model.loss import DenoisingObjective, denoising_loss, draw_sigma
 from world2act.world_model.preparation import describe, usable_clips
-from world2act.world_model.transformer import import_transformer, load_transformer, make_transformer
+from world2act.world_model.transformer import build_transformer, load_transformer
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +63,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
 
 def objective(cache: LatentCache, **changes: object) -> DenoisingObjective:
     options = {"conditioning_latents": [1], "text_dropout": 0.0, "high_sigma_share": 0.05, "seed": 0} | changes
-    network = make_transformer(tiny(), 16, 8, 0)
+    network = build_transformer(tiny(), 16, 8, 0)
     return DenoisingObjective(network, cache, cache.select("video_only", "train"), Change(torch.ones(16)), **options)
 
 
@@ -112,7 +112,7 @@ def test_the_network_is_asked_without_a_frame_rate() -> None:
 
 
 def test_frames_of_one_clip_get_their_own_timesteps() -> None:
-    network = make_transformer(tiny(), 16, 8, 0).eval()
+    network = build_transformer(tiny(), 16, 8, 0).eval()
     x0, mask = torch.randn(1, 16, 3, 4, 4), torch.zeros(1, 1, 3, 1, 1)
     inputs = network_inputs(x0, torch.tensor([1.0]), x0, mask) | {
         "encoder_hidden_states": torch.randn(1, 4, 8),
@@ -229,7 +229,7 @@ def test_two_trainings_give_the_same_weights_and_learn(cache: LatentCache) -> No
 def test_weights_are_loaded_by_strict_keys(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    network = make_transformer(tiny(), 16, 8, 0)
+    network = build_transformer(tiny(), 16, 8, 0)
     network.save_pretrained(tmp_path)
     assert all(
         torch.equal(a, b)
@@ -291,10 +291,3 @@ def test_quality_of_a_world_model_that_is_right(cache: LatentCache, monkeypatch:
         assert row["error_skill_mean"] == pytest.approx(np.square(mean - latents[1:]).mean(), rel=1e-4)
     summary = quality.summarise(rows)
     assert summary["error_first_frame"] == pytest.approx(np.mean([row["error_first_frame"] for row in rows]))
-
-
-def test_an_imported_transformer_must_fit_latents_and_prompts(tmp_path: Path) -> None:
-    make_transformer(tiny(), 16, 8, 0).save_pretrained(tmp_path / "transformer")
-    assert import_transformer(tmp_path, 16, 8).config.in_channels == 17
-    with pytest.raises(BadInput, match="text dimension"):
-        import_transformer(tmp_path, 16, 1024)

@@ -205,7 +205,11 @@ class Skills(Section):
 
 
 class Tokenizer(Section):
+    """source: "train", or where the VAE and the text encoder come from. vae, text_encoder: each from elsewhere."""
+
     source: str
+    vae: str | None
+    text_encoder: str | None
     base_dim: Count
     dim_mult: list[int]
     num_res_blocks: Count
@@ -235,7 +239,12 @@ class Lora(Section):
 
 
 class WorldModel(Section):
-    source: str
+    """weights: null for a network drawn from the seed. parameters: how many it must have. guardrail: over what imported
+    weights imagine, wherever people see it."""
+
+    weights: str | None
+    parameters: Count | None
+    guardrail: Literal["cosmos", "none"]
     heads: Count
     head_dim: Count
     layers: Count

@@ -2,7 +2,8 @@
 
 The default encoder is a tiny `T5EncoderModel` with random weights drawn from the seed and never trained: with a
 handful of prompts, all that the world model needs of it is a distinct, repeatable code a word. A trained encoder
-(T5-11B for the released Cosmos weights) comes in by path.
+(T5-11B for the released Cosmos weights) comes in from a folder or a hub and stays in the number format of its files: it
+is asked once for every prompt, and never trained.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from world2act.errors import BadInput
+from world2act.params import Tokenizer as TokenizerParams
 from world2act.world_model.checkpoint import load_strictly
+from world2act.world_model.hub import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
@@ -51,7 +54,7 @@ class TextEncoder:
         tokens = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, return_tensors="pt")
         mask = tokens["attention_mask"]
         hidden = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
-        return hidden * mask[..., None]
+        return (hidden * mask[..., None]).float()
 
     def save(self, directory: Path) -> None:
         """Write text_encoder/ and text_tokenizer/."""
@@ -100,16 +103,34 @@ def load_text_encoder(directory: str | Path, length: int) -> TextEncoder:
     Raises:
         BadInput: one of them is missing, or as `load_strictly`.
     """
+    root = Path(directory)
+    names = [name for name in ("text_tokenizer", "tokenizer") if (root / name).is_dir()]
+    if not names:
+        remedy = "run the tokenizer stage, or correct tokenizer.source"
+        raise BadInput(root, "text_tokenizer", "nothing", "a saved tokenizer", remedy)
+    return _open(root / "text_encoder", root / names[0], length)
+
+
+def import_text_encoder(params: TokenizerParams) -> TextEncoder:
+    """The encoder that `params` name: `tokenizer.text_encoder`, a T5 and its tokenizer in one folder as transformers
+    saves them, or those of the pipeline `tokenizer.source`.
+
+    Raises:
+        BadInput: as `load_text_encoder`, or a hub does not give the files.
+    """
+    if params.text_encoder is None:
+        patterns = [f"{name}/*" for name in ("text_encoder", "text_tokenizer", "tokenizer")]
+        return load_text_encoder(locate(params.source, "tokenizer.source", patterns), params.text_length)
+    folder = locate(params.text_encoder, "tokenizer.text_encoder", ["*.json", "*.safetensors", "spiece.model"])
+    return _open(folder, folder, params.text_length)
+
+
+def _open(encoder: Path, tokenizer: Path, length: int) -> TextEncoder:
     from transformers import AutoTokenizer, T5EncoderModel
 
     _hide_progress()
-    root, remedy = Path(directory), "run the tokenizer stage, or correct tokenizer.source"
-    names = [name for name in ("text_tokenizer", "tokenizer") if (root / name).is_dir()]
-    if not names:
-        raise BadInput(root, "text_tokenizer", "nothing", "a saved tokenizer", remedy)
-    model = load_strictly(T5EncoderModel, root / "text_encoder", remedy)
-    tokenizer = AutoTokenizer.from_pretrained(root / names[0], local_files_only=True)
-    return TextEncoder(model, tokenizer, length)
+    model = load_strictly(T5EncoderModel, encoder, "run the tokenizer stage, or correct its parameters", dtype="auto")
+    return TextEncoder(model, AutoTokenizer.from_pretrained(tokenizer, local_files_only=True), length)
 
 
 def _hide_progress() -> None:

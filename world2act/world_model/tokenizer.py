@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from world2act.errors import BadInput
 from world2act.params import Tokenizer as TokenizerParams
-from world2act.world_model.checkpoint import load_strictly
+from world2act.world_model.checkpoint import assign_strictly, load_strictly, read_tensors
+from world2act.world_model.hub import locate
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -80,6 +81,50 @@ def make_vae(params: TokenizerParams, seed: int) -> AutoencoderKLWan:
     from diffusers import AutoencoderKLWan
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
+    statistics = {"latents_mean": [0.0] * params.latent_channels, "latents_std": [1.0] * params.latent_channels}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKLWan(**_architecture(params), **statistics)
+    for name, module in vae.named_modules():
+        if isinstance(module, WanCausalConv3d) and module.weight.shape[2] == 3:
+            _ignore_the_past(module, keeps_channels="time_conv" in name)
+    return vae
+
+
+def import_vae(params: TokenizerParams) -> AutoencoderKLWan:
+    """The VAE that `params` name: the native file `tokenizer.vae`, or the vae/ of `tokenizer.source`. Frozen.
+
+    Raises:
+        BadInput: it is missing or damaged, its keys are not all accounted for, or it halves time other than twice.
+    """
+    if params.vae is None:
+        return _load_vae(locate(params.source, "tokenizer.source", ["vae/*.json", "vae/*.safetensors"]))
+    return _load_native(Path(params.vae), params)
+
+
+def _load_native(path: Path, params: TokenizerParams) -> AutoencoderKLWan:
+    """Open Wan2.1's own layout (Wan2.1_VAE.pth, Cosmos' tokenizer.pth), of the dimensions in `params`.
+
+    The file holds no statistics of the latents; they are the published ones, which diffusers' class has as defaults.
+    """
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKLWan
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    state = read_tensors(path)
+    architecture = _architecture(params)
+    with init_empty_weights():
+        vae = AutoencoderKLWan(**architecture)
+    if len(vae.config.latents_mean) != params.latent_channels:
+        found, expected = (
+            f"{params.latent_channels} channels",
+            f"{len(vae.config.latents_mean)}, whose statistics are known",
+        )
+        raise BadInput("params.yaml", "tokenizer.latent_channels", found, expected, "a native VAE is Wan2.1's alone")
+    return assign_strictly(vae, convert_wan_vae_to_diffusers(state), path)
+
+
+def _architecture(params: TokenizerParams) -> dict[str, Any]:
     levels, patch = len(params.dim_mult) - 1, params.patch_size
     if levels < 2:
         raise BadInput(
@@ -89,26 +134,18 @@ def make_vae(params: TokenizerParams, seed: int) -> AutoencoderKLWan:
             "at least 3 entries: two levels halve the time",
             "add some",
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        vae = AutoencoderKLWan(
-            base_dim=params.base_dim,
-            z_dim=params.latent_channels,
-            dim_mult=params.dim_mult,
-            num_res_blocks=params.num_res_blocks,
-            temperal_downsample=[False] * (levels - 2) + [True, True],
-            latents_mean=[0.0] * params.latent_channels,
-            latents_std=[1.0] * params.latent_channels,
-            in_channels=3 * patch**2,
-            out_channels=3 * patch**2,
-            patch_size=patch if patch > 1 else None,
-            scale_factor_temporal=FRAMES_PER_LATENT,
-            scale_factor_spatial=2**levels * patch,
-        )
-    for name, module in vae.named_modules():
-        if isinstance(module, WanCausalConv3d) and module.weight.shape[2] == 3:
-            _ignore_the_past(module, keeps_channels="time_conv" in name)
-    return vae
+    return {
+        "base_dim": params.base_dim,
+        "z_dim": params.latent_channels,
+        "dim_mult": params.dim_mult,
+        "num_res_blocks": params.num_res_blocks,
+        "temperal_downsample": [False] * (levels - 2) + [True, True],
+        "in_channels": 3 * patch**2,
+        "out_channels": 3 * patch**2,
+        "patch_size": patch if patch > 1 else None,
+        "scale_factor_temporal": FRAMES_PER_LATENT,
+        "scale_factor_spatial": 2**levels * patch,
+    }
 
 
 @torch.no_grad()
@@ -129,9 +166,13 @@ def load_tokenizer(directory: str | Path) -> VideoTokenizer:
     Raises:
         BadInput: as `load_strictly`, or the VAE compresses time by another factor than 4.
     """
+    return VideoTokenizer(_load_vae(Path(directory)))
+
+
+def _load_vae(directory: Path) -> AutoencoderKLWan:
     from diffusers import AutoencoderKLWan
 
-    root = Path(directory) / "vae"
+    root = directory / "vae"
     vae = load_strictly(AutoencoderKLWan, root, "run the tokenizer stage, or correct tokenizer.source")
     if sum(vae.config.temperal_downsample) != 2:
         raise BadInput(
@@ -141,4 +182,4 @@ def load_tokenizer(directory: str | Path) -> VideoTokenizer:
             "two levels of time (4x)",
             "use another VAE",
         )
-    return VideoTokenizer(vae)
+    return vae
