@@ -30,7 +30,7 @@ def main(params: Params) -> Metrics:
     def pairs(subset: str, offset: int) -> Pairs:
         return imagine_pairs(
             world_model, cache, cache.select("labelled", subset), actions, chunk_length=settings.chunk_length,
-            seed=seed + offset, steps=settings.sampler_steps, guidance=settings.guidance, rank=rank, ranks=ranks,
+            seed=seed + offset, sampler=settings.sampler, rank=rank, ranks=ranks,
         )  # fmt: skip
 
     training, heldout = pairs("train", 0), pairs("heldout", 1)

@@ -35,7 +35,7 @@ def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
         frames = first_frames(params.demos, [states[i] for i in group])
         imagined = imagine_skills(
             world_model, tokenizer, frames, [prompts[i] for i in group], embeds, [seeds[i] for i in group],
-            steps=own.sampler_steps, guidance=own.guidance, batch_size=own.batch_size,
+            sampler=own.sampler, batch_size=own.batch_size,
         )  # fmt: skip
         latents = {
             f"{i}.{skill}": clip.numpy()
@@ -63,7 +63,7 @@ def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
             np.stack([arrays[f"{i}.frame"] for i in range(len(states))]),
             imagined,
             world_model_sha256=sha256(ARTIFACTS / "world_model" / "transformer"),
-            sampler={"steps": params.rollouts.sampler_steps, "guidance": params.rollouts.guidance},
+            sampler=params.rollouts.sampler.model_dump(),
         )
 
 

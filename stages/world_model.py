@@ -48,8 +48,7 @@ def main(params: Params) -> Metrics:
             heldout.clips,
             samples=own.evaluation_samples,
             seed=seed,
-            steps=own.sampler_steps,
-            guidance=own.guidance,
+            sampler=own.sampler,
         )
         write_parquet(directory / "heldout.parquet", rows, quality.HELDOUT_SCHEMA)
         quality.save_previews(

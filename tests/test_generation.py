@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from world2act.errors import BadInput
-from world2act.params import compose, parse_params
+from world2act.params import Sampler, compose, parse_params
 from world2act.world_model.generation import WorldModel, imagine_skills, load_world_model, make_world_model
 from world2act.world_model.rollouts import sampler_seed
 from world2act.world_model.tokenizer import VideoTokenizer, make_vae
@@ -16,7 +16,7 @@ from world2act.world_model.transformer import build_transformer
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {"target": "change", "change_scale": [0.5] * 16, "skill_latents": {"lift": 3, "place": 2}, "max_latents": 4}
-OPTIONS = {"steps": 3, "guidance": 1.0}
+OPTIONS = {"sampler": Sampler(steps=3, order=1, guidance=1.0)}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from world2act.data.latent_cache import Clip, LatentCache, open_latents, write_latents
 from world2act.errors import BadInput
-from world2act.params import WorldModel, compose, parse_params
+from world2act.params import Sampler, WorldModel, compose, parse_params
 from world2act.training.objective import Place
 from world2act.world_model import quality
 from world2act.world_model.conditioning import Change, conditioning_mask, denoise, denoised, network_inputs
@@ -280,7 +280,7 @@ def test_quality_of_a_world_model_that_is_right(cache: LatentCache, monkeypatch:
         ]
 
     monkeypatch.setattr(quality, "_Imagination", lambda *_: truth)
-    rows, _ = quality.measure(None, cache, train, heldout, samples=2, seed=0, steps=1, guidance=0.0)
+    rows, _ = quality.measure(None, cache, train, heldout, samples=2, seed=0, sampler=Sampler(steps=1, order=1, guidance=0.0))
     for row, clip in zip(rows, heldout, strict=True):
         latents = cache.latents(clip).astype(np.float64)
         assert row["error_model"] == pytest.approx(0, abs=1e-9) and row["correlation"] == pytest.approx(1, abs=1e-6)

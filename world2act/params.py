@@ -238,6 +238,15 @@ class Lora(Section):
     targets: list[str] = Field(min_length=1)
 
 
+class Sampler(Section):
+    """steps: passes of the network over a clip. order: 1 for Euler, 2 for the released model's own second-order
+    multistep. guidance: g in c + g (c - u); 0 leaves the unconditional pass out."""
+
+    steps: Count
+    order: Literal[1, 2]
+    guidance: Annotated[float, Field(ge=0)]
+
+
 class WorldModel(Section):
     """weights: null for a network drawn from the seed. parameters: how many it must have. guardrail: over what imported
     weights imagine, wherever people see it."""
@@ -257,8 +266,7 @@ class WorldModel(Section):
     conditioning_latents: list[Count] = Field(min_length=1)
     text_dropout: Share
     high_sigma_share: Share
-    sampler_steps: Count
-    guidance: Annotated[float, Field(ge=0)]
+    sampler: Sampler
     evaluation_samples: Count
     training: Training
 
@@ -286,14 +294,17 @@ class Bridge(Section):
     contrastive_weight: Positive
     hard_ratio: Share
     negatives: Count
-    sampler_steps: Count
-    guidance: Annotated[float, Field(ge=0)]
+    sampler: Sampler
     training: Training
 
 
 class Rollouts(Section):
-    sampler_steps: Count
-    guidance: Annotated[float, Field(ge=0)]
+    """feedback: what a skill hands to the next one, its last frames (decoded and encoded again) or its last latents.
+    conditioning_frames: how many of them; the first skill of a rollout starts from the one frame that there is."""
+
+    sampler: Sampler
+    feedback: Literal["frame", "latent"]
+    conditioning_frames: Literal[1, 5]
     batch_size: Count
 
 

@@ -13,6 +13,7 @@ import torch
 
 from world2act.bridge.pairs import Pairs, action_chunks, pad_pairs
 from world2act.data.latent_cache import Clip, LatentCache
+from world2act.params import Sampler
 from world2act.training.ranks import gather
 from world2act.world_model.generation import WorldModel
 
@@ -21,7 +22,7 @@ _BATCH = 32
 
 def imagine_pairs(
     world_model: WorldModel, cache: LatentCache, clips: Sequence[Clip], actions: Callable[[int], np.ndarray], *,
-    chunk_length: int, seed: int, steps: int, guidance: float, rank: int, ranks: int,
+    chunk_length: int, seed: int, sampler: Sampler, rank: int, ranks: int,
 ) -> Pairs:  # fmt: skip
     """Imagine each clip from its first frame and prompt, in its demonstrated length, and match its actions.
 
@@ -45,7 +46,7 @@ def imagine_pairs(
             imagined[batch, :latents] = world_model.imagine(
                 torch.from_numpy(np.stack([cache.latents(clips[row])[0] for row in rows])),
                 embeds[[clips[row].prompt_row for row in rows]], embeds[cache.no_prompt],
-                latents=latents, seeds=[seed * 1_000_003 + row for row in rows], steps=steps, guidance=guidance,
+                latents=latents, seeds=[seed * 1_000_003 + row for row in rows], sampler=sampler,
             )  # fmt: skip
     everything = gather(imagined)[: len(clips)].numpy()
     return pad_pairs(

@@ -100,7 +100,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                         "Imagined latents look like those of real video: a channel's mean is near that of the "
                         "training latents "
                         "(difference in their standard deviations).",
-                        "the sampler drifts: more world_model training, or rollouts.sampler_steps",
+                        "the sampler drifts: more world_model training, or rollouts.sampler",
                     ),
                 ),
                 gxe.ExpectColumnValuesToBeBetween(
@@ -110,7 +110,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                     **why(
                         "Imagined latents look like those of real video: a channel's standard deviation is near "
                         "that of the training latents (ratio).",
-                        "imagination blurs or explodes: more world_model training, or rollouts.sampler_steps",
+                        "imagination blurs or explodes: more world_model training, or rollouts.sampler",
                     ),
                 ),
             ],

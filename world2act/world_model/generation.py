@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from world2act.errors import BadInput
+from world2act.params import Sampler
 from world2act.storage import read_json
 from world2act.world_model.conditioning import Change
 from world2act.world_model.sampler import sample
@@ -49,8 +50,7 @@ class WorldModel:
         *,
         latents: int,
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
+        sampler: Sampler,
     ) -> Tensor:
         """Imagine one skill for each sample of a batch.
 
@@ -59,7 +59,6 @@ class WorldModel:
             prompt_embeds: (B, L, D); `no_prompt_embeds` (L, D) is the empty prompt's.
             latents: T, the conditioning latent included.
             seeds: one a sample: what it imagines depends on its seed and inputs, not on the rest of the batch.
-            steps, guidance: of the sampler.
 
         Returns:
             float32 (B, T, C, h, w) normalised latents; the first one is `conditioning`.
@@ -83,8 +82,7 @@ class WorldModel:
             no_prompt_embeds[None],
             latents=latents,
             seeds=seeds,
-            steps=steps,
-            guidance=guidance,
+            sampler=sampler,
         )
         return self.space.to_latents(values).transpose(1, 2).contiguous()
 
@@ -129,8 +127,7 @@ def imagine_skills(
     embeds: Mapping[str, Tensor],
     seeds: Sequence[Sequence[int]],
     *,
-    steps: int,
-    guidance: float,
+    sampler: Sampler,
     batch_size: int,
 ) -> list[list[Tensor]]:
     """Imagine each rollout's skills in order.
@@ -153,8 +150,7 @@ def imagine_skills(
             embeds[""],
             latents=world_model.skill_length(prompt),
             seeds=[seeds[row][skill] for row in rows],
-            steps=steps,
-            guidance=guidance,
+            sampler=sampler,
         )
         frames[rows] = tokenizer.decode(latents)[:, -1]
         for row, clip in zip(rows, latents, strict=True):

@@ -56,8 +56,7 @@ def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]
         "max_latents": params.max_latents,
         "skill_latents": {prompt: median_high(values) for prompt, values in lengths.items()},
         "sampler": {
-            "steps": params.sampler_steps,
-            "guidance": params.guidance,
+            **params.sampler.model_dump(),
             "sigma_max": SIGMA_MAX,
             "sigma_min": SIGMA_MIN,
             "rho": RHO,

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from world2act.data.latent_cache import Clip, LatentCache
+from world2act.params import Sampler
 from world2act.storage import file_stem
 from world2act.world_model.generation import WorldModel
 from world2act.world_model.preview import save_strip
@@ -58,8 +59,7 @@ def measure(
     *,
     samples: int,
     seed: int,
-    steps: int,
-    guidance: float,
+    sampler: Sampler,
     batch_size: int = 64,
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Imagine every held-out clip from its own first frame, `samples` times, and compare with what happened.
@@ -69,7 +69,7 @@ def measure(
         control has no other first frame, and its columns are None.
     """
     sources = _first_frames_of_others(heldout)
-    imagine = _Imagination(world_model, cache, steps, guidance, batch_size)
+    imagine = _Imagination(world_model, cache, sampler, batch_size)
     own = [imagine(heldout, heldout, seed + 2 * k) for k in range(samples)]
     shuffled = [imagine(heldout, [heldout[i] for i in sources], seed + 2 * k + 1) for k in range(samples)]
     baselines = {
@@ -128,11 +128,9 @@ def save_previews(
 
 
 class _Imagination:
-    def __init__(
-        self, world_model: WorldModel, cache: LatentCache, steps: int, guidance: float, batch_size: int
-    ) -> None:
+    def __init__(self, world_model: WorldModel, cache: LatentCache, sampler: Sampler, batch_size: int) -> None:
         self._world_model, self._cache, self._batch_size = world_model, cache, batch_size
-        self._options = {"steps": steps, "guidance": guidance}
+        self._sampler = sampler
         self._embeds = torch.from_numpy(np.array(cache.prompt_embeds))
 
     def __call__(self, clips: Sequence[Clip], first_frames: Sequence[Clip], seed: int) -> list[np.ndarray]:
@@ -149,7 +147,7 @@ class _Imagination:
                     self._embeds[self._cache.no_prompt],
                     latents=length,
                     seeds=[seed * 1_000_003 + i for i in batch],
-                    **self._options,
+                    sampler=self._sampler,
                 )
                 imagined |= dict(zip(batch, latents.numpy(), strict=True))
         return [imagined[i] for i in range(len(clips))]

@@ -1,25 +1,28 @@
-"""From noise to latents: Karras noise levels, Euler steps, classifier-free guidance that keeps the frames.
+"""From noise to latents: Karras noise levels, Euler or second-order steps, guidance that keeps the frames.
 
-Source: Karras et al. 2022, algorithm 2 without churn; Cosmos-Predict2's levels and guidance form.
+Sources: Karras et al. 2022, algorithm 2 without churn, for the levels and order 1; for order 2 the exponential
+Adams-Bashforth step of RES (Zhang et al. 2023, arXiv 2308.02157), which Cosmos-Predict2 calls "2ab".
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from world2act import params
 from world2act.world_model.conditioning import conditioning_mask, denoise
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 
 
 def karras_sigmas(steps: int) -> Tensor:
-    """`steps` noise levels from 80 down to 0.002, evenly spaced in sigma^(1/7), float32 (steps,)."""
+    """`steps` noise levels from 80 down to 0.002, evenly spaced in sigma^(1/7), float64 (steps,)."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
-    return ((high + ramp * (low - high)) ** RHO).float()
+    return (high + ramp * (low - high)) ** RHO
 
 
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -40,33 +43,57 @@ def sample(
     *,
     latents: int,
     seeds: Sequence[int],
-    steps: int,
-    guidance: float,
+    sampler: params.Sampler,
 ) -> Tensor:
     """Denoise clips from Gaussian noise.
+
+    `sampler.steps` passes of the network: all but the last move along the levels from 80 to 0.002, and the estimate of
+    the last one is the answer. The released model's "35 steps" are 36 passes.
 
     Args:
         conditioning: (B, C, k, h, w) clean conditioning latents, in the network's space.
         prompt_embeds: (B, L, D); `no_prompt_embeds` (1, L, D) is the empty prompt's.
         latents: T, of the clips made, conditioning included.
         seeds: one a clip.
-        guidance: g in c + g * (c - u); at 0 the unconditional pass is left out.
 
     Returns:
         (B, C, T, h, w), in the network's space; the first k latents are `conditioning`.
     """
-    batch, channels, count, height, width = conditioning.shape
+    batch, channels, given, height, width = conditioning.shape
     noise = seeded_noise((channels, latents, height, width), seeds).to(conditioning)
-    clean = torch.cat([conditioning, torch.zeros_like(noise[:, :, count:])], dim=2)
-    mask = conditioning_mask(count, clean)
-    sigmas = karras_sigmas(steps).to(conditioning)
-    unconditional = no_prompt_embeds.expand(batch, -1, -1)
-    noised = noise * sigmas[0]
-    for sigma, following in zip(sigmas, [*sigmas[1:], None], strict=True):
-        level = sigma.expand(batch)
-        estimate = denoise(network, noised, level, clean, mask, prompt_embeds)
-        if guidance:
-            estimate = estimate + guidance * (estimate - denoise(network, noised, level, clean, mask, unconditional))
-        # the last estimate is the answer: a step from 0.002 to 0 along it would only return it
-        noised = estimate if following is None else estimate + (noised - estimate) * (following / sigma)
-    return noised
+    clean = torch.cat([conditioning, torch.zeros_like(noise[:, :, given:])], dim=2)
+    sides = 2 if sampler.guidance else 1  # with the prompt and without it, in one pass of the network
+    prompts = torch.cat([prompt_embeds, no_prompt_embeds.expand(batch, -1, -1)][:sides])
+    clean = clean.repeat(sides, 1, 1, 1, 1)
+    mask = conditioning_mask(given, clean)
+    levels = karras_sigmas(sampler.steps).tolist()
+    steps = step_weights(levels, sampler.order)
+    noised, earlier = noise * levels[0], None
+    for i, level in enumerate(levels):
+        sigma = torch.full((sides * batch,), level).to(conditioning)
+        estimates = denoise(network, noised.repeat(sides, 1, 1, 1, 1), sigma, clean, mask, prompts)
+        estimate = estimates[:batch]
+        if sampler.guidance:
+            estimate = estimate + sampler.guidance * (estimate - estimates[batch:])
+        if i == len(steps):
+            return estimate
+        kept, slope = steps[i]
+        moved = kept * noised + (1 - kept) * estimate
+        noised = moved if earlier is None else moved + slope * (estimate - earlier)
+        earlier = estimate
+
+
+def step_weights(levels: Sequence[float], order: int) -> list[tuple[float, float]]:
+    """(a, b) of each step between two levels: x' = a x + (1 - a) x0 + b (x0 - the x0 of the level before).
+
+    In time -log(sigma), x relaxes towards x0, which Euler's method holds still over a step (b = 0) and the second order
+    extrapolates along a line through the last two levels; x itself decays exactly. The first step is Euler's.
+    """
+    steps = []
+    for i, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
+        kept = following / level
+        slope = 0.0
+        if order == 2 and i:
+            slope = (math.log(level / following) - (1 - kept)) / math.log(levels[i - 1] / level)
+        steps.append((kept, slope))
+    return steps
