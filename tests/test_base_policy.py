@@ -11,7 +11,7 @@ from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
-from world2act.params import BasePolicy, compose
+from world2act.params import Gr00t, compose
 from world2act.policies.base import load_policy
 from world2act.policies.gr00t.objective import ImitationObjective, masked_error
 from world2act.training.objective import Place
@@ -41,10 +41,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 
 
 @pytest.fixture(scope="module")
-def section() -> BasePolicy:
-    values = compose("default", ROOT)["base_policy"]
+def section() -> Gr00t:
+    values = compose("default", ROOT)["base_policy"]["gr00t"]
     small = {"vision_dim": 32, "language_dim": 32, "action_head_dim": 32, "vision_layers": 1, "language_layers": 1}
-    return BasePolicy.model_validate(values | small | {"vision_patch": 8, "noise_draws": 3})
+    return Gr00t.model_validate(values | small | {"vision_patch": 8, "noise_draws": 3})
 
 
 def place(step: int, batch_size: int = 8) -> Place:
@@ -82,9 +82,9 @@ def test_padding_does_not_enter_the_loss() -> None:
     torch.testing.assert_close(masked_error(velocity, target, real), expected)
 
 
-def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeDataset, section: BasePolicy) -> None:
+def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeDataset, section: Gr00t) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = ImitationObjective(section, dataset, chunks, seed=0)
+    objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
     batch = objective.batch(place(0))
     t = batch.times[..., None, None]
     noise = batch.noisy - t * batch.target  # x_t = noise + t (actions - noise)
@@ -99,9 +99,9 @@ def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeD
     np.testing.assert_allclose(steps, 1, atol=1e-3)
 
 
-def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDataset, section: BasePolicy) -> None:
+def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDataset, section: Gr00t) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    model = ImitationObjective(section, dataset, chunks, seed=0).model
+    model = ImitationObjective(section, 4, dataset, chunks, seed=0).model
     pixels = torch.from_numpy(chunks.images(slice(None))).permute(0, 1, 4, 2, 3)
     scaled = model._scale(pixels)
     torch.testing.assert_close(scaled.mean(0), torch.zeros_like(scaled[0]), atol=1e-5, rtol=0)
@@ -109,9 +109,9 @@ def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDatas
     assert {"pixel_mean", "pixel_std"} <= model.state_dict().keys()
 
 
-def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, section: BasePolicy) -> None:
+def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, section: Gr00t) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = ImitationObjective(section, dataset, chunks, seed=0)
+    objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
     times = torch.cat([objective.batch(place(step, 64)).times.flatten() for step in range(60)])
     torch.manual_seed(0)
     published = (1 - torch.distributions.Beta(1.5, 1.0).sample((200_000,))) * 0.999
@@ -120,17 +120,17 @@ def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, s
     assert times.min() >= 0 and times.max() <= 0.999
 
 
-def test_batches_depend_on_the_place_alone(dataset: EpisodeDataset, section: BasePolicy) -> None:
+def test_batches_depend_on_the_place_alone(dataset: EpisodeDataset, section: Gr00t) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    one, two = (ImitationObjective(section, dataset, chunks, seed=0) for _ in range(2))
+    one, two = (ImitationObjective(section, 4, dataset, chunks, seed=0) for _ in range(2))
     one.batch(place(0))
     first, again = one.batch(place(1)), two.batch(place(1))
     assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
 
 
-def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: BasePolicy, tmp_path: Path) -> None:
+def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: Gr00t, tmp_path: Path) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = ImitationObjective(section, dataset, chunks, seed=0)
+    objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
     optimizer = torch.optim.AdamW(objective.model.parameters(), 2e-3)
     losses = []
     for step in range(60):
@@ -143,8 +143,8 @@ def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: 
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
     objective.save_policy(tmp_path, objective.model.state_dict())
     policy = load_policy(tmp_path)
-    assert (policy.chunk_length, policy.action_dim) == (section.chunk_length, 3)
-    again = ImitationObjective(section, dataset, chunks, seed=0)
+    assert (policy.chunk_length, policy.action_dim) == (4, 3)
+    again = ImitationObjective(section, 4, dataset, chunks, seed=0)
     again.model.load_state_dict(objective.model.state_dict())
     (tmp_path / "again").mkdir()
     again.save_policy(tmp_path / "again", again.model.state_dict())
@@ -153,8 +153,8 @@ def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: 
 
 
 @pytest.mark.parametrize(("key", "value"), [("vision_dim", 40), ("vision_patch", 12)])
-def test_sizes_that_do_not_fit_are_named(dataset: EpisodeDataset, section: BasePolicy, key: str, value: int) -> None:
+def test_sizes_that_do_not_fit_are_named(dataset: EpisodeDataset, section: Gr00t, key: str, value: int) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     with pytest.raises(BadInput) as error:
-        ImitationObjective(section.model_copy(update={key: value}), dataset, chunks, seed=0)
-    assert error.value.key == f"base_policy.{key}"
+        ImitationObjective(section.model_copy(update={key: value}), 4, dataset, chunks, seed=0)
+    assert error.value.key == f"base_policy.gr00t.{key}"

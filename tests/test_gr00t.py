@@ -12,8 +12,8 @@ from world2act.policies.gr00t.action_head import ActionHead
 from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.policy import save_pretrained
-from world2act.policies.gr00t.words import make_tokenizer, tokenize
 from world2act.policies.normalisation import MinMax
+from world2act.policies.words import make_tokenizer, tokenize
 from world2act.sims.base import Observation
 
 INSTRUCTIONS = ["slide the window open", "pick up the hammer and drive the nail into the block"]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from world2act.errors import BadInput
@@ -194,6 +194,9 @@ class LocalModel(Section):
 
 
 class Skills(Section):
+    """divide: false leaves each episode whole, its instruction being the prompt: the paper's Base-WM."""
+
+    divide: bool
     provider: Literal["schema", "openai", "transformers"]
     schema_file: str
     prompt_file: str
@@ -249,7 +252,8 @@ class Sampler(Section):
 
 class WorldModel(Section):
     """weights: null for a network drawn from the seed. parameters: how many it must have. guardrail: over what imported
-    weights imagine, wherever people see it."""
+    weights imagine, wherever people see it. evaluation_samples: drawn of each held-out clip. evaluation_pictures:
+    held-out clips that are decoded and compared as pictures. lpips: the file of `world2act convert-lpips`, or null."""
 
     weights: str | None
     parameters: Count | None
@@ -268,11 +272,14 @@ class WorldModel(Section):
     high_sigma_share: Share
     sampler: Sampler
     evaluation_samples: Count
+    evaluation_pictures: Count
+    lpips: str | None
     training: Training
 
 
-class BasePolicy(Section):
-    family: str
+class Gr00t(Section):
+    """noise_draws: noisy chunks for each encoded observation. sampler_steps: Euler steps from noise to actions."""
+
     vision_dim: Count
     vision_layers: Count
     vision_patch: Count
@@ -280,11 +287,79 @@ class BasePolicy(Section):
     language_layers: Count
     action_head_dim: Count
     action_head_layers: Count
-    chunk_length: Count
     sampler_steps: Count
     noise_draws: Count
+
+
+class BehaviourCloning(Section):
+    """channels: of the convolutions, the first of which halves the picture. dim, layers, heads: of the transformer.
+    shift: pixels by which a training picture is moved at most."""
+
+    channels: list[Count] = Field(min_length=1)
+    dim: Count
+    layers: Count
+    heads: Count
+    shift: Annotated[int, Field(ge=0)]
+
+
+class Roles(Section):
+    """Shares of the samples in which the actions, what follows from them, and its value alone are to be predicted."""
+
+    policy: Share
+    world_model: Share
+    value: Share
+
+    @model_validator(mode="after")
+    def _add_up(self) -> Roles:
+        if abs(total := self.policy + self.world_model + self.value - 1) > 1e-6:
+            raise PydanticCustomError("unfit", "shares that add up to 1", {"found": f"{total + 1:g}"})
+        return self
+
+
+class CosmosPolicy(Section):
+    """weights, parameters, heads, head_dim, layers, adaln_lora_dim: as in world_model. tuning: none saves the weights
+    as they are. tokenizer: the folder of vae/ and of the text encoder. prompts: embeddings made elsewhere, in place of
+    the text encoder. statistics: those that the weights were trained with, in place of the training split's. layout:
+    which latent frame holds what; views: its names of the cameras, where they are not the dataset's. discount: of the
+    value, a control step.
+    """
+
+    weights: str | None
+    parameters: Count | None
+    tuning: Literal["full", "none"]
+    heads: Count
+    head_dim: Count
+    layers: Count
+    adaln_lora_dim: Count
+    tokenizer: str
+    prompts: str | None
+    statistics: str | None
+    layout: Literal["cameras", "libero", "robocasa"]
+    views: dict[str, str] | None
+    roles: Roles
+    discount: Annotated[float, Field(gt=0, le=1)]
+    sampler_steps: Count
+
+
+class BasePolicy(Section):
+    """family: a module of world2act/policies, or one that an installed package adds. A block a family; `options` is
+    the block of an added one, which checks it itself.
+    """
+
+    family: str = Field(pattern=r"^[a-z0-9_]+$")
+    chunk_length: Count
     check_episodes_per_task: Count
+    gr00t: Gr00t | None
+    behaviour_cloning: BehaviourCloning | None
+    cosmos_policy: CosmosPolicy | None
+    options: dict[str, Any] | None
     training: Training
+
+    @model_validator(mode="after")
+    def _block_is_there(self) -> BasePolicy:
+        if self.family in type(self).model_fields and getattr(self, self.family) is None:
+            raise PydanticCustomError("unfit", "the block of the family", {"found": f"{self.family}: null"})
+        return self
 
 
 class Bridge(Section):

@@ -1,15 +1,19 @@
 """The Policy contract: what the simulator loop, post-training and a server need of a policy.
 
-A policy family is one module or package `world2act.policies.<family>` that defines
-`from_pretrained(directory) -> Policy`; the family stands in the directory's `config.json`.
+A policy family is one module or package, here or in another distribution, that defines
+`from_pretrained(directory) -> Policy`; the family stands in the directory's `config.json`. One that the base_policy
+stage can train also defines what `world2act.policies.imitation` asks for.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -21,10 +25,17 @@ from world2act.storage import read_json
 
 @runtime_checkable
 class Policy(Protocol):
-    """Observations in, action chunks out. It holds no state between calls."""
+    """Observations in, action chunks out. It holds no state between calls.
+
+    Attributes:
+        cameras: the images that it reads, by camera, and their pixels a side; all are square.
+        proprio_dim: how many numbers of proprioception it reads; 0 where it reads none.
+    """
 
     chunk_length: int
     action_dim: int
+    cameras: Mapping[str, int]
+    proprio_dim: int
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
         """Predict one action chunk for each observation.
@@ -56,12 +67,22 @@ def load_policy(directory: str | Path) -> Policy:
         raise BadInput(
             config_path, "family", family, "the name of a policy family", "use a directory that world2act wrote"
         )
-    try:
+    return family_module(family, config_path, "family").from_pretrained(directory)
+
+
+def family_module(family: str, where: str | Path, key: str) -> ModuleType:
+    """The module of a family: `world2act.policies.<family>`, or what an installed package offers under that name as an
+    entry point of the group `world2act.policies`.
+
+    Raises:
+        BadInput: there is neither; `where` and `key` say who asked.
+    """
+    module = None
+    if importlib.util.find_spec(f"world2act.policies.{family}"):
         module = importlib.import_module(f"world2act.policies.{family}")
-    except ModuleNotFoundError as error:
-        if error.name != f"world2act.policies.{family}":
-            raise
-        raise BadInput(
-            config_path, "family", family, "a module of world2act/policies", "install the package that has it"
-        ) from error
-    return module.from_pretrained(directory)
+    elif found := entry_points(group="world2act.policies", name=family):
+        module = found[family].load()
+    if not hasattr(module, "from_pretrained"):
+        remedy = "correct the name, or install the package that has it"
+        raise BadInput(where, key, family, "a module of world2act/policies, or one that a package adds", remedy)
+    return module

@@ -15,6 +15,7 @@ import numpy as np
 from world2act.errors import BadInput
 from world2act.storage import read_json, write_json
 
+ACTION, PROPRIO = "action", "observation.state"
 _REMEDY = "restore the policy with `dvc checkout`, or delete it and run `dvc repro` to make it again"
 
 

@@ -81,7 +81,7 @@ class Gr00tConfig:
     def read(cls, path: Path) -> Self:
         """Read a config.json. Raises `BadInput` when a key is missing or unknown."""
         values = read_json(path)
-        values.pop("family", None)
+        values = {key: value for key, value in values.items() if key not in ("family", "protocol")}
         for key, kind in (("", cls), ("vision_language", VisionLanguageSizes), ("action_head", ActionHeadSizes)):
             found = values.get(key, {}) if key else values
             expected = {field.name for field in fields(kind)}

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.params import BasePolicy
+from world2act.params import Gr00t
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.policy import ACTION, PROPRIO, save_pretrained
+from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.gr00t.sizing import make_config
-from world2act.policies.gr00t.words import make_tokenizer, tokenize
-from world2act.policies.normalisation import MinMax
+from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
+from world2act.policies.words import make_tokenizer, tokenize
 from world2act.training.objective import Place, draw, epoch_indices
 
 _TIME_SCALE = 0.999
@@ -51,10 +51,14 @@ class ImitationObjective:
         seed: of the initial weights and of the order of the frames.
     """
 
-    def __init__(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> None:
+    reads = ""
+
+    def __init__(
+        self, params: Gr00t, chunk_length: int, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int
+    ) -> None:
         self.tokenizer = make_tokenizer(chunks.instructions)
         self.statistics = {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
-        self.model = Gr00tModel(make_config(params, dataset, len(self.tokenizer)), seed)
+        self.model = Gr00tModel(make_config(params, chunk_length, dataset, len(self.tokenizer)), seed)
         self._chunks, self._draws, self._seed = chunks, params.noise_draws, seed
         for camera, frames in enumerate(chunks.cameras):
             mean, std = mean_image(frames, chunks.rows)

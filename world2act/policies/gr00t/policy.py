@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from world2act.errors import BadInput
 from world2act.policies.gr00t.configuration import Gr00tConfig
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.words import read_tokenizer, tokenize
-from world2act.policies.normalisation import MinMax, read_statistics, write_statistics
+from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
+from world2act.policies.protocol import stack_images, stack_proprio
+from world2act.policies.weights import load_weights, save_weights
+from world2act.policies.words import read_tokenizer, tokenize
 from world2act.sims.base import Observation
-from world2act.storage import read_tensors, write_json, write_tensors
-
-ACTION, PROPRIO = "action", "observation.state"
-_REMEDY = "restore it with `dvc checkout`, or delete the directory and run `dvc repro` to make it again"
+from world2act.storage import write_json
 
 
 class Gr00tPolicy:
@@ -34,12 +32,14 @@ class Gr00tPolicy:
     def __init__(self, model: Gr00tModel, statistics: Mapping[str, MinMax], tokenizer: PreTrainedTokenizerFast) -> None:
         self.config = model.config
         self.chunk_length, self.action_dim = model.config.chunk_length, model.config.action_dim
+        self.cameras = dict.fromkeys(model.config.cameras, model.config.image_size)
+        self.proprio_dim = model.config.proprio_dim
         self.statistics, self.tokenizer = statistics, tokenizer
         self.model = model.eval().requires_grad_(False)
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
-        images = np.stack([np.stack([o.images[camera] for camera in self.config.cameras]) for o in observations])
-        proprio = self.statistics[PROPRIO].normalise(np.stack([o.proprio for o in observations]))
+        images = stack_images(observations, self.config.cameras, self.config.image_size)
+        proprio = self.statistics[PROPRIO].normalise(stack_proprio(observations, self.config.proprio_dim))
         words, word_mask = tokenize(self.tokenizer, [o.instruction for o in observations])
         shape = (self.chunk_length, self.action_dim)
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
@@ -59,7 +59,7 @@ def save_pretrained(
 ) -> None:
     """Write the four parts of a policy into an existing directory."""
     write_json(directory / "config.json", config.to_dict())
-    write_tensors(directory / "model.safetensors", {key: value.contiguous().numpy() for key, value in weights.items()})
+    save_weights(directory / "model.safetensors", weights)
     write_statistics(directory / "statistics.json", statistics)
     tokenizer.save_pretrained(directory / "tokenizer")
 
@@ -75,16 +75,6 @@ def from_pretrained(directory: str | Path) -> Gr00tPolicy:
     statistics = read_statistics(root / "statistics.json", {ACTION: config.action_dim, PROPRIO: config.proprio_dim})
     tokenizer = read_tokenizer(root / "tokenizer")
     model = Gr00tModel(config)
-    _load_strictly(model, root / "model.safetensors")
+    load_weights(model, root / "model.safetensors")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Gr00tPolicy(model.to(device), statistics, tokenizer)
-
-
-def _load_strictly(model: Gr00tModel, path: Path) -> None:
-    weights = read_tensors(path)
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-    if wrong:
-        raise BadInput(path, wrong[0], found.get(wrong[0]), expected.get(wrong[0]), _REMEDY)
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})

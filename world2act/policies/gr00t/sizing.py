@@ -1,16 +1,17 @@
-"""The base_policy section of params.yaml and a dataset → the sizes of a GR00T-family policy."""
+"""The block base_policy.gr00t of params.yaml and a dataset → the sizes of a GR00T-family policy."""
 
 from __future__ import annotations
 
-from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
-from world2act.params import BasePolicy
+from world2act.params import Gr00t
 from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
+from world2act.policies.protocol import image_side
 
 _HEAD_DIM = 32
 
 
-def make_config(params: BasePolicy, dataset: EpisodeDataset, vocabulary: int) -> Gr00tConfig:
+def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocabulary: int) -> Gr00tConfig:
     """Sizes for this dataset's cameras, proprioception and actions; heads are 32 wide.
 
     Raises:
@@ -19,15 +20,13 @@ def make_config(params: BasePolicy, dataset: EpisodeDataset, vocabulary: int) ->
     for key in ("vision_dim", "language_dim", "action_head_dim"):
         if getattr(params, key) % _HEAD_DIM:
             expected = f"a multiple of {_HEAD_DIM}"
-            raise BadInput("params.yaml", f"base_policy.{key}", getattr(params, key), expected, "round it")
-    shapes = {tuple(dataset.features[IMAGES + camera]["shape"][:2]) for camera in dataset.cameras}
-    height, width = next(iter(shapes))
-    if len(shapes) > 1 or height != width:
-        path = dataset.path / "meta/info.json"
-        raise BadInput(path, "features", sorted(shapes), "square images of one size", "make the dataset anew")
+            raise BadInput("params.yaml", f"base_policy.gr00t.{key}", getattr(params, key), expected, "round it")
+    height = image_side(dataset)
     if height % (2 * params.vision_patch):
         expected = f"a patch of which an even number makes {height} pixels"
-        raise BadInput("params.yaml", "base_policy.vision_patch", params.vision_patch, expected, "choose 4, 8 or 16")
+        raise BadInput(
+            "params.yaml", "base_policy.gr00t.vision_patch", params.vision_patch, expected, "choose 4, 8 or 16"
+        )
     return Gr00tConfig(
         cameras=tuple(dataset.cameras),
         image_size=height,
@@ -35,7 +34,7 @@ def make_config(params: BasePolicy, dataset: EpisodeDataset, vocabulary: int) ->
         embodiment_slot=0,
         proprio_dim=dataset.features["observation.state"]["shape"][0],
         action_dim=dataset.features["action"]["shape"][0],
-        chunk_length=params.chunk_length,
+        chunk_length=chunk_length,
         sampler_steps=params.sampler_steps,
         vision_language=VisionLanguageSizes(
             vision_dim=params.vision_dim,
@@ -58,6 +57,6 @@ def make_config(params: BasePolicy, dataset: EpisodeDataset, vocabulary: int) ->
             head_dim=_HEAD_DIM,
             hidden_dim=params.action_head_dim,
             slots=1,
-            positions=params.chunk_length,
+            positions=chunk_length,
         ),
     )
