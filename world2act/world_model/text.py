@@ -17,6 +17,7 @@ import torch
 
 from world2act.errors import BadInput
 from world2act.params import Tokenizer as TokenizerParams
+from world2act.storage import read_json
 from world2act.world_model.checkpoint import load_strictly
 from world2act.world_model.hub import locate
 
@@ -130,7 +131,17 @@ def _open(encoder: Path, tokenizer: Path, length: int) -> TextEncoder:
 
     _hide_progress()
     model = load_strictly(T5EncoderModel, encoder, "run the tokenizer stage, or correct its parameters", dtype="auto")
-    return TextEncoder(model, AutoTokenizer.from_pretrained(tokenizer, local_files_only=True), length)
+    if (tokenizer / "tokenizer.json").is_file():
+        read_json(tokenizer / "tokenizer.json")
+    elif not (tokenizer / "spiece.model").is_file():
+        # transformers would make one up, of no words
+        expected = "a tokenizer: tokenizer.json or spiece.model"
+        raise BadInput(tokenizer, "", "neither", expected, "put the tokenizer's files beside the encoder's")
+    opened = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    if len(opened) > model.config.vocab_size:
+        found, expected = f"{len(opened)} tokens", f"at most the encoder's {model.config.vocab_size}"
+        raise BadInput(tokenizer, "", found, expected, "use the tokenizer that the encoder was trained with")
+    return TextEncoder(model, opened, length)
 
 
 def _hide_progress() -> None:
