@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from world2act.data.latent_cache import LatentCache, open_latents
+from world2act.data.tiling import Layout
 from world2act.params import Demos, Params
 from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
@@ -81,16 +82,17 @@ def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[in
 
 
 def first_frames(demos: Demos, states: Sequence[dict[str, Any]]) -> np.ndarray:
-    """What the camera sees in each initial state, uint8 (R, H, W, 3)."""
+    """What the cameras see in each initial state, tiled, uint8 (R, H, W, 3)."""
     simulator = load_simulator(demos.simulator)
     options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
     environments = {
         task: simulator.make_environment(task, **options) for task in sorted({state["task"] for state in states})
     }
+    layout = Layout.of([camera.name for camera in demos.cameras], (demos.image_size, demos.image_size))
     frames = []
     for state in states:
         environments[state["task"]].reset(state["seed"])
-        frames.append(environments[state["task"]].observe().images[demos.cameras[0].name])
+        frames.append(layout.tile(environments[state["task"]].observe().images))
     return np.stack(frames)
 
 

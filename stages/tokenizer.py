@@ -18,7 +18,7 @@ def main(params: Params) -> Metrics:
     own_vae, own_text = (own.source == "train" and part is None for part in (own.vae, own.text_encoder))
     if own_vae:
         training = [e for e in episodes.episodes if e.subset == "train"]
-        cache = FrameCache.open(episodes, episodes.cameras[0])
+        cache = FrameCache.open_tiled(episodes)
         frames = [cache.episode(e.index) for e in training]
         vae = make_vae(own, params.base.seed)
         objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)

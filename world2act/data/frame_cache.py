@@ -8,20 +8,21 @@ that are being read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
 from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.data.tiling import layout_of, read_frames
 from world2act.storage import atomic_directory, create_array, read_array, read_json, sha256, write_json
 
 FOLDER = Path(".cache/frames")
 
 
 class FrameCache:
-    """The frames of one camera of a dataset.
+    """The frames of one camera of a dataset, or of all of them tiled.
 
     Attributes:
         frames: uint8 (N, H, W, 3), read-only: all episodes one behind another.
@@ -48,13 +49,23 @@ class FrameCache:
         return [cls._open(dataset, camera, folder, source) for camera in cameras]
 
     @classmethod
-    def _open(cls, dataset: EpisodeDataset, camera: str, folder: Path, source: dict[str, str]) -> FrameCache:
-        path = folder / "-".join(dataset.path.parts[-2:]) / camera
+    def open_tiled(cls, dataset: EpisodeDataset, folder: Path = FOLDER) -> FrameCache:
+        """Open the cache of what the world model sees: all cameras tiled; see `open_all`."""
+        return cls._open(dataset, "+".join(dataset.cameras), folder, {"data_sha256": sha256(dataset.path / "data")})
+
+    @classmethod
+    def _open(cls, dataset: EpisodeDataset, name: str, folder: Path, source: dict[str, str]) -> FrameCache:
+        path = folder / "-".join(dataset.path.parts[-2:]) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{camera}.lock")):  # the ranks of a training open it together
+        with FileLock(path.with_name(f"{name}.lock")):  # the ranks of a training open it together
             if not (path / "source.json").exists() or read_json(path / "source.json") != source:
                 with atomic_directory(path) as directory:
-                    _decode(dataset, camera, directory / "frames.npy")
+                    if name in dataset.cameras:
+                        height, width, _ = dataset.features[IMAGES + name]["shape"]
+                        _decode(dataset, (height, width), lambda i: dataset.frames(i, name), directory / "frames.npy")
+                    else:
+                        size = layout_of(dataset).frame_size
+                        _decode(dataset, size, lambda i: read_frames(dataset, i), directory / "frames.npy")
                     write_json(directory / "source.json", source)
             return cls(read_array(path / "frames.npy"), dataset.lengths)
 
@@ -77,11 +88,10 @@ class FrameCache:
         return batch
 
 
-def _decode(dataset: EpisodeDataset, camera: str, path: Path) -> None:
-    height, width, channels = dataset.features[IMAGES + camera]["shape"]
-    frames = create_array(path, (sum(dataset.lengths), height, width, channels), np.uint8)
+def _decode(dataset: EpisodeDataset, size: tuple[int, int], read: Callable[[int], np.ndarray], path: Path) -> None:
+    frames = create_array(path, (sum(dataset.lengths), *size, 3), np.uint8)
     end = 0
     for index, length in enumerate(dataset.lengths):
-        frames[end : end + length] = dataset.frames(index, camera)
+        frames[end : end + length] = read(index)
         end += length
     frames.flush()

@@ -334,6 +334,10 @@ class EpisodeDataset:
         column = self._read(index, [name])[name]
         return self._decode(index, column if which is None else column.take(pa.array(which)), name)
 
+    def pngs(self, index: int, camera: str) -> list[bytes]:
+        """The frames of one camera of an episode, as they are stored."""
+        return [png["bytes"] for png in self._read(index, [IMAGES + camera])[IMAGES + camera].to_pylist()]
+
     def encoded(self, index: int) -> EncodedEpisode:
         """An episode as `DatasetWriter.add` takes it, its frames as they are stored.
 

@@ -126,7 +126,8 @@ def _still_psnr_db(artifacts: Path, clips: pd.DataFrame) -> list[float]:
                 _AGAIN,
             )
         start, end = bounds[key]
-        frames = dataset.frames(key[0], dataset.cameras[0], range(start, end + 1, 4)).astype(np.float64)
+        frames = np.stack([dataset.frames(key[0], each, range(start, end + 1, 4)) for each in dataset.cameras], 1)
+        frames = frames.astype(np.float64)
         ratios.append(float(10 * np.log10(255**2 / max(np.square(frames - frames[0]).mean(), 1e-10))))
     return ratios
 

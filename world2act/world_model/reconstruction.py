@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.tiling import layout_of, read_frames
 from world2act.errors import BadInput
 from world2act.params import Tokenizer as TokenizerParams
 from world2act.storage import write_parquet
@@ -143,21 +144,22 @@ def measure_reconstruction(
     """Encode and decode held-out skill clips (rows of skills.parquet) into reconstruction.parquet and preview/.
 
     Returns:
-        Mean and lowest PSNR over clips, decibels.
+        Mean and lowest PSNR over clips, decibels; of the cameras' views, empty tiles left out.
     """
-    rows = []
+    rows, layout = [], layout_of(episodes)
     (directory / "preview").mkdir()
     for i, clip in enumerate(clips):
-        frames = episodes.frames(clip["episode_index"], episodes.cameras[0], range(clip["start"], clip["end"] + 1))
+        frames = read_frames(episodes, clip["episode_index"], range(clip["start"], clip["end"] + 1))
         restored = tokenizer.decode(tokenizer.encode(frames[None]))[0]
-        error = np.square(frames.astype(np.float64) - restored).mean()
+        seen, shown = (np.stack([*layout.untile(video).values()], 1) for video in (frames, restored))
+        error = np.square(seen.astype(np.float64) - shown).mean()
         rows.append(
             {
                 "episode_index": clip["episode_index"],
                 "task": clip["task"],
                 "skill_index": clip["skill_index"],
                 "psnr_db": 10 * np.log10(255**2 / max(error, 1e-10)),
-                "frame_std": frames.std(0).mean(),
+                "frame_std": seen.std(0).mean(),
             }
         )
         if i < _PREVIEWS:

@@ -1,0 +1,121 @@
+"""Several cameras in one frame: nothing is lost on the way there and back, and what does not fit is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.recordings import ROOT, params, values
+from world2act.data.demonstrations import make_demonstrations
+from world2act.data.frame_cache import FrameCache
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.tiling import Layout, layout_of, read_frames
+from world2act.errors import BadInput
+from world2act.params import compose, parse_params
+
+NAMES = ("left", "right", "wrist", "top")
+OTHERS = [{"name": name, "position_m": None, "fovy_deg": None, "protocol": None} for name in ("gripperPOV", "corner3")]
+
+
+def views(count: int, size: tuple[int, int] = (6, 8), frames: int = 5) -> dict[str, np.ndarray]:
+    pictures = np.random.default_rng(count).integers(1, 256, (count, frames, *size, 3), np.uint8)
+    return dict(zip(NAMES, pictures, strict=False))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_every_view_comes_back_to_the_byte(count: int) -> None:
+    seen = views(count)
+    layout = Layout.of(list(seen), (6, 8))
+    frame = layout.tile(seen)
+    side = 1 if count == 1 else 2
+    assert frame.shape == (5, side * 6, side * 8, 3) and layout.frame_size == frame.shape[1:3]
+    back = Layout.from_json(layout.to_json()).untile(frame)
+    assert list(back) == list(seen)
+    for name, view in seen.items():
+        np.testing.assert_array_equal(back[name], view)
+    empty = frame.sum() - sum(int(view.sum()) for view in seen.values())
+    assert empty == 0 and (frame == 0).all(-1).sum() == 5 * 48 * (side**2 - count)
+
+
+def test_one_camera_is_left_as_it_is() -> None:
+    seen = views(1)
+    assert Layout.of(["left"], (6, 8)).tile(seen) is seen["left"]
+
+
+def test_views_stand_row_by_row() -> None:
+    frame = Layout.of(NAMES[:3], (1, 1)).tile({name: np.full((1, 1, 3), i + 1) for i, name in enumerate(NAMES[:3])})
+    assert frame[..., 0].tolist() == [[1, 2], [3, 0]]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(BadInput, match="1 to 4 cameras"):
+        Layout.of([*NAMES, "fifth"], (6, 8))
+    with pytest.raises(BadInput, match="1 to 4 cameras"):
+        Layout.of(["left", "left"], (6, 8))
+    layout, seen = Layout.of(NAMES[:2], (6, 8)), views(2)
+    for wrong in (
+        views(1),
+        views(3),
+        seen | {"right": seen["right"][:, :4]},
+        {"left": seen["left"], "up": seen["right"]},
+    ):
+        with pytest.raises(BadInput, match="views of a frame"):
+            layout.tile(wrong)
+    with pytest.raises(BadInput, match="size"):
+        layout.untile(layout.tile(seen)[:, :11])
+
+
+@pytest.mark.parametrize(
+    ("cameras", "named"),
+    [
+        ([], "demos.cameras"),
+        ([{**OTHERS[0], "name": f"camera {i}"} for i in range(5)], "demos.cameras"),
+        ([OTHERS[0], OTHERS[0]], "different names"),
+        ([OTHERS[0], {**OTHERS[1], "protocol": "libero-openpi"}], "one protocol"),
+    ],
+)
+def test_cameras_that_do_not_go_together_are_refused(cameras: list[dict[str, object]], named: str) -> None:
+    composed = compose("default", ROOT)
+    composed["demos"]["cameras"] = cameras
+    with pytest.raises(BadInput, match=named):
+        parse_params(composed, "a test")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demonstrations of Meta-World under three cameras, of which the main one does not come first by its name."""
+    path = tmp_path_factory.mktemp("demos")
+    main = values()["demos"]["cameras"]
+    make_demonstrations(params(cameras=main + OTHERS).demos, 0, 2, path)
+    return path
+
+
+def test_all_cameras_are_recorded_the_main_one_first(made: Path) -> None:
+    dataset = EpisodeDataset.open(made / "video_only")
+    assert dataset.cameras == ["corner2", "gripperPOV", "corner3"]
+    assert layout_of(dataset) == Layout.of(dataset.cameras, (32, 32))
+    frames = read_frames(dataset, 0, range(3, 8))
+    assert frames.shape == (5, 64, 64, 3) and (frames[:, 32:, 32:] == 0).all()
+    for name, view in layout_of(dataset).untile(frames).items():
+        np.testing.assert_array_equal(view, dataset.frames(0, name, range(3, 8)))
+        assert view.std() > 10, f"{name} shows nothing"
+    assert dataset.pngs(0, "corner3") == dataset.encoded(0).pngs["corner3"]
+
+
+def test_other_cameras_change_nothing_for_the_main_one(made: Path, tmp_path: Path) -> None:
+    make_demonstrations(params().demos, 0, 2, tmp_path)
+    alone, among = (EpisodeDataset.open(path / "labelled") for path in (tmp_path, made))
+    for index in range(len(alone)):
+        assert alone.pngs(index, "corner2") == among.pngs(index, "corner2")
+        ours, theirs = (each.columns(index, ["action", "observation.state"]) for each in (alone, among))
+        for name, column in ours.items():
+            np.testing.assert_array_equal(column, theirs[name])
+
+
+def test_the_tokenizer_reads_tiled_frames_and_one_cameras_as_before(made: Path, tmp_path: Path) -> None:
+    dataset = EpisodeDataset.open(made / "video_only")
+    tiled, one = FrameCache.open_tiled(dataset, tmp_path), FrameCache.open(dataset, "corner3", tmp_path)
+    np.testing.assert_array_equal(tiled.episode(1), read_frames(dataset, 1))
+    np.testing.assert_array_equal(tiled.episode(1)[:, 32:, :32], one.episode(1))
