@@ -12,8 +12,9 @@ from world2act.params import Demos, Params
 from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
 from world2act.stage import ARTIFACTS, Metrics
-from world2act.storage import atomic_directory, file_stem, read_parquet, sha256
+from world2act.storage import atomic_directory, file_stem, read_json, read_parquet, sha256
 from world2act.world_model.generation import imagine_skills, independent_rollouts, load_world_model
+from world2act.world_model.guardrail import open_guardrail
 from world2act.world_model.preview import save_strip
 from world2act.world_model.rollouts import prompts_of, sampler_seed, write_rollouts
 from world2act.world_model.tokenizer import load_tokenizer
@@ -48,13 +49,14 @@ def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
 
 def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
     states, tokenizer = read_states(), load_tokenizer(ARTIFACTS / "tokenizer")
+    guardrail = open_guardrail(read_json(ARTIFACTS / "world_model" / "config.json"))
     prompts = read_prompts(states, open_latents(ARTIFACTS / "latents"))
     arrays = {name: array for group in computed for name, array in group.items()}
     imagined = [[arrays[f"{i}.{skill}"] for skill in range(len(chain))] for i, chain in enumerate(prompts)]
     with atomic_directory(ARTIFACTS / "rollouts") as directory:
         (directory / "frames").mkdir()
         for i, (state, clips) in enumerate(zip(states[:STRIPS], imagined, strict=False)):
-            videos = [tokenizer.decode(torch.from_numpy(clip[None]))[0] for clip in clips]
+            videos = [guardrail.show(tokenizer.decode(torch.from_numpy(clip[None])))[0] for clip in clips]
             save_strip(directory / "frames" / f"{i}-{file_stem(state['task'])}.png", videos)
         return write_rollouts(
             directory,

@@ -7,6 +7,7 @@ from world2act.storage import atomic_directory, sha256, write_json, write_parque
 from world2act.training.loop import train
 from world2act.world_model import quality
 from world2act.world_model.generation import make_space, make_world_model
+from world2act.world_model.guardrail import open_guardrail
 from world2act.world_model.loss import DenoisingObjective
 from world2act.world_model.preparation import describe, usable_clips
 from world2act.world_model.tokenizer import load_tokenizer
@@ -18,6 +19,7 @@ def main(params: Params) -> Metrics:
     cache = open_latents(ARTIFACTS / "latents")
     training, heldout = (usable_clips(cache, subset, own.max_latents) for subset in ("train", "heldout"))
     config = describe(own, cache, training.clips) | {"latents_sha256": sha256(ARTIFACTS / "latents")}
+    open_guardrail(config).check(cache.prompts)
     network = build_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
     if own.tuning == "none":
         weights = ema = network.state_dict()

@@ -12,6 +12,7 @@ import numpy as np
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.errors import BadInput
 from world2act.params import WorldModel as WorldModelParams
+from world2act.world_model.guardrail import guardrail_of
 from world2act.world_model.sampler import RHO, SIGMA_MAX, SIGMA_MIN
 
 
@@ -41,7 +42,8 @@ def usable_clips(cache: LatentCache, subset: str, max_latents: int) -> UsableCli
 
 
 def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]) -> dict[str, Any]:
-    """The content of config.json: target and scale, lengths of the skills, sampler.
+    """The content of config.json: target and scale, lengths of the skills, origin of the weights, guardrail,
+    sampler.
 
     The scale of a channel is the root mean square of its differences from the conditioning latent, over training clips.
     """
@@ -55,6 +57,8 @@ def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]
         "change_scale": np.sqrt(np.square(changes).mean((0, 2, 3))).tolist(),
         "max_latents": params.max_latents,
         "skill_latents": {prompt: median_high(values) for prompt, values in lengths.items()},
+        "weights": params.weights,
+        "guardrail": guardrail_of(params),
         "sampler": {
             **params.sampler.model_dump(),
             "sigma_max": SIGMA_MAX,
