@@ -58,8 +58,8 @@ def test_encoding_takes_the_mode_of_the_posterior(tokenizer: VideoTokenizer) -> 
     assert torch.equal(first, tokenizer.encode(video)) and torch.equal(first, mean)
 
 
-@pytest.mark.parametrize(("frames", "size", "key"), [(8, 16, "4k"), (5, 20, "multiples of 8")])
-def test_what_the_vae_would_cut_off_is_refused(tokenizer: VideoTokenizer, frames: int, size: int, key: str) -> None:
+@pytest.mark.parametrize(("frames", "size", "key"), [(8, 16, "4k"), (5, 20, "multiples of 16"), (5, 24, "multiples of 16")])
+def test_what_vae_or_transformer_would_cut_off_is_refused(tokenizer: VideoTokenizer, frames: int, size: int, key: str) -> None:
     with pytest.raises(BadInput, match=key):
         tokenizer.encode(videos(1, frames, size))
 
@@ -148,6 +148,7 @@ def test_prompts_are_embedded_apart_and_padded_with_zeros(tmp_path: Path) -> Non
     opened = load_text_encoder(tmp_path, 12)
     embeds = opened.embed(["pick up the mug", "push the mug", "", "an unseen sentence"[:10]])
     assert torch.equal(embeds, made.embed(["pick up the mug", "push the mug", "", "an unseen sentence"[:10]]))
+    assert embeds[2].abs().max() == 0  # no prompt
     assert embeds[0, :5].abs().sum(-1).min() > 0 and embeds[0, 5:].abs().max() == 0  # four words and the end of text
     assert (embeds[0] - embeds[1]).norm() > 1
     assert torch.equal(

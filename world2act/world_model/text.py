@@ -37,7 +37,8 @@ class TextEncoder:
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Embed prompts: float32 (P, length, D), zero at padding, as Cosmos-Predict2 was trained.
+        """Embed prompts: float32 (P, length, D), zero at padding and all zero for the empty prompt, which is no prompt:
+        Cosmos-Predict2 was trained so (its conditioner drops a text by multiplying its embedding by 0).
 
         Raises:
             BadInput: a prompt does not fit into `length` tokens; nothing is cut off silently.
@@ -55,7 +56,8 @@ class TextEncoder:
         tokens = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, return_tensors="pt")
         mask = tokens["attention_mask"]
         hidden = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
-        return (hidden * mask[..., None]).float()
+        given = torch.tensor([bool(prompt) for prompt in prompts]).view(-1, 1, 1)
+        return (hidden * mask[..., None] * given).float()
 
     def save(self, directory: Path) -> None:
         """Write text_encoder/ and text_tokenizer/."""

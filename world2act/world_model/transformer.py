@@ -20,6 +20,7 @@ from world2act.params import WorldModel as WorldModelParams
 from world2act.storage import read_json
 from world2act.world_model.checkpoint import assign_strictly, load_strictly, read_tensors
 from world2act.world_model.hub import locate
+from world2act.world_model.tokenizer import PATCH
 
 if TYPE_CHECKING:
     from diffusers import CosmosTransformer3DModel
@@ -49,7 +50,7 @@ def architecture(params: WorldModelParams, channels: int, text_dim: int) -> dict
         "text_embed_dim": text_dim,
         "adaln_lora_dim": params.adaln_lora_dim,
         "max_size": (128, 240, 240),
-        "patch_size": (1, 2, 2),
+        "patch_size": (1, PATCH, PATCH),
         "rope_scale": (1.0, 3.0, 3.0),
         "concat_padding_mask": True,
         "extra_pos_embed_type": None,
@@ -122,7 +123,7 @@ def _load_native(path: Path, wanted: dict[str, Any]) -> CosmosTransformer3DModel
 
 def _architecture_of(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     """What the shapes of NVIDIA's checkpoint say of its network."""
-    patch, block = 4, "blocks.0.{}.weight".format  # pixels of a patch
+    patch, block = PATCH**2, "blocks.0.{}.weight".format
     try:
         shape = {key: tuple(value.shape) for key, value in weights.items()}
         width, inputs = shape["x_embedder.proj.1.weight"]
