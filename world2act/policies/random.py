@@ -16,6 +16,8 @@ class RandomPolicy:
 
     def __init__(self, chunk_length: int, action_dim: int) -> None:
         self.chunk_length, self.action_dim = chunk_length, action_dim
+        self.cameras: dict[str, int] = {}
+        self.proprio_dim = 0
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
         shape = (self.chunk_length, self.action_dim)

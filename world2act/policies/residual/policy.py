@@ -32,11 +32,20 @@ class ResidualPolicy:
         self.base, self.model, self.camera = base, model, camera
         self.chunk_length: int = model.bridge.config["chunk_length"]
         self.action_dim: int = model.bridge.config["action_dim"]
+        self.cameras = {**base.cameras, camera: model.image_size}
+        self.proprio_dim = len(proprio_mean)
         self._proprio_mean, self._proprio_std = proprio_mean, proprio_std
         if base.chunk_length < self.chunk_length:
             raise BadInput(
                 "the base policy", "chunk_length", base.chunk_length, f"at least the bridge's {self.chunk_length}",
                 "train the base policy on longer chunks",
+            )  # fmt: skip
+        seen = (base.cameras.get(camera, model.image_size), base.proprio_dim or self.proprio_dim)
+        if seen != (model.image_size, self.proprio_dim):
+            raise BadInput(
+                "the base policy", f"{camera}, proprioception", f"{seen[0]} pixels, {seen[1]} numbers",
+                f"{model.image_size} pixels, {self.proprio_dim} numbers, as the residual reads them",
+                "use a base policy for the same observations",
             )  # fmt: skip
 
     def base_chunks(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:

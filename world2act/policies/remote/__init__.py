@@ -1,0 +1,9 @@
+"""A policy that another process or machine serves (family "remote"): only its action chunks come here.
+
+Speaks openpi's websocket protocol, which `world2act serve` speaks too, and that of GR00T's ZeroMQ server. Post-training
+stands over such a policy as over any other, since World2Act's residual needs no more than its action chunk.
+"""
+
+from world2act.policies.remote.policy import RemotePolicy, from_pretrained
+
+__all__ = ["RemotePolicy", "from_pretrained"]

@@ -1,0 +1,93 @@
+"""What a remote policy's config.json says: where it is, and how its keys map to ours. Never a credential."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from world2act.errors import BadInput
+from world2act.params import Count, Positive, Section
+from world2act.storage import read_json
+
+TOKEN = "WORLD2ACT_REMOTE_KEY"
+"""The environment variable with the API key, or token, of the server."""
+
+_REMEDY = "correct it; `python -m pydoc world2act.policies.remote.configuration` lists the keys"
+# no user name or password: those would be credentials in a file
+_Address = Annotated[str, StringConstraints(pattern=r"^(wss?|tcp)://[^@\s/]+(/[^@\s]*)?$")]
+_Slice = Annotated[tuple[int, int], Field(strict=False)]
+
+
+class RemoteCamera(Section):
+    """The server's key of a camera's images, and their pixels a side."""
+
+    key: str
+    size: Count
+
+
+class RemoteConfig(Section):
+    """A remote policy: its server and its interface.
+
+    Attributes:
+        address: ws://host:port or wss://... for openpi, tcp://host:port for GR00T.
+        timeout_s: how long one answer may take.
+        connections: requests that openpi's server gets at a time; GR00T's gets all in one.
+        cameras: our camera → the server's key and size.
+        state: the server's key → the elements [first, end) of our proprioception that it holds; float32.
+        instruction: the server's key of the task in words.
+        actions: the server's key → the elements [first, end) of our action vector that it fills, in environment units.
+        seed: openpi: the key under which the server takes a seed, as `world2act serve` does ("seed"). Without it, or
+            with GR00T, the server draws its own noise, and the same seed need not give the same chunk.
+        chunk_length: actions that are used of each chunk; the server may give more.
+    """
+
+    family: Literal["remote"]
+    protocol: Literal["openpi", "gr00t"]
+    address: _Address
+    timeout_s: Positive
+    connections: Count = 1
+    cameras: dict[str, RemoteCamera]
+    proprio_dim: Annotated[int, Field(ge=0)]
+    state: dict[str, _Slice]
+    instruction: str
+    actions: dict[str, _Slice]
+    seed: str | None = None
+    chunk_length: Count
+    action_dim: Count
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.address.startswith("tcp:") != (self.protocol == "gr00t"):
+            raise ValueError("address: ws:// or wss:// for openpi, tcp:// for gr00t")
+        if any(not 0 <= first < end <= self.proprio_dim for first, end in self.state.values()):
+            raise ValueError(f"state: slices [first, end) of {self.proprio_dim} elements")
+        if sorted(i for first, end in self.actions.values() for i in range(first, end)) != [*range(self.action_dim)]:
+            raise ValueError(f"actions: slices [first, end) that fill {self.action_dim} elements, each once")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a config.json. Raises `BadInput` where a key is missing, unknown or wrong."""
+        try:
+            return cls(**read_json(path))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            key = ".".join(map(str, fault["loc"]))
+            found = "nothing" if fault["type"] == "missing" else fault["input"] if key else "values that do not fit"
+            raise BadInput(path, key, found, fault["msg"], _REMEDY) from error
+
+
+class Unreachable(Exception):
+    """The server did not answer this time; it may the next."""
+
+
+def read_token() -> str | None:
+    """The server's key, where the environment has one."""
+    return os.environ.get(TOKEN) or None
+
+
+def wrong_token(address: str, found: str) -> BadInput:
+    return BadInput(address, "", found, "a key that the server takes", f"export {TOKEN}=..., the server's key")

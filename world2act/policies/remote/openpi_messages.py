@@ -1,0 +1,86 @@
+"""openpi's messages: msgpack, arrays as {b"__ndarray__": True, b"data", b"dtype", b"shape"}, no pickle, no objects.
+
+Source: openpi_client/msgpack_numpy.py of Physical Intelligence's openpi. What comes in may come from anybody: dtypes,
+shapes and the number of things in a message are checked before anything is built of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgpack
+import numpy as np
+
+_KINDS = "biuf"
+# openpi's observations hold about ten keys; a message of empty lists would take many times its size in memory
+_MAX_CONTAINERS = _MAX_LENGTH = 1024
+
+
+def pack(value: Any) -> bytes:
+    """Bytes of None, booleans, numbers, strings, bytes, lists, tuples, dicts and numeric arrays.
+
+    Raises:
+        TypeError: it holds something else.
+    """
+    return msgpack.packb(value, default=_encode)
+
+
+def unpack(data: bytes) -> Any:
+    """The inverse of `pack`; tuples arrive as lists, arrays read-only.
+
+    Raises:
+        ValueError: it is not msgpack, or holds an array that is not numeric or not whole, or too many things.
+    """
+    containers = 0
+
+    def count(value: Any) -> Any:
+        nonlocal containers
+        containers += 1
+        if containers > _MAX_CONTAINERS:
+            raise ValueError(f"more than {_MAX_CONTAINERS} maps and lists in a message")
+        return _decode(value) if isinstance(value, dict) else value
+
+    try:
+        return msgpack.unpackb(
+            data, object_hook=count, list_hook=count, max_map_len=_MAX_LENGTH, max_array_len=_MAX_LENGTH
+        )
+    except (TypeError, OverflowError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(str(error)) from error
+
+
+def _encode(value: Any) -> Any:
+    if not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"a {type(value).__name__} cannot be sent")
+    if value.dtype.kind not in _KINDS:
+        raise TypeError(f"an array of {value.dtype} cannot be sent")
+    if isinstance(value, np.generic):
+        return value.item()
+    return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+
+
+def _decode(value: dict[Any, Any]) -> Any:
+    if b"__ndarray__" in value:
+        dtype, shape, data = _numeric(value.get(b"dtype")), value.get(b"shape"), value.get(b"data")
+        whole = (
+            isinstance(data, bytes)
+            and isinstance(shape, list)
+            and all(isinstance(side, int) and side >= 0 for side in shape)
+            and math.prod(shape) * dtype.itemsize == len(data)
+        )
+        if not whole:
+            raise ValueError("an array whose bytes are not those of its dtype and shape")
+        return np.frombuffer(data, dtype).reshape(shape)
+    if b"__npgeneric__" in value:
+        number = value.get(b"data")
+        if isinstance(number, str):
+            return number
+        return _numeric(value.get(b"dtype")).type(number)
+    return value
+
+
+def _numeric(name: Any) -> np.dtype:
+    dtype = np.dtype(name) if isinstance(name, str | bytes) else np.dtype(object)
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"an array of {dtype} in a message")
+    return dtype

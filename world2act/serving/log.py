@@ -1,0 +1,35 @@
+"""The server's log: one JSON object a line on standard error. Neither headers nor observations ever stand in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+LOGGER = logging.getLogger("world2act.serving")
+
+
+def log(event: str, **fields: Any) -> None:
+    """Log an event; inside an `except` block with `failed=True`, the traceback besides."""
+    LOGGER.info(event, extra={"fields": fields}, exc_info=bool(fields.pop("failed", False)))
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "event": record.getMessage(), **getattr(record, "fields", {})}
+        if record.exc_info and record.exc_info[0]:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_to_stderr() -> None:
+    """Write what is logged from here on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    # below warnings it logs requests with their headers, and these hold the key
+    LOGGER.getChild("websockets").setLevel(logging.WARNING)

@@ -1,0 +1,100 @@
+"""From a source to a running server: find the policy, try it once, serve it until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world2act.errors import BadInput
+from world2act.policies.base import Policy, load_policy
+from world2act.serving.batching import Batcher
+from world2act.serving.log import log, log_to_stderr
+from world2act.serving.observations import Observations
+from world2act.serving.server import API_KEY, Limits, PolicyServer
+from world2act.serving.sources import find_policy
+from world2act.sims.base import Observation
+from world2act.storage import read_json
+
+
+def parse_cameras(pairs: Sequence[str]) -> dict[str, str]:
+    """KEY=CAMERA, as on the command line. Raises `BadInput`."""
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise BadInput("--camera", "", pair, "KEY=CAMERA", "for example observation/image=corner2")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def run(
+    source: str, store: str | None, host: str, port: int, *, cameras: Mapping[str, str], seed: int, limits: Limits
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises:
+        BadInput: no policy, no such camera, or no way to listen there.
+        ReleaseError: the release cannot be had.
+    """
+    log_to_stderr()
+    folder, name = find_policy(source, store)
+    policy = load_policy(folder)
+    observations = Observations(policy, cameras)
+    _warm_up(policy)
+    metadata = describe(policy, folder, name, observations)
+    asyncio.run(_serve(policy, observations, metadata, host, port, limits, seed))
+
+
+def describe(policy: Policy, folder: Path, name: str, observations: Observations) -> dict[str, Any]:
+    """What a client is told first: what the policy reads, under which keys, and what it gives."""
+    return {
+        "name": name,
+        "family": read_json(folder / "config.json")["family"],
+        "cameras": dict(policy.cameras),
+        "proprio_dim": policy.proprio_dim,
+        "chunk_length": policy.chunk_length,
+        "action_dim": policy.action_dim,
+        "keys": observations.aliases,
+    }
+
+
+async def _serve(
+    policy: Policy, observations: Observations, metadata: Mapping[str, Any], host: str, port: int,
+    limits: Limits, seed: int,
+) -> None:  # fmt: skip
+    batching = Batcher(policy, batch=limits.batch, waiting=limits.waiting, timeout_s=limits.request_s)
+    async with batching as batcher:
+        server = PolicyServer(
+            batcher, observations, metadata, limits=limits, seed=seed, api_key=os.environ.get(API_KEY)
+        )
+        async with server.listening(host, port) as opened:
+            log("listening", host=host, port=opened, **metadata)
+            log("stopping", signal=await _signal())
+    log("stopped")
+
+
+async def _signal() -> str:
+    """Wait for the first signal; the next one has its usual effect."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    names = []
+
+    def stop(number: signal.Signals) -> None:
+        names.append(number.name)
+        for each in numbers:
+            loop.remove_signal_handler(each)
+        came.set()
+
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+    await came.wait()
+    return names[0]
+
+
+def _warm_up(policy: Policy) -> None:
+    """One prediction before anybody waits for it: what cannot run is known at once, and kernels are built."""
+    images = {camera: np.zeros((size, size, 3), np.uint8) for camera, size in policy.cameras.items()}
+    policy.predict([Observation(images, np.zeros(policy.proprio_dim, np.float32), "warm up", np.zeros(0))], [0])

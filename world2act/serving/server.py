@@ -1,0 +1,193 @@
+"""openpi's websocket protocol over a policy: metadata first, then an observation in, an action chunk out.
+
+Source: openpi's WebsocketPolicyServer and openpi-client's WebsocketClientPolicy, which works with this server
+unchanged. A request that cannot be answered gets a text frame that says why, then close code 1011; all other clients
+go on. `GET /healthz` says whether the policy answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import http
+import ipaddress
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from world2act.errors import BadInput
+from world2act.policies.base import noise_seed
+from world2act.policies.remote.openpi_messages import pack, unpack
+from world2act.serving.batching import Batcher, Prediction, Refused
+from world2act.serving.log import LOGGER, log
+from world2act.serving.observations import Observations
+
+API_KEY = "WORLD2ACT_API_KEY"
+_CLOSE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What clients may ask of a server.
+
+    Attributes:
+        batch: requests that run together. waiting: requests that wait. clients: connections.
+        message_bytes: of one observation. request_s: until an answer is given, and again until it is read.
+    """
+
+    batch: int = 32
+    waiting: int = 64
+    clients: int = 64
+    message_bytes: int = 16 * 2**20
+    request_s: float = 30.0
+
+
+class PolicyServer:
+    """Serves what `batcher` runs.
+
+    Args:
+        metadata: the first message to every client; JSON-like values.
+        seed: of the sampling noise where a client sends none: chunk i of a connection then has seed (seed, i).
+        api_key: what clients must send as `Authorization: Api-Key ...`; None: nothing.
+    """
+
+    def __init__(
+        self, batcher: Batcher, observations: Observations, metadata: Mapping[str, Any], *,
+        limits: Limits, seed: int, api_key: str | None,
+    ) -> None:  # fmt: skip
+        self._batcher, self._observations, self._limits, self._seed = batcher, observations, limits, seed
+        self._metadata = pack(dict(metadata))
+        self._expected = _bytes(f"Api-Key {api_key}") if api_key else None
+        self._idle: set[ServerConnection] = set()
+        self._stopping = False
+
+    @asynccontextmanager
+    async def listening(self, host: str, port: int) -> AsyncIterator[int]:
+        """Serve while the block runs, on the port that it is given; then answer what is under way, and close.
+
+        Args:
+            port: 0: one that is free.
+
+        Raises:
+            BadInput: `host` can be reached from elsewhere, and there is no API key; or the port is taken.
+        """
+        if self._expected is None and not _is_loopback(host):
+            expected = f"a loopback address, or a key in {API_KEY}"
+            raise BadInput("--host", "", host, expected, f"export {API_KEY}, the same here and on the robot")
+        try:
+            server = await serve(
+                self._handle, host, port, process_request=self._admit, compression=None,
+                max_size=self._limits.message_bytes, max_queue=1, close_timeout=_CLOSE_TIMEOUT_S,
+                # a page in a browser on this machine reaches loopback too, and always says where it comes from
+                origins=[None], logger=LOGGER.getChild("websockets"),
+            )  # fmt: skip
+        except OSError as error:
+            found = error.strerror or str(error)
+            raise BadInput(
+                "--host, --port", f"{host}:{port}", found, "a free port of this machine", "choose another"
+            ) from error
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            await self._stop(server)
+
+    async def _stop(self, server: Server) -> None:
+        self._stopping = True
+        server.close(close_connections=False)
+        await asyncio.gather(*(connection.close(CloseCode.GOING_AWAY, "the server stops") for connection in self._idle))
+        await server.wait_closed()
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answer a health check; refuse whoever has no key, and one client too many."""
+        if request.path == "/healthz":
+            if self._batcher.stuck:
+                return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "the policy does not answer\n")
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if self._expected is not None:
+            sent = request.headers.get_all("Authorization")
+            if len(sent) != 1 or not hmac.compare_digest(_bytes(sent[0]), self._expected):
+                log("refused", client=_name(connection), why="no valid API key")
+                return connection.respond(http.HTTPStatus.UNAUTHORIZED, "send Authorization: Api-Key ...\n")
+        if len(connection.server.connections) >= self._limits.clients:
+            log("refused", client=_name(connection), why="too many clients")
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
+        return None
+
+    async def _handle(self, connection: ServerConnection) -> None:
+        answered, previous = 0, None
+        log("opened", client=_name(connection))
+        try:
+            await self._send(connection, self._metadata)
+            while not self._stopping:
+                message = await self._receive(connection)
+                began = time.monotonic()
+                prediction = await self._answer(message, answered)
+                timing = {"infer_ms": prediction.infer_ms, "wait_ms": prediction.wait_ms, "batch": prediction.batch}
+                if previous is not None:
+                    timing["prev_total_ms"] = previous
+                await self._send(connection, pack({"actions": prediction.actions, "server_timing": timing}))
+                answered, previous = answered + 1, (time.monotonic() - began) * 1000
+            await connection.close(CloseCode.GOING_AWAY, "the server stops")
+        except ConnectionClosed as error:
+            log("closed", client=_name(connection), answered=answered, code=error.rcvd.code if error.rcvd else None)
+        except TimeoutError:
+            connection.transport.abort()
+            log("dropped", client=_name(connection), answered=answered, why="it does not read its answers")
+        except (BadInput, Refused) as error:
+            log("refused", client=_name(connection), answered=answered, why=str(error))
+            await self._fail(connection, str(error))
+        except Exception:
+            number = uuid4().hex[:8]
+            log("failed", client=_name(connection), answered=answered, number=number, failed=True)
+            await self._fail(connection, f"internal error {number}; the server's log has the rest")
+
+    async def _receive(self, connection: ServerConnection) -> str | bytes:
+        self._idle.add(connection)
+        try:
+            return await connection.recv()
+        finally:
+            self._idle.discard(connection)
+
+    async def _answer(self, message: str | bytes, number: int) -> Prediction:
+        if isinstance(message, str):
+            raise BadInput("message", "", "a text frame", "a binary frame of msgpack", "send msgpack")
+        try:
+            values = unpack(message)
+        except ValueError as error:
+            raise BadInput("message", "", error, "msgpack with numeric arrays", "use openpi-client") from error
+        observation, seed = self._observations.read(values)
+        return await self._batcher.predict(observation, noise_seed(self._seed, number) if seed is None else seed)
+
+    async def _send(self, connection: ServerConnection, message: str | bytes) -> None:
+        async with asyncio.timeout(self._limits.request_s):
+            await connection.send(message)
+
+    async def _fail(self, connection: ServerConnection, why: str) -> None:
+        try:
+            await self._send(connection, why)
+            await connection.close(CloseCode.INTERNAL_ERROR, "the frame before says why")
+        except (ConnectionClosed, TimeoutError):
+            connection.transport.abort()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _name(connection: ServerConnection) -> str:
+    return ":".join(map(str, connection.remote_address[:2]))
+
+
+def _bytes(header: str) -> bytes:
+    """A header as it came over the line, where any byte may stand."""
+    return header.encode(errors="surrogateescape")
