@@ -58,8 +58,12 @@ def test_encoding_takes_the_mode_of_the_posterior(tokenizer: VideoTokenizer) -> 
     assert torch.equal(first, tokenizer.encode(video)) and torch.equal(first, mean)
 
 
-@pytest.mark.parametrize(("frames", "size", "key"), [(8, 16, "4k"), (5, 20, "multiples of 16"), (5, 24, "multiples of 16")])
-def test_what_vae_or_transformer_would_cut_off_is_refused(tokenizer: VideoTokenizer, frames: int, size: int, key: str) -> None:
+@pytest.mark.parametrize(
+    ("frames", "size", "key"), [(8, 16, "4k"), (5, 20, "multiples of 16"), (5, 24, "multiples of 16")]
+)
+def test_what_vae_or_transformer_would_cut_off_is_refused(
+    tokenizer: VideoTokenizer, frames: int, size: int, key: str
+) -> None:
     with pytest.raises(BadInput, match=key):
         tokenizer.encode(videos(1, frames, size))
 
@@ -75,10 +79,7 @@ def test_a_batch_depends_on_its_place_alone() -> None:
     objective = ReconstructionObjective(
         make_vae(tiny(), 0), list(videos(3, 20)), ["a", "b", "a"], tiny(clip_frames=9, image_share=0.5), 10
     )
-    first, again, other = (
-        objective.batch(Place.of(seed, 5, 4))
-        for seed in (1, 1, 2)
-    )
+    first, again, other = (objective.batch(Place.of(seed, 5, 4)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
     assert first[0].shape == (4, 3, 9, 16, 16) and first[1].shape == (4, 16, 3, 2, 2)
