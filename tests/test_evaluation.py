@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from world2act.data.video import write_video
 from world2act.errors import BadInput, InfrastructureError
 from world2act.evaluation.check import success_rate
 from world2act.evaluation.records import summarise, write_episodes, write_success_table
@@ -23,7 +24,7 @@ from world2act.evaluation.rollout import (
     tasks_of_slots,
 )
 from world2act.evaluation.statistics import wilson
-from world2act.evaluation.videos import choose_episodes, film, write_video
+from world2act.evaluation.videos import choose_episodes, film
 from world2act.params import Camera
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.random import RandomPolicy

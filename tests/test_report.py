@@ -15,8 +15,8 @@ import yaml
 from gate_artifacts import ROOT, TASKS, make_artifacts, make_params
 from PIL import Image
 
+from world2act.data.video import write_video
 from world2act.errors import BadInput
-from world2act.evaluation.videos import write_video
 from world2act.gates.suites import ARTIFACTS, validate
 from world2act.params import compose
 from world2act.report.drawing import _direct_needs, draw_pipeline

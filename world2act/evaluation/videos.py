@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
-
+from world2act.data.video import write_video
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.sims.pool import EnvironmentPool
 from world2act.storage import file_stem
-
-# crf 23 is x264's own default. Its choice of B-frames was seen to differ from run to run, on one thread too, so there
-# are none: 8 % more bytes, always the same.
-_X264 = {"crf": "23", "threads": "1", "bf": "0"}
 
 
 def choose_episodes(results: Sequence[EpisodeResult], per_task: int) -> list[EpisodeResult]:
@@ -26,21 +19,6 @@ def choose_episodes(results: Sequence[EpisodeResult], per_task: int) -> list[Epi
         turns = [kind[i] for i in range(per_task) for kind in kinds if i < len(kind)]
         chosen += turns[:per_task]
     return chosen
-
-
-def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Encode frames as H.264 in mp4, the same bytes for the same frames.
-
-    Args:
-        frames: uint8 (T, H, W, 3), H and W even.
-    """
-    with av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options=_X264)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def film(
