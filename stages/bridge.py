@@ -43,13 +43,14 @@ def main(params: Params) -> Metrics:
     )  # fmt: skip
     inputs = sha256(ARTIFACTS / "world_model") + sha256(ARTIFACTS / "latents")
     trained = train(objective, settings.training, name="bridge", base=params.base, inputs=inputs)
+    if not is_main():
+        return {}
     bridge.load_state_dict(trained.ema)
     bridge = bridge.cpu().eval()
     ranked = retrieval_ranks(bridge, heldout)
-    if is_main():
-        with atomic_directory(ARTIFACTS / "bridge") as directory:
-            bridge.save_pretrained(directory)
-            write_parquet(directory / "heldout.parquet", ranked, HELDOUT_SCHEMA)
+    with atomic_directory(ARTIFACTS / "bridge") as directory:
+        bridge.save_pretrained(directory)
+        write_parquet(directory / "heldout.parquet", ranked, HELDOUT_SCHEMA)
     return summarise(ranked)
 
 

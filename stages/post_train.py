@@ -33,6 +33,9 @@ def main(params: Params) -> Metrics:
             f"a multiple of updates_per_rollout, {settings.updates_per_rollout}",
             "a run continues only where a rollout begins",
         )
+    if training.accumulation > 1:
+        found, remedy = training.accumulation, "lower batch_size, or raise base.ranks"
+        raise BadInput("params.yaml", "post_train.training.accumulation", found, "1: a rollout is acted whole", remedy)
     bridge = Bridge.from_pretrained(ARTIFACTS / "bridge")
     imagined = read_targets(ARTIFACTS / "rollouts", bridge, settings.max_chunks)
     labelled = EpisodeDataset.open(ARTIFACTS / "demos/labelled")
@@ -59,9 +62,9 @@ def main(params: Params) -> Metrics:
         )  # fmt: skip
         inputs = "".join(sha256(ARTIFACTS / name) for name in ("rollouts", "bridge", "base_policy"))
         trained = train(objective, training, name="post_train", base=params.base, inputs=inputs)
-    model.load_state_dict(trained.ema)
     if not is_main():
         return {}
+    model.load_state_dict(trained.ema)
     with atomic_directory(ARTIFACTS / "post_train") as directory:
         policy.save_pretrained(directory, ARTIFACTS / "base_policy")
         return write_history(directory / "history.parquet")

@@ -1,17 +1,125 @@
-"""DeepSpeed checkpoints, read without running anything that a pickle could ask for."""
+"""Checkpoints of a training run, runs/<stage>/<fingerprint>/<step>: whole or not there, and fit for any ranks.
+
+part-00000.safetensors ...  a share of the trained weights and of their optimiser moments, whole and in float32; each
+                            rank writes its share
+meta.json                   the steps done, and how many parts there are
+
+A checkpoint knows neither the number of ranks nor the ZeRO stage that wrote it. Parts are written into a folder of
+another name, which is renamed when all of them are there. Frozen weights are not in it: they are an input.
+"""
 
 from __future__ import annotations
 
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import deepspeed
 import torch
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, distributed, nn
+
+from world2act.errors import BadInput
+from world2act.stage import is_main
+from world2act.storage import read_json, write_json, write_tensors
+from world2act.training.optimizer import AveragingAdamW
+from world2act.training.whole import persistent_buffers, set_moment, trainable, whole_moment, whole_weight
+
+_WEIGHT, _BUFFER = "weight", "buffer"
 
 
-class WeightsOnlyCheckpoints(TorchCheckpointEngine):
-    """DeepSpeed's own engine unpickles freely; this one allows tensors and the three plain classes it writes."""
+def save(engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW, run: Path, step: int) -> None:
+    """Write the checkpoint of `step` into `run`, then delete the one before. Every rank must call it."""
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    folder = run / f".writing-{step}"
+    if is_main():
+        for leftover in run.glob(".writing-*"):
+            shutil.rmtree(leftover)
+        folder.mkdir(parents=True)
+    distributed.barrier()
+    parameters = trainable(engine.module)
+    owners = _share(parameters, ranks)
+    mine: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        parts = {_WEIGHT: whole_weight(engine, parameter)}
+        parts |= {moment: whole_moment(engine, parameter, moment) for moment in optimizer.moments}
+        if owners[name] == rank:
+            mine |= {f"{part}/{name}": value.detach().cpu() for part, value in parts.items()}
+    if is_main():
+        mine |= {f"{_BUFFER}/{name}": value.cpu() for name, value in persistent_buffers(engine.module).items()}
+    write_tensors(folder / f"part-{rank:05d}.safetensors", {key: value.numpy() for key, value in mine.items()})
+    distributed.barrier()
+    if is_main():
+        write_json(folder / "meta.json", {"step": step, "parts": ranks})
+        folder.rename(run / str(step))
+        for older in _steps(run)[:-1]:
+            shutil.rmtree(run / str(older))
+    distributed.barrier()
 
-    def load(self, path: str, map_location: torch.device | str | None = None) -> dict:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            return torch.load(path, map_location=map_location, weights_only=True)
+
+def newest(run: Path) -> int:
+    """The steps of the newest checkpoint in `run`, 0 where there is none."""
+    return max(_steps(run), default=0)
+
+
+def load_weights(model: nn.Module, run: Path, step: int) -> None:
+    """Set the trained weights and the buffers of a model that no engine has yet.
+
+    Raises:
+        BadInput: a part is missing or damaged.
+    """
+    with _Reader(run / str(step)) as reader, torch.no_grad():
+        for name, parameter in trainable(model).items():
+            parameter.copy_(reader.read(f"{_WEIGHT}/{name}"))
+        for name, buffer in persistent_buffers(model).items():
+            buffer.copy_(reader.read(f"{_BUFFER}/{name}"))
+
+
+def load_moments(engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW, run: Path, step: int) -> None:
+    """Set the optimiser's moments. Every rank must call it. Raises `BadInput` as `load_weights` does."""
+    with _Reader(run / str(step)) as reader:
+        for name, parameter in trainable(engine.module).items():
+            for moment in optimizer.moments:
+                set_moment(engine, parameter, moment, reader.read(f"{moment}/{name}").to(engine.device))
+
+
+class _Reader:
+    """The tensors of a checkpoint's parts, read one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._files = folder, ExitStack()
+
+    def __enter__(self) -> _Reader:
+        self._of: dict[str, safe_open] = {}
+        for part in range(read_json(self._folder / "meta.json")["parts"]):
+            path = self._folder / f"part-{part:05d}.safetensors"
+            try:
+                file = self._files.enter_context(safe_open(path, framework="pt"))
+            except (OSError, SafetensorError) as error:
+                raise self._damaged(path.name, str(error)) from error
+            self._of |= dict.fromkeys(file.keys(), file)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def read(self, key: str) -> Tensor:
+        if key not in self._of:
+            raise self._damaged(key, "nothing")
+        return self._of[key].get_tensor(key)
+
+    def _damaged(self, key: str, found: str) -> BadInput:
+        return BadInput(self._folder, key, found, "a whole checkpoint", "delete the folder: the run begins anew")
+
+
+def _steps(run: Path) -> list[int]:
+    return sorted(int(folder.name) for folder in run.glob("*") if folder.name.isdigit())
+
+
+def _share(parameters: dict[str, nn.Parameter], ranks: int) -> dict[str, int]:
+    """Which rank writes which parameter: shares of about the same size."""
+    loads, owners = [0] * ranks, {}
+    for name, parameter in parameters.items():
+        owners[name] = loads.index(min(loads))
+        loads[owners[name]] += getattr(parameter, "ds_numel", parameter.numel())
+    return owners

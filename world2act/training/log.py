@@ -38,12 +38,15 @@ class TrainingLog:
             _drop_rows_from(table, step)
         self._live = Live(str(self._directory), resume=step > 0, report=None, save_dvc_exp=False, dvcyaml=None)
 
-    def add(self, step: int, metrics: dict[str, Tensor | float]) -> None:
-        """Add one step's scalars; the same keys at every step."""
+    def add(self, metrics: dict[str, Tensor | float]) -> None:
+        """Add the scalars of a step, or of a part of it; always the same keys."""
         for key, value in metrics.items():
             scalar = torch.as_tensor(value, dtype=torch.float32).detach()
             self._sums[key] = self._sums[key] + scalar if key in self._sums else scalar
         self._count += 1
+
+    def end_step(self, step: int) -> None:
+        """Write a row where one is due."""
         if (step + 1) % self._every == 0:
             self.flush(step)
 

@@ -1,0 +1,71 @@
+"""A model and `Training` parameters in, a DeepSpeed engine on the ranks of this run and its optimiser out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import deepspeed
+from torch import nn
+
+from world2act.errors import BadInput
+from world2act.params import Training
+from world2act.storage import read_json
+from world2act.training.optimizer import AveragingAdamW
+from world2act.training.whole import trainable
+
+_PRECISION = ("torch_autocast", "bf16", "fp16")
+_OWN = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
+
+
+def micro_batch(training: Training, ranks: int) -> int:
+    """Samples that a rank sees at once.
+
+    Raises:
+        BadInput: ranks times accumulation does not divide the batch.
+    """
+    shares = ranks * training.accumulation
+    if training.batch_size % shares:
+        raise BadInput(
+            "params.yaml",
+            "training.batch_size",
+            training.batch_size,
+            f"a multiple of {shares}: {ranks} ranks, {training.accumulation} micro-batches each",
+            "change batch_size, accumulation or base.ranks",
+        )
+    return training.batch_size // shares
+
+
+def read_configuration(training: Training) -> dict[str, Any]:
+    """DeepSpeed's configuration file. Raises `BadInput` where it sets what `Training` does."""
+    config = read_json(training.deepspeed)
+    for key in (*sorted(_OWN), "optimizer", "scheduler"):
+        if key in config:
+            raise BadInput(training.deepspeed, key, config[key], "no such key", "set it in params.yaml: training")
+    return config
+
+
+def precision(config: Mapping[str, Any]) -> str:
+    """What of a configuration changes the numbers, and not only where they are kept."""
+    return json.dumps({key: config[key] for key in _PRECISION if key in config}, sort_keys=True)
+
+
+def build_engine(model: nn.Module, training: Training, ranks: int) -> tuple[deepspeed.DeepSpeedEngine, AveragingAdamW]:
+    """The engine, with the optimiser that it steps. Raises `BadInput` as the functions above."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    config = read_configuration(training) | {
+        "train_micro_batch_size_per_gpu": micro_batch(training, ranks),
+        "gradient_accumulation_steps": training.accumulation,
+        "gradient_clipping": training.clip_norm,
+    }
+    optimizer = AveragingAdamW(
+        trainable(model).values(),
+        decay=training.ema_decay,
+        lr=training.learning_rate,
+        betas=training.betas,
+        weight_decay=training.weight_decay,
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    return engine, optimizer

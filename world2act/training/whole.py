@@ -1,0 +1,109 @@
+"""Weights and optimiser moments of a DeepSpeed engine, whole and in float32, at any ZeRO stage and number of ranks.
+
+ZeRO 0 steps the parameters themselves; ZeRO 1 and 2 a rank's flat part of them; ZeRO 3 leaves a rank nothing but its
+part. Every rank must call what stands here, for the same parameters in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import deepspeed
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
+)
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from world2act.stage import is_main
+from world2act.training.optimizer import AVERAGE, AveragingAdamW
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def begin_optimizer(engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW, step: int) -> None:
+    """Give the optimiser its moments before the first step, so that they can be set."""
+    zero = engine.optimizer
+    match engine.zero_optimization_stage():
+        case 0:
+            optimizer.begin(trainable(engine.module).values(), step)
+        case 1 | 2:
+            optimizer.begin(zero.single_partition_of_fp32_groups, step)
+            zero._lazy_init_hp_params_optimizer_state()
+        case 3:
+            optimizer.begin(zero.fp32_partitioned_groups_flat, step)
+
+
+def whole_weight(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter) -> Tensor:
+    """A parameter, trained or frozen."""
+    partitioned = engine.zero_optimization_stage() == 3
+    if parameter.requires_grad and (partitioned or parameter.dtype != torch.float32):
+        return safe_get_full_fp32_param(parameter)
+    with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+        return parameter.detach().float().cpu().clone()
+
+
+def whole_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, name: str) -> Tensor:
+    """What the optimiser keeps beside a trained parameter."""
+    if engine.zero_optimization_stage() == 0:
+        return engine.optimizer.state[parameter][name]
+    return safe_get_full_optimizer_state(parameter, name)
+
+
+def set_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, name: str, value: Tensor) -> None:
+    """The inverse of `whole_moment`."""
+    match engine.zero_optimization_stage():
+        case 0:
+            engine.optimizer.state[parameter][name].copy_(value)
+        case 1 | 2:
+            safe_set_full_optimizer_state(parameter, value, name)
+        case 3:
+            # DeepSpeed's own cuts the last rank's part short where the ranks do not divide the parameter
+            size, rank = parameter.ds_tensor.numel(), distributed.get_rank(parameter.ds_process_group)
+            part = value.flatten()[rank * size : (rank + 1) * size]
+            safe_set_local_optimizer_state(parameter, functional.pad(part, (0, size - part.numel())), name)
+
+
+def state_dicts(
+    engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The module's state dict and the one with averaged weights, on rank 0's CPU; empty on the others."""
+    averages = AVERAGE in optimizer.moments
+    weights, averaged = {}, {}
+    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
+        value = _on_main(whole_weight(engine, parameter))
+        average = _on_main(whole_moment(engine, parameter, AVERAGE)) if averages and parameter.requires_grad else value
+        if is_main():
+            weights[name], averaged[name] = value, average
+    buffers = {name: _on_main(value) for name, value in persistent_buffers(engine.module).items() if is_main()}
+    return weights | buffers, averaged | buffers
+
+
+def release(engine: deepspeed.DeepSpeedEngine, weights: Mapping[str, Tensor]) -> None:
+    """End the engine; on rank 0 its module is a plain one again, with `weights`, whatever ZeRO left there of them."""
+    engine.destroy()
+    if not is_main() or engine.zero_optimization_stage() < 3:
+        return
+    for prefix, module in engine.module.named_modules():
+        own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        module._parameters = dict.fromkeys(module._parameters)
+        for name, parameter in own.items():
+            value = weights[f"{prefix}.{name}" if prefix else name].clone()
+            module._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+
+
+def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What a state dict holds beside the parameters."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {name: value for name, value in model.state_dict().items() if name not in parameters}
+
+
+def _on_main(value: Tensor) -> Tensor | None:
+    return value.detach().cpu().clone() if is_main() else None
