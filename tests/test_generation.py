@@ -15,7 +15,15 @@ from world2act.world_model.tokenizer import VideoTokenizer, make_vae
 from world2act.world_model.transformer import build_transformer
 
 ROOT = Path(__file__).parents[1]
-CONFIG = {"target": "change", "change_scale": [0.5] * 16, "skill_latents": {"lift": 3, "place": 2}, "max_latents": 4}
+CONFIG = {
+    "target": "change",
+    "prediction": "velocity",
+    "change_scale": [0.5] * 16,
+    "first_mean": np.zeros((16, 4, 4)).tolist(),
+    "first_std": np.ones((16, 4, 4)).tolist(),
+    "skill_latents": {"lift": 3, "place": 2},
+    "max_latents": 4,
+}
 OPTIONS = {"sampler": Sampler(steps=3, order=1, guidance=1.0)}
 
 

@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from world2act.data.latent_cache import Clip, LatentCache, open_latents, write_latents
+from world2act.data.latent_cache import LatentCache, open_latents, write_latents
 from world2act.errors import BadInput
 from world2act.params import Sampler, WorldModel, compose, parse_params
 from world2act.training.objective import Place
-from world2act.world_model import quality
 from world2act.world_model.conditioning import Change, conditioning_mask, denoise, denoised, network_inputs
-from world2act.world_model.generation import make_world_model
 from world2act.world_model.loss import DenoisingObjective, denoising_loss, draw_sigma
 from world2act.world_model.preparation import describe, usable_clips
+from world2act.world_model.sampler import sample
 from world2act.world_model.transformer import build_transformer, load_transformer
 
 ROOT = Path(__file__).parents[1]
@@ -61,10 +60,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
     return open_latents(directory)
 
 
-def objective(cache: LatentCache, **changes: object) -> DenoisingObjective:
+def objective(cache: LatentCache, space: Change | None = None, **changes: object) -> DenoisingObjective:
     options = {"conditioning_latents": [1], "text_dropout": 0.0, "high_sigma_share": 0.05, "seed": 0} | changes
     network = build_transformer(tiny(), 16, 8, 0)
-    return DenoisingObjective(network, cache, cache.select("video_only", "train"), Change(torch.ones(16)), **options)
+    return DenoisingObjective(network, cache, cache.select("video_only", "train"), space or Change(), **options)
 
 
 def test_the_loss_is_ten_times_the_velocity_error() -> None:
@@ -136,25 +135,79 @@ def test_training_noise_levels_follow_the_stated_distribution() -> None:
     assert tail.mean().item() == pytest.approx((np.log10(200) + 5) / 2, abs=0.01)
 
 
-def test_change_is_inverted_and_keeps_the_scene() -> None:
+def test_change_is_inverted_and_shows_the_scene() -> None:
     latents, scale = torch.randn(2, 3, 5, 2, 2), torch.tensor([0.5, 1.0, 2.0])
-    values = Change(scale).to_network(latents)
-    assert torch.equal(values[:, :, 0], latents[:, :, 0])
+    mean, std = torch.randn(3, 2, 2), torch.rand(3, 2, 2) + 0.5
+    statistics = {"change_scale": scale.tolist(), "first_mean": mean.tolist(), "first_std": std.tolist()}
+    space = Change.of({"target": "change", "prediction": "clean", **statistics})
+    values = space.to_network(latents)
+    assert torch.allclose(values[:, :, 0], (latents[:, :, 0] - mean) / std, atol=1e-6)
     assert torch.allclose(values[:, 2, 3], (latents[:, 2, 3] - latents[:, 2, 0]) / 2)
-    assert torch.allclose(Change(scale).to_latents(values), latents, atol=1e-6)
-    assert torch.equal(Change(None).to_network(latents), latents)
+    assert torch.allclose(space.to_latents(values), latents, atol=1e-6)
+    released = Change.of({"target": "latent", "prediction": "velocity"})
+    assert torch.equal(released.to_network(latents), latents) and torch.equal(released.to_latents(latents), latents)
 
 
 def test_changes_have_unit_variance_in_every_channel(cache: LatentCache) -> None:
     clips = usable_clips(cache, "train", 6).clips
     config = describe(tiny(target="change"), cache, clips)
-    space = make_world_model(nn.Identity(), config).space
+    space = Change.of(config)
     changes = [
         space.to_network(torch.from_numpy(np.array(cache.latents(c))).transpose(0, 1)[None])[0, :, 1:] for c in clips
     ]
     assert torch.cat([c.transpose(0, 1) for c in changes]).square().mean((0, 2, 3)) == pytest.approx(
         np.ones(16), rel=1e-3
     )
+
+
+def test_scenes_have_unit_variance_in_every_value_that_they_change(cache: LatentCache) -> None:
+    clips = usable_clips(cache, "train", 6).clips
+    space = Change.of(describe(tiny(target="change"), cache, clips))
+    first = np.stack([cache.latents(clip)[0] for clip in clips])
+    values = space.to_network(torch.from_numpy(first)[:, :, None])[:, :, 0]
+    assert torch.allclose(values.mean(0), torch.zeros(16, 4, 4), atol=1e-5)
+    assert torch.allclose(values.std(0, correction=0), torch.ones(16, 4, 4), atol=1e-5)
+    alone = Change.of(describe(tiny(target="change"), cache, clips[:1]))
+    assert alone.to_network(torch.from_numpy(first[1:2])[:, :, None]).isfinite().all()
+
+
+def test_patches_must_tile_the_latents(cache: LatentCache) -> None:
+    with pytest.raises(BadInput, match=r"(?s)patch_size.*3.*a divisor of 4 and 4"):
+        describe(tiny(patch_size=3), cache, usable_clips(cache, "train", 6).clips)
+
+
+def test_a_clean_prediction_is_the_estimate_itself() -> None:
+    x0, output, noised, sigma = *torch.randn(3, 2, 4, 5, 2, 2), torch.tensor([0.5, 80.0])
+    mask = conditioning_mask(1, x0)
+    estimate = denoised(output, noised, sigma, x0, mask, "clean")
+    assert torch.equal(estimate[:, :, 1:], output[:, :, 1:]) and torch.equal(estimate[:, :, 0], x0[:, :, 0])
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "clean"])
+def test_objective_and_imagination_read_the_output_alike(cache: LatentCache, prediction: str) -> None:
+    class Answer(nn.Module):
+        """Says what a perfect network would, of clips that all are zero behind their first latent."""
+
+        def forward(self, hidden_states: Tensor, timestep: Tensor, **_: object) -> tuple[Tensor]:
+            # hidden states are (1 - t) * sigma * noise = t * noise, and the velocity is the noise
+            return (0 * hidden_states if prediction == "clean" else hidden_states / timestep,)
+
+    own = objective(cache, Change(prediction=prediction))
+    own.model = Answer()
+    batch = own.batch(place())
+    batch.x0[:, :, 1:] = 0
+    assert own.loss(own.model, batch, place())[1]["x0_error"] < 1e-6
+    imagined = sample(
+        Answer(),
+        batch.x0[:, :, :1],
+        batch.prompt_embeds,
+        batch.prompt_embeds[:1],
+        latents=4,
+        seeds=range(len(batch.x0)),
+        sampler=Sampler(steps=3, order=1, guidance=0.0),
+        prediction=prediction,
+    )
+    assert imagined[:, :, 1:].abs().max() < 1e-3
 
 
 def test_no_clip_is_cut_or_padded(cache: LatentCache) -> None:
@@ -209,8 +262,10 @@ def test_a_share_of_the_prompts_is_dropped(cache: LatentCache) -> None:
 
 
 def test_two_trainings_give_the_same_weights_and_learn(cache: LatentCache) -> None:
+    space = Change.of(describe(tiny(), cache, usable_clips(cache, "train", 6).clips))
+
     def run() -> tuple[dict[str, Tensor], list[float]]:
-        own = objective(cache)
+        own = objective(cache, space)
         optimizer, losses = torch.optim.AdamW(own.model.parameters(), lr=3e-3), []
         for step in range(30):
             here = place(step, seed=step, batch_size=8)
@@ -243,51 +298,3 @@ def test_weights_are_loaded_by_strict_keys(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(BadInput, match="a whole CosmosTransformer3DModel"):
         load_transformer(tmp_path)
-
-
-def test_ridge_leaves_one_out_as_a_refit_would() -> None:
-    rng = np.random.default_rng(0)
-    inputs, query = rng.normal(size=(12, 6)), rng.normal(size=6)
-    targets = inputs @ rng.normal(size=(6, 3)) + 0.5 * rng.normal(size=(12, 3)) + 2
-
-    def fit(x: np.ndarray, y: np.ndarray, at: np.ndarray, strength: float) -> np.ndarray:
-        centred = x - x.mean(0)
-        weights = np.linalg.solve(centred.T @ centred + strength * np.eye(6), centred.T @ (y - y.mean(0)))
-        return y.mean(0) + (at - x.mean(0)) @ weights
-
-    def left_out(strength: float) -> float:
-        keep = [np.arange(12) != i for i in range(12)]
-        return float(
-            np.mean(
-                [
-                    np.square(fit(inputs[k], targets[k], inputs[i], strength) - targets[i]).mean()
-                    for i, k in enumerate(keep)
-                ]
-            )
-        )
-
-    best = min(quality._RIDGE_STRENGTHS, key=left_out)
-    assert np.allclose(quality._fit_ridge(inputs, targets, query), fit(inputs, targets, query, best), atol=1e-6)
-
-
-def test_quality_of_a_world_model_that_is_right(cache: LatentCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, heldout = cache.select("video_only", "train"), cache.select("video_only", "heldout")
-
-    def truth(clips: list[Clip], first_frames: list[Clip], seed: int) -> list[np.ndarray]:
-        return [
-            np.array(cache.latents(clip)) if clip is first else np.zeros_like(cache.latents(clip))
-            for clip, first in zip(clips, first_frames, strict=True)
-        ]
-
-    monkeypatch.setattr(quality, "_Imagination", lambda *_: truth)
-    rows, _ = quality.measure(None, cache, train, heldout, samples=2, seed=0, sampler=Sampler(steps=1, order=1, guidance=0.0))
-    for row, clip in zip(rows, heldout, strict=True):
-        latents = cache.latents(clip).astype(np.float64)
-        assert row["error_model"] == pytest.approx(0, abs=1e-9) and row["correlation"] == pytest.approx(1, abs=1e-6)
-        assert row["error_first_frame"] == pytest.approx(np.square(latents[1:] - latents[:1]).mean())
-        assert row["error_shuffled"] == pytest.approx(np.square(latents[1:]).mean(), rel=1e-5)
-        same = [cache.latents(c) for c in train if c.prompt == clip.prompt]
-        mean = np.stack([np.mean([c[k] for c in same if len(c) > k], axis=0) for k in range(1, clip.latents)])
-        assert row["error_skill_mean"] == pytest.approx(np.square(mean - latents[1:]).mean(), rel=1e-4)
-    summary = quality.summarise(rows)
-    assert summary["error_first_frame"] == pytest.approx(np.mean([row["error_first_frame"] for row in rows]))

@@ -252,8 +252,11 @@ class Sampler(Section):
 
 class WorldModel(Section):
     """weights: null for a network drawn from the seed. parameters: how many it must have. guardrail: over what imported
-    weights imagine, wherever people see it. evaluation_samples: drawn of each held-out clip. evaluation_pictures:
-    held-out clips that are decoded and compared as pictures. lpips: the file of `world2act convert-lpips`, or null."""
+    weights imagine, wherever people see it. patch_size: latent pixels a side of a token. target: what is denoised, the
+    latents or their change from the first. prediction: what the network's output means, the velocity noise - x0 or the
+    clean latents x0; weights keep the meaning that they were trained with. evaluation_samples: drawn of each held-out
+    clip. evaluation_pictures: held-out clips that are decoded and compared as pictures. lpips: the file of
+    `world2act convert-lpips`, or null."""
 
     weights: str | None
     parameters: Count | None
@@ -262,11 +265,13 @@ class WorldModel(Section):
     head_dim: Count
     layers: Count
     adaln_lora_dim: Count
+    patch_size: Count
     tuning: Literal["full", "lora", "none"]
     lora: Lora
     gradient_checkpointing: bool
     max_latents: Count
     target: Literal["latent", "change"]
+    prediction: Literal["velocity", "clean"]
     conditioning_latents: list[Count] = Field(min_length=1)
     text_dropout: Share
     high_sigma_share: Share
@@ -292,7 +297,7 @@ class Gr00t(Section):
 
 
 class BehaviourCloning(Section):
-    """channels: of the convolutions, the first of which halves the picture. dim, layers, heads: of the transformer.
+    """channels: of the convolutions, the first two of which halve the picture. dim, layers, heads: of the transformer.
     shift: pixels by which a training picture is moved at most."""
 
     channels: list[Count] = Field(min_length=1)
@@ -317,11 +322,11 @@ class Roles(Section):
 
 
 class CosmosPolicy(Section):
-    """weights, parameters, heads, head_dim, layers, adaln_lora_dim: as in world_model. tuning: none saves the weights
-    as they are. tokenizer: the folder of vae/ and of the text encoder. prompts: embeddings made elsewhere, in place of
+    """weights, parameters, heads, head_dim, layers, adaln_lora_dim, patch_size, prediction: as in world_model. tuning:
+    none saves the weights as they are. tokenizer: the folder of vae/ and of the text encoder. prompts: embeddings made elsewhere, in place of
     the text encoder. statistics: those that the weights were trained with, in place of the training split's. layout:
     which latent frame holds what; views: its names of the cameras, where they are not the dataset's. discount: of the
-    value, a control step.
+    value, a control step. noise_draws: noisy copies of each encoded sample.
     """
 
     weights: str | None
@@ -331,13 +336,17 @@ class CosmosPolicy(Section):
     head_dim: Count
     layers: Count
     adaln_lora_dim: Count
+    patch_size: Count
+    prediction: Literal["velocity", "clean"]
     tokenizer: str
+    text_length: Count
     prompts: str | None
     statistics: str | None
     layout: Literal["cameras", "libero", "robocasa"]
     views: dict[str, str] | None
     roles: Roles
     discount: Annotated[float, Field(gt=0, le=1)]
+    noise_draws: Count
     sampler_steps: Count
 
 

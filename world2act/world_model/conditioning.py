@@ -6,10 +6,14 @@ Source: Cosmos-Predict2 as `diffusers.Cosmos2VideoToWorldPipeline` runs it; t = 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
 import torch
 from torch import Tensor, nn
 
 CONDITIONING_SIGMA = 1e-4
+Prediction = Literal["velocity", "clean"]
 
 
 def flow_time(sigma: Tensor) -> Tensor:
@@ -24,13 +28,16 @@ def conditioning_mask(count: int, like: Tensor) -> Tensor:
     return mask
 
 
-def network_inputs(noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def network_inputs(
+    noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor, conditioning_sigma: float = CONDITIONING_SIGMA
+) -> dict[str, Tensor]:
     """The arguments of `CosmosTransformer3DModel` for latents noised as x0 + sigma * noise.
 
-    Where `mask` is 1 the network sees `clean` at the flow time of sigma 1e-4; elsewhere (1 - t) * noised at t.
+    Where `mask` is 1 the network sees `clean` at the flow time of `conditioning_sigma`; elsewhere, at t,
+    (1 - t) * noised.
     """
     t = flow_time(sigma).view(-1, 1, 1, 1, 1)
-    still = CONDITIONING_SIGMA / (1 + CONDITIONING_SIGMA)
+    still = conditioning_sigma / (1 + conditioning_sigma)
     batch, _, _, height, width = noised.shape
     return {
         "hidden_states": mask * clean + (1 - mask) * (1 - t) * noised,
@@ -40,15 +47,31 @@ def network_inputs(noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor) -
     }
 
 
-def denoised(output: Tensor, noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
-    """The estimate of x0 that a network output stands for: c_skip * noised + c_out * output with c_skip = 1 - t,
-    c_out = -t, so that the output is the velocity noise - x0; conditioning latents are overwritten by `clean`."""
+def denoised(
+    output: Tensor, noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor, prediction: Prediction = "velocity"
+) -> Tensor:
+    """The estimate of x0 that a network output stands for; conditioning latents are overwritten by `clean`.
+
+    Args:
+        prediction: "velocity" as the released checkpoints: the output is noise - x0, so that the estimate is
+            c_skip * noised + c_out * output with c_skip = 1 - t, c_out = -t. "clean": the output is the estimate. A
+            velocity holds all of the noise, so a network whose tokens have more values than its hidden state cannot
+            say it; clean latents lie on few dimensions (Li & He 2025, arXiv 2511.13720).
+    """
     t = flow_time(sigma).view(-1, 1, 1, 1, 1)
-    return mask * clean + (1 - mask) * ((1 - t) * noised - t * output)
+    estimate = output if prediction == "clean" else (1 - t) * noised - t * output
+    return mask * clean + (1 - mask) * estimate
 
 
 def denoise(
-    network: nn.Module, noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor, prompt_embeds: Tensor
+    network: nn.Module,
+    noised: Tensor,
+    sigma: Tensor,
+    clean: Tensor,
+    mask: Tensor,
+    prompt_embeds: Tensor,
+    conditioning_sigma: float = CONDITIONING_SIGMA,
+    prediction: Prediction = "velocity",
 ) -> Tensor:
     """One pass of the network: the estimate of x0.
 
@@ -56,33 +79,48 @@ def denoise(
         prompt_embeds: (B, L, D).
     """
     # fps stays None: the released checkpoints ignore it, and diffusers' default of 16 would stretch time by 1.5
-    inputs = network_inputs(noised, sigma, clean, mask)
+    inputs = network_inputs(noised, sigma, clean, mask, conditioning_sigma)
     output = network(**inputs, encoder_hidden_states=prompt_embeds, fps=None, return_dict=False)[0]
-    return denoised(output, noised, sigma, clean, mask)
+    return denoised(output, noised, sigma, clean, mask, prediction)
 
 
+@dataclass(frozen=True)
 class Change:
-    """The space that the network works in. Target "change": later latents as their difference from the clip's
-    conditioning latent, a channel's differences scaled to unit variance; the conditioning latents stay as they are, so
-    that the network sees the scene. Target "latent": the latents themselves (the released checkpoints).
+    """The space that the network works in. Target "change": later latents as their difference from the clip's first
+    one, a channel's differences scaled to unit variance, and the first one itself standardised, each of its values
+    over the training clips: what differs between scenes is a small part of a latent, and it must be large to be
+    learnt. Target "latent": the latents themselves (the released checkpoints).
 
-    Args:
-        scale: (C,), the standard deviation of the differences; None for the target "latent".
+    Attributes:
+        scale: (1, C, 1, 1, 1), the standard deviation of the differences; None for the target "latent", as are
+        mean, std: (1, C, 1, h, w), of first latents.
+        prediction: what the network's output means, as in `denoised`.
     """
 
-    def __init__(self, scale: Tensor | None) -> None:
-        self._scale = None if scale is None else scale.view(1, -1, 1, 1, 1)
+    scale: Tensor | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    prediction: Prediction = "velocity"
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Self:
+        """From `target`, `prediction`, `change_scale` (C,), `first_mean` and `first_std` (C, h, w) of config.json."""
+        if config["target"] == "latent":
+            return cls(prediction=config["prediction"])
+        scale, mean, std = (torch.tensor(config[key]) for key in ("change_scale", "first_mean", "first_std"))
+        return cls(scale.view(1, -1, 1, 1, 1), mean[None, :, None], std[None, :, None], config["prediction"])
 
     def to_network(self, latents: Tensor) -> Tensor:
         """(B, C, T, h, w) normalised latents → what the network denoises."""
-        if self._scale is None:
+        if self.scale is None:
             return latents
         first = latents[:, :, :1]
-        return torch.cat([first, (latents[:, :, 1:] - first) / self._scale.to(latents)], dim=2)
+        scene = (first - self.mean.to(latents)) / self.std.to(latents)
+        return torch.cat([scene, (latents[:, :, 1:] - first) / self.scale.to(latents)], dim=2)
 
     def to_latents(self, values: Tensor) -> Tensor:
         """The inverse of `to_network`."""
-        if self._scale is None:
+        if self.scale is None:
             return values
-        first = values[:, :, :1]
-        return torch.cat([first, first + values[:, :, 1:] * self._scale.to(values)], dim=2)
+        first = values[:, :, :1] * self.std.to(values) + self.mean.to(values)
+        return torch.cat([first, first + values[:, :, 1:] * self.scale.to(values)], dim=2)

@@ -83,6 +83,7 @@ class WorldModel:
             latents=latents,
             seeds=seeds,
             sampler=sampler,
+            prediction=self.space.prediction,
         )
         return self.space.to_latents(values).transpose(1, 2).contiguous()
 
@@ -111,12 +112,7 @@ def load_world_model(directory: str | Path) -> WorldModel:
 
 def make_world_model(network: nn.Module, config: dict[str, Any]) -> WorldModel:
     """A world model of a network and the content of config.json."""
-    return WorldModel(network.eval(), make_space(config), config["skill_latents"], config["max_latents"])
-
-
-def make_space(config: dict[str, Any]) -> Change:
-    """The network's space, from `target` and `change_scale` of config.json."""
-    return Change(torch.tensor(config["change_scale"]) if config["target"] == "change" else None)
+    return WorldModel(network.eval(), Change.of(config), config["skill_latents"], config["max_latents"])
 
 
 def imagine_skills(

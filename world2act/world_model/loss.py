@@ -76,7 +76,7 @@ class DenoisingObjective:
         high_sigma_share: float,
         seed: int,
     ) -> None:
-        self.model = network
+        self.model = network.train()
         self._cache, self._clips, self._space = cache, clips, space
         self._given, self._seed = conditioning_latents, seed
         self._text_dropout, self._high_sigma_share = text_dropout, high_sigma_share
@@ -115,7 +115,15 @@ class DenoisingObjective:
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
         noised = batch.x0 + batch.sigma.view(-1, 1, 1, 1, 1) * batch.noise
-        estimate = denoise(model, noised, batch.sigma, batch.x0, batch.mask, batch.prompt_embeds)
+        estimate = denoise(
+            model,
+            noised,
+            batch.sigma,
+            batch.x0,
+            batch.mask,
+            batch.prompt_embeds,
+            prediction=self._space.prediction,
+        )
         loss = denoising_loss(estimate, batch.x0, batch.sigma, batch.mask)
         error = ((estimate - batch.x0).square() * (1 - batch.mask)).detach().mean()
         return loss, {"x0_error": error}

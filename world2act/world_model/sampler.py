@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from world2act import params
-from world2act.world_model.conditioning import conditioning_mask, denoise
+from world2act.world_model.conditioning import Prediction, conditioning_mask, denoise
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 
@@ -44,6 +44,7 @@ def sample(
     latents: int,
     seeds: Sequence[int],
     sampler: params.Sampler,
+    prediction: Prediction = "velocity",
 ) -> Tensor:
     """Denoise clips from Gaussian noise.
 
@@ -55,6 +56,7 @@ def sample(
         prompt_embeds: (B, L, D); `no_prompt_embeds` (1, L, D) is the empty prompt's.
         latents: T, of the clips made, conditioning included.
         seeds: one a clip.
+        prediction: what the network's output means.
 
     Returns:
         (B, C, T, h, w), in the network's space; the first k latents are `conditioning`.
@@ -71,7 +73,7 @@ def sample(
     noised, earlier = noise * levels[0], None
     for i, level in enumerate(levels):
         sigma = torch.full((sides * batch,), level).to(conditioning)
-        estimates = denoise(network, noised.repeat(sides, 1, 1, 1, 1), sigma, clean, mask, prompts)
+        estimates = denoise(network, noised.repeat(sides, 1, 1, 1, 1), sigma, clean, mask, prompts, prediction=prediction)
         estimate = estimates[:batch]
         if sampler.guidance:
             estimate = estimate + sampler.guidance * (estimate - estimates[batch:])

@@ -33,12 +33,13 @@ _NOT_WEIGHTS = re.compile(
 )
 
 
-def architecture(params: WorldModelParams, channels: int, text_dim: int) -> dict[str, Any]:
+def architecture(params: WorldModelParams, channels: int, text_dim: int, patch_size: int = 2) -> dict[str, Any]:
     """What `CosmosTransformer3DModel` is made of: Cosmos-Predict2 Video2World of the size in `params`.
 
     Args:
         channels: C of the latents; the condition mask is one more channel in, the padding mask is added inside.
         text_dim: D of the prompt embeddings.
+        patch_size: latent pixels a side of a token; 2 in all released checkpoints.
     """
     return {
         "in_channels": channels + 1,
@@ -57,14 +58,16 @@ def architecture(params: WorldModelParams, channels: int, text_dim: int) -> dict
     }
 
 
-def build_transformer(params: WorldModelParams, channels: int, text_dim: int, seed: int) -> CosmosTransformer3DModel:
+def build_transformer(
+    params: WorldModelParams, channels: int, text_dim: int, seed: int, patch_size: int = 2
+) -> CosmosTransformer3DModel:
     """The network that `params` ask for, to be trained, with `params.weights` or weights drawn from `seed`.
 
     Raises:
         BadInput: weights are missing, damaged or of another architecture; the network has not `params.parameters`
             parameters; or there is nothing to train and nothing to start from.
     """
-    wanted = architecture(params, channels, text_dim)
+    wanted = architecture(params, channels, text_dim, patch_size)
     if params.weights is None:
         if params.tuning == "none":
             remedy = "name weights, or train them (tuning: full)"
