@@ -33,8 +33,8 @@ class KnownPolicy:
 
     chunk_length, action_dim, proprio_dim = CHUNK, ACTIONS, PROPRIO
 
-    def __init__(self, cameras: Sequence[str] = (CAMERA,)) -> None:
-        self.cameras = dict.fromkeys(cameras, SIZE)
+    def __init__(self, cameras: Sequence[str] = (CAMERA,), size: int = SIZE) -> None:
+        self.cameras = dict.fromkeys(cameras, size)
         self.batches: list[int] = []
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
@@ -49,7 +49,7 @@ class KnownPolicy:
         return chunks
 
     def expected(self, observation: Observation, seed: int) -> np.ndarray:
-        noise = np.random.default_rng(seed).normal(size=(CHUNK, ACTIONS))
+        noise = np.random.default_rng(seed).normal(size=(self.chunk_length, self.action_dim))
         seen = sum(image.mean() for image in observation.images.values()) / 255 + observation.proprio.sum()
         return np.tanh(noise + seen + len(observation.instruction)).astype(np.float32)
 

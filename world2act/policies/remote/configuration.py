@@ -76,7 +76,9 @@ class RemoteConfig(Section):
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             key = ".".join(map(str, fault["loc"]))
-            found = "nothing" if fault["type"] == "missing" else fault["input"] if key else "values that do not fit"
+            # what stands under an unknown key, or in an address, may be a credential
+            unshown = {"missing": "nothing", "extra_forbidden": "an unknown key", "string_pattern_mismatch": "not that"}
+            found = unshown.get(fault["type"], fault["input"] if key else "values that do not fit")
             raise BadInput(path, key, found, fault["msg"], _REMEDY) from error
 
 
