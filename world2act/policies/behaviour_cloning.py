@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +58,8 @@ class Network(nn.Module):
         self.sizes = sizes
         widths, dim = (3, *sizes.channels), sizes.dim
         blocks = [
-            nn.Sequential(nn.Conv2d(i, o, 3, stride=2 if n == 0 else 1, padding=1), nn.GroupNorm(8, o), nn.ReLU())
-            for n, (i, o) in enumerate(pairwise(widths))
+            nn.Sequential(nn.Conv2d(i, o, k, stride=s, padding=k // 2), nn.GroupNorm(8, o), nn.ReLU())
+            for i, o, k, s in zip(widths, sizes.channels, chain([5], repeat(3)), chain([2, 2], repeat(1)), strict=False)
         ]
         self.convolutions = nn.Sequential(*blocks)
         self.points = nn.Linear(2 * widths[-1], dim)
@@ -176,6 +176,8 @@ class CloningPolicy:
     def __init__(self, network: Network, statistics: Mapping[str, MinMax], tokenizer: PreTrainedTokenizerFast) -> None:
         self.sizes = network.sizes
         self.chunk_length, self.action_dim = network.sizes.chunk_length, network.sizes.action_dim
+        self.cameras = dict.fromkeys(network.sizes.cameras, network.sizes.image_size)
+        self.proprio_dim = network.sizes.proprio_dim
         self.statistics, self.tokenizer = statistics, tokenizer
         self.network = network.eval().requires_grad_(False)
 

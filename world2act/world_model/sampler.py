@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,10 @@ from world2act.world_model.conditioning import Prediction, conditioning_mask, de
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.002, 7.0
 
 
-def karras_sigmas(steps: int) -> Tensor:
-    """`steps` noise levels from 80 down to 0.002, evenly spaced in sigma^(1/7), float64 (steps,)."""
+def karras_sigmas(steps: int, lowest: float = SIGMA_MIN) -> Tensor:
+    """`steps` noise levels from 80 down to `lowest`, evenly spaced in sigma^(1/7), float64 (steps,)."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
+    low, high = lowest ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
     return (high + ramp * (low - high)) ** RHO
 
 
@@ -64,16 +65,19 @@ def sample(
     batch, channels, given, height, width = conditioning.shape
     noise = seeded_noise((channels, latents, height, width), seeds).to(conditioning)
     clean = torch.cat([conditioning, torch.zeros_like(noise[:, :, given:])], dim=2)
-    sides = 2 if sampler.guidance else 1  # with the prompt and without it, in one pass of the network
-    prompts = torch.cat([prompt_embeds, no_prompt_embeds.expand(batch, -1, -1)][:sides])
-    clean = clean.repeat(sides, 1, 1, 1, 1)
+    # with and without the prompt in one pass; never a pass of one row, whose matrix products round otherwise
+    copies = 2 if sampler.guidance or batch == 1 else 1
+    prompts = torch.cat([prompt_embeds, no_prompt_embeds.expand(batch, -1, -1)][:copies])
+    clean = clean.repeat(copies, 1, 1, 1, 1)
     mask = conditioning_mask(given, clean)
     levels = karras_sigmas(sampler.steps).tolist()
     steps = step_weights(levels, sampler.order)
     noised, earlier = noise * levels[0], None
     for i, level in enumerate(levels):
-        sigma = torch.full((sides * batch,), level).to(conditioning)
-        estimates = denoise(network, noised.repeat(sides, 1, 1, 1, 1), sigma, clean, mask, prompts, prediction=prediction)
+        sigma = torch.full((copies * batch,), level).to(conditioning)
+        estimates = denoise(
+            network, noised.repeat(copies, 1, 1, 1, 1), sigma, clean, mask, prompts, prediction=prediction
+        )
         estimate = estimates[:batch]
         if sampler.guidance:
             estimate = estimate + sampler.guidance * (estimate - estimates[batch:])
@@ -92,7 +96,7 @@ def step_weights(levels: Sequence[float], order: int) -> list[tuple[float, float
     extrapolates along a line through the last two levels; x itself decays exactly. The first step is Euler's.
     """
     steps = []
-    for i, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (level, following) in enumerate(pairwise(levels)):
         kept = following / level
         slope = 0.0
         if order == 2 and i:

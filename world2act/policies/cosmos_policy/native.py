@@ -1,0 +1,112 @@
+"""What comes with NVIDIA's Cosmos Policy checkpoints beside the weights: their statistics and their prompts.
+
+The weights are `CosmosTransformer3DModel`'s in NVIDIA's own layout: `build_transformer` opens them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world2act.errors import BadInput
+from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
+from world2act.storage import read_json, read_tensors, write_tensors
+
+_NAMES = {ACTION: "actions", PROPRIO: "proprio"}
+_ALLOWED = {
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("collections", "OrderedDict"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+}
+
+
+def read_statistics_of_weights(path: Path, widths: Mapping[str, int]) -> dict[str, MinMax]:
+    """Read a dataset_statistics.json: `actions_min`, `actions_max`, `proprio_min`, `proprio_max`.
+
+    Args:
+        widths: feature → dimensions of the robot that the policy is to act for.
+
+    Raises:
+        BadInput: the file or a key is missing, or its numbers are another robot's.
+    """
+    values = read_json(path)
+    statistics = {}
+    for feature, width in widths.items():
+        keys = [f"{_NAMES[feature]}_{end}" for end in ("min", "max")]
+        if missing := [key for key in keys if key not in values]:
+            remedy = "use the dataset_statistics.json that came with the weights"
+            raise BadInput(path, missing[0], f"keys {sorted(values)}", "this key", remedy)
+        low, high = (np.asarray(values[key], np.float32) for key in keys)
+        if low.shape != (width,) or high.shape != (width,):
+            remedy = "use weights that were trained for this robot, or demonstrations of theirs"
+            raise BadInput(path, keys[0], f"{low.shape[-1]} dimensions", f"the {width} of this robot", remedy)
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+            raise BadInput(path, keys[0], values[keys[0]], "finite numbers, min <= max", "get the file again")
+        statistics[feature] = MinMax(low, high)
+    return statistics
+
+
+def read_prompts(path: Path, instructions: Sequence[str]) -> dict[str, np.ndarray]:
+    """The embeddings (L, D) of `instructions` from a file of `convert_prompts`. Raises `BadInput` where one lacks."""
+    embeddings = read_tensors(path)
+    if missing := sorted(set(instructions) - embeddings.keys()):
+        remedy = "instruct the demonstrations as the checkpoint was, or embed these with its text encoder"
+        raise BadInput(path, missing[0], f"{len(embeddings)} other instructions", "an embedding of it", remedy)
+    return {text: embeddings[text] for text in instructions}
+
+
+def convert_prompts(source: Path, target: Path) -> int:
+    """Turn the pickle of T5 embeddings, {instruction: (1, L, D) or (L, D)}, into safetensors (L, D) in float32, once.
+
+    The pickle is read by an unpickler that builds tensors and arrays and nothing else: no code of it runs.
+
+    Returns:
+        how many embeddings there are.
+
+    Raises:
+        BadInput: the pickle asks for anything else, or is no mapping of instructions to embeddings.
+    """
+    expected, remedy = "a pickle of {instruction: embedding}, tensors or arrays", "get the file from its publisher"
+    try:
+        with source.open("rb") as stream:
+            values = _TensorUnpickler(stream).load()
+    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, ValueError, TypeError) as error:
+        raise BadInput(source, "", str(error).splitlines()[0], expected, f"{remedy}; nothing of it was run") from error
+    except FileNotFoundError as error:
+        raise BadInput(source, "", "no such file", expected, "correct the path") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values) or not values:
+        raise BadInput(source, "", type(values).__name__, expected, remedy)
+    embeddings = {}
+    for text, value in values.items():
+        tensor = torch.as_tensor(value) if isinstance(value, (Tensor, np.ndarray)) else None
+        if tensor is None or tensor.ndim not in (2, 3) or (tensor.ndim == 3 and len(tensor) != 1):
+            found = type(value).__name__ if tensor is None else tuple(tensor.shape)
+            raise BadInput(source, text, found, "an embedding (L, D)", remedy)
+        embeddings[text] = tensor.reshape(tensor.shape[-2:]).float().numpy()
+    write_tensors(target, embeddings)
+    return len(embeddings)
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return _load_storage
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _load_storage(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")

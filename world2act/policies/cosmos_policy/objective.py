@@ -1,0 +1,185 @@
+"""Imitation by denoising a made-up video: labelled frames → latents of which some are given and the others noised.
+
+Source: Cosmos Policy: its noise levels, and Cosmos-Predict2's weight (1 + sigma)² / sigma², which makes the loss that
+of the velocity. It trains half on demonstrations and half on rollouts of its own, failures among them; here there are
+only demonstrations, which all succeed. So the roles of world model and value can be practised (`roles`), but a value
+that has seen no failure tells how far the end is, and not whether it will be reached. Actions beyond an episode's end
+do not count. The `noise_draws` noisy copies of each encoded sample are ours: the VAE costs more than a tiny network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from world2act.data.chunks import ChunkDataset
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.errors import BadInput
+from world2act.params import BasePolicy
+from world2act.policies.cosmos_policy.layout import (
+    Frame,
+    choose_layout,
+    inject,
+    inject_value,
+    pixel_frames,
+)
+from world2act.policies.cosmos_policy.native import read_prompts, read_statistics_of_weights
+from world2act.policies.cosmos_policy.policy import (
+    CONDITIONING_SIGMA,
+    CosmosPolicyConfig,
+    frame_mask,
+    save_pretrained,
+)
+from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
+from world2act.policies.protocol import image_side
+from world2act.storage import sha256
+from world2act.training.objective import Place, epoch_indices
+from world2act.world_model.conditioning import denoise
+from world2act.world_model.text import load_text_encoder
+from world2act.world_model.tokenizer import load_tokenizer
+from world2act.world_model.transformer import build_transformer
+
+LOGNORMAL_SHARE, LOG_MEAN, LOG_STD, UNIFORM = 0.7, math.log(4), 1.2, (1.0, 85.0)
+
+
+def draw_sigma(frames: int, generator: torch.Generator) -> Tensor:
+    """One training noise level, (): 70 % LogN(ln 4, 1.2), 30 % U(1, 85), times the square root of the latent frames."""
+    lognormal = (LOG_MEAN + LOG_STD * torch.randn((), generator=generator)).exp()
+    low, high = UNIFORM
+    uniform = low + (high - low) * torch.rand((), generator=generator)
+    chosen = torch.where(torch.rand((), generator=generator) < LOGNORMAL_SHARE, lognormal, uniform)
+    return chosen * math.sqrt(frames)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x0, noise (B, C, T, h, w); sigma (B,); mask (B, 1, T, 1, 1), 1 on frames that are given; weight (B, C, T, h, w),
+    0 on what is not known; prompts (B, L, D)."""
+
+    x0: Tensor
+    noise: Tensor
+    sigma: Tensor
+    mask: Tensor
+    weight: Tensor
+    prompts: Tensor
+
+
+class CosmosPolicyObjective:
+    """See `world2act.policies.imitation.Imitation`."""
+
+    def __init__(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> None:
+        block, folder = params.cosmos_policy, Path(params.cosmos_policy.tokenizer)
+        layout, cameras = choose_layout(block.layout, block.views, dataset.cameras)
+        self._tokenizer, self._vae, side = load_tokenizer(folder), folder / "vae", image_side(dataset)
+        self._shape = self._tokenizer.latent_shape(side, side)
+        self.prompts = self._embed(folder, block.prompts, block.text_length, chunks.instructions)
+        text_dim = next(iter(self.prompts.values())).shape[1]
+        widths = {ACTION: chunks.actions.shape[1], PROPRIO: chunks.proprio.shape[1]}
+        self.statistics = (
+            {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
+            if block.statistics is None
+            else read_statistics_of_weights(Path(block.statistics), widths)
+        )
+        if block.tuning == "none" and None in (block.weights, block.statistics):
+            found = "weights that are not trained here, without their statistics" if block.weights else "no weights"
+            remedy = "name both, or train (tuning: full)"
+            raise BadInput("params.yaml", "base_policy.cosmos_policy", found, "weights and statistics", remedy)
+        self.model = build_transformer(block, self._shape[0], text_dim, seed, block.patch_size)
+        self.model.requires_grad_(block.tuning == "full")
+        self.config = CosmosPolicyConfig(
+            layout=layout,
+            cameras=tuple(cameras),
+            image_size=side,
+            proprio_dim=widths[PROPRIO],
+            action_dim=widths[ACTION],
+            chunk_length=params.chunk_length,
+            channels=self._shape[0],
+            text_dim=text_dim,
+            heads=block.heads,
+            head_dim=block.head_dim,
+            layers=block.layers,
+            adaln_lora_dim=block.adaln_lora_dim,
+            patch_size=block.patch_size,
+            prediction=block.prediction,
+            sampler_steps=block.sampler_steps,
+        )
+        self._views = [dataset.cameras.index(camera) for camera in cameras]
+        self._chunks, self._seed, self._draws, self._discount = chunks, seed, block.noise_draws, block.discount
+        self._roles, self._shares = zip(*block.roles, strict=True)
+        self._prompts = torch.from_numpy(np.stack([self.prompts[text] for text in chunks.instructions]))
+        sources = [self._vae, block.weights, block.statistics, block.prompts]
+        self.reads = "".join(sha256(source) for source in sources if source and Path(source).exists())
+        inject(torch.zeros(1, params.chunk_length * widths[ACTION]), self._shape)  # refuses what has no room
+
+    @staticmethod
+    def _embed(folder: Path, prompts: str | None, length: int, instructions: list[str]) -> dict[str, np.ndarray]:
+        if prompts is not None:
+            return read_prompts(Path(prompts), instructions)
+        embedded = load_text_encoder(folder, length).embed(instructions).numpy()
+        return dict(zip(instructions, embedded, strict=True))
+
+    def batch(self, place: Place) -> Batch:
+        rows = epoch_indices(len(self._chunks), place, self._seed).numpy()
+        x0, weight = self._latents(rows)
+        x0, weight = (tensor.repeat_interleave(self._draws, 0) for tensor in (x0, weight))
+        prompts = self._prompts[self._chunks.instruction[rows]].repeat_interleave(self._draws, 0)
+        known, noise, sigma = [], [], []
+        for generator in place.generators():
+            for _ in range(self._draws):
+                role = self._roles[int(torch.multinomial(torch.tensor(self._shares), 1, generator=generator))]
+                known.append(self.config.layout.known(role))
+                sigma.append(draw_sigma(x0.shape[2], generator))
+                noise.append(torch.randn(x0.shape[1:], generator=generator))
+        batch = Batch(x0, torch.stack(noise), torch.stack(sigma), frame_mask(known), weight, prompts)
+        return Batch(**{key: value.to(place.device) for key, value in vars(batch).items()})
+
+    def _latents(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The clean latents of samples that begin at these frames, and where they are known: (B, C, T, h, w) each."""
+        config, layout, chunks, shape = self.config, self.config.layout, self._chunks, self._shape
+        last = chunks.ends[rows] - 1
+        after = np.minimum(rows + config.chunk_length, last)
+        now, then = (torch.from_numpy(chunks.images(at)[:, self._views]) for at in (rows, after))
+        pictures = {
+            Frame("image", camera, future): images[:, view]
+            for view, camera in enumerate(layout.cameras)
+            for future, images in ((False, now), (True, then))
+        }
+        pictured = max(index for index, frame in enumerate(layout.frames) if frame.kind == "image")
+        encoded = self._tokenizer.encode(pixel_frames(layout, pictures, pictured).numpy()).transpose(1, 2).cpu()
+        x0 = encoded.new_zeros(len(rows), shape[0], len(layout.frames), *shape[1:])
+        x0[:, :, : pictured + 1] = encoded
+        actions, real = chunks.chunks(rows, config.chunk_length)
+        values = {
+            layout.index("action"): self.statistics[ACTION].normalise(actions),
+            layout.index("proprio"): self.statistics[PROPRIO].normalise(chunks.proprio[rows]),
+            layout.index("proprio", future=True): self.statistics[PROPRIO].normalise(chunks.proprio[after]),
+        }
+        for index, numbers in values.items():
+            x0[:, :, index] = inject(torch.from_numpy(numbers), shape)
+        value = torch.from_numpy(self._discount ** (last - after)).float()
+        x0[:, :, layout.index("value")] = inject_value(value, shape)
+        weight = torch.ones_like(x0)
+        known = torch.from_numpy(real).float()[..., None].expand(*actions.shape)
+        weight[:, :, layout.index("action")] = inject(known, shape)
+        return x0, weight
+
+    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+        sigma = batch.sigma.view(-1, 1, 1, 1, 1)
+        noised = batch.x0 + sigma * batch.noise
+        given = (batch.x0, batch.mask, batch.prompts, CONDITIONING_SIGMA, self.config.prediction)
+        estimate = denoise(model, noised, batch.sigma, *given)
+        counted = (1 - batch.mask) * batch.weight
+        squared = (estimate - batch.x0).square() * counted
+        loss = 10 * (squared * ((1 + sigma) / sigma).square()).sum() / counted.sum()
+        action = self.config.layout.index("action")
+        predicted = counted[:, :, action].sum().clamp(min=1)
+        return loss, {"action_error": (squared[:, :, action].sum() / predicted).detach()}
+
+    def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        save_pretrained(directory, self.config, weights, self.statistics, self.prompts, self._vae)
