@@ -14,7 +14,7 @@ from world2act.params import Lora, compose, parse_params
 from world2act.stage import is_main
 from world2act.training.objective import Place
 from world2act.world_model.conditioning import Change
-from world2act.world_model.lora import add_lora, merge, save_adapter
+from world2act.world_model.tuning import add_lora, merge, save_adapter
 from world2act.world_model.loss import DenoisingObjective
 from world2act.world_model.transformer import build_transformer
 
@@ -33,9 +33,9 @@ class ToyWorldModel(DenoisingObjective):
             network.enable_gradient_checkpointing()
         rng = np.random.default_rng(0)
         latents, embeds = rng.normal(size=(8, 3, 16, 4, 4)).astype(np.float32), rng.normal(size=(2, 4, 8))
-        clips = [SimpleNamespace(latents=3, prompt_row=0, index=index) for index in range(8)]
+        clips = [SimpleNamespace(latents=3, prompt_row=0, dataset="toy", episode_index=index, skill_index=0) for index in range(8)]
         cache: Any = SimpleNamespace(
-            latents=lambda clip: latents[clip.index], no_prompt=1, prompt_embeds=embeds.astype(np.float32)
+            latents=lambda clip: latents[clip.episode_index], no_prompt=1, prompt_embeds=embeds.astype(np.float32)
         )
         super().__init__(
             network, cache, clips, Change(),
@@ -60,4 +60,6 @@ def train_toy_world_model(configuration: str, options: dict[str, Any]) -> None:
     trained = run_toy(objective, configuration, short | options)
     if is_main() and lora:
         save_adapter(objective.model, trained.ema, Path("lora"))
-        merge(objective.model, trained.ema).save_pretrained("merged")
+        merged = type(objective.model).from_config(objective.model.config)
+        merged.load_state_dict(merge(objective.model, trained.ema))
+        merged.save_pretrained("merged")

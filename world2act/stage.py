@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,7 @@ from world2act.params import Params, load_params
 from world2act.storage import read_json, write_json
 
 ARTIFACTS, METRICS, REPORTS, RUNS = Path("artifacts"), Path("metrics"), Path("reports"), Path("runs")
+DRY_RUN = "--dry-run"
 
 Metrics = Mapping[str, float | int | str | bool | Mapping[str, float | int]]
 
@@ -29,7 +30,9 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
     Writes metrics/<name>/metrics.json and reports/timing/<name>.json from rank 0, then deletes the checkpoints of
     the training run that ended in this artifact. Exits as `one_message` does.
     """
-    with one_message(name):
+    with one_message(name), suppress(DryRunDone):
+        if is_dry_run() and "WORLD_SIZE" not in os.environ:
+            raise World2ActError(f"{DRY_RUN} is for training stages: python -m world2act.training.launch stages.STAGE")
         metrics = body(load_params())
         if is_main():
             write_json(METRICS / name / "metrics.json", metrics)
@@ -49,6 +52,15 @@ def one_message(name: str) -> Iterator[None]:
             f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False
         )
         sys.exit(2)
+
+
+class DryRunDone(Exception):
+    """A dry run has said what it had to; the stage goes no further."""
+
+
+def is_dry_run() -> bool:
+    """Whether this process was told to take no step and write nothing."""
+    return DRY_RUN in sys.argv[1:]
 
 
 def is_main() -> bool:

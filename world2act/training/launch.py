@@ -1,4 +1,6 @@
-"""`python -m world2act.training.launch MODULE`: run a training stage on `base.ranks` processes.
+"""`python -m world2act.training.launch MODULE [--dry-run]`: run a training stage on `base.ranks` processes.
+
+With `--dry-run` it builds everything, takes no step, writes nothing, and prints what it would take.
 
 On one machine torchrun starts them. On several, DeepSpeed's launcher does, told by two variables of the environment,
 so that the command of dvc.yaml is the same everywhere and where it ran is no parameter:
@@ -36,17 +38,20 @@ import torch
 from world2act.errors import BadInput, World2ActError
 from world2act.lifetime import child_command
 from world2act.params import load_params
+from world2act.stage import DRY_RUN
 
 HOSTFILE, NODE_RANK = "WORLD2ACT_HOSTFILE", "WORLD2ACT_NODE_RANK"
 _POLL_S = 2.0
 
 
-def main(module: str) -> None:
+def main(module: str, *arguments: str) -> None:
     # DeepSpeed still calls torch's collectives by their old names, at every step
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
+        if set(arguments) - {DRY_RUN}:
+            raise BadInput("the command line", "", " ".join(arguments), f"{DRY_RUN} or nothing", "correct it")
         ranks = load_params().base.ranks
         nodes = read_hostfile(Path(os.environ[HOSTFILE]), ranks) if HOSTFILE in os.environ else {}
         node = read_node_rank(nodes)
@@ -55,7 +60,7 @@ def main(module: str) -> None:
         sys.exit(2)
     here = list(nodes.values())[node or 0] if nodes else ranks
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
-    code = _run_on_nodes(module, nodes, node) if nodes else _run_here(module, ranks)
+    code = _run_on_nodes(nodes, node, module, *arguments) if nodes else _run_here(ranks, module, *arguments)
     if code not in (0, 2):
         print(
             f"{module}: a rank ended with exit status {code}; rerun to go on from its last checkpoint", file=sys.stderr
@@ -96,14 +101,14 @@ def read_node_rank(nodes: dict[str, int]) -> int | None:
     return int(value)
 
 
-def _run_here(module: str, ranks: int) -> int:
+def _run_here(ranks: int, module: str, *arguments: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
     os.environ.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
     # a rank says itself what went wrong; how its process ended is said by `main`, where it could not
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    options = ["--standalone", "--nproc-per-node", str(ranks), "--module", module]
+    options = ["--standalone", "--nproc-per-node", str(ranks), "--module", module, *arguments]
     try:
         run(get_args_parser().parse_args(options))
     except ChildFailedError as error:
@@ -111,14 +116,16 @@ def _run_here(module: str, ranks: int) -> int:
     return 0
 
 
-def _run_on_nodes(module: str, nodes: dict[str, int], node: int | None) -> int:
+def _run_on_nodes(nodes: dict[str, int], node: int | None, module: str, *arguments: str) -> int:
     from deepspeed.launcher import runner
 
     address, port = next(iter(nodes)), int(os.environ.get("MASTER_PORT", "29500"))
     options = [f"--master_addr={address}", f"--master_port={port}", "--no_local_rank", "--module"]
     if node is None:
         try:
-            runner.main([f"--hostfile={os.environ[HOSTFILE]}", "--force_multi", "--quiet", *options, module])
+            runner.main(
+                [f"--hostfile={os.environ[HOSTFILE]}", "--force_multi", "--quiet", *options, module, *arguments]
+            )
         except SystemExit as end:
             return int(end.code or 0)
         return 0
@@ -128,7 +135,7 @@ def _run_on_nodes(module: str, nodes: dict[str, int], node: int | None) -> int:
     _announce_own_interface(address)
     world = runner.encode_world_info({name: list(range(slots)) for name, slots in nodes.items()})
     options += ["--log_level=critical", f"--world_info={world}", f"--node_rank={node}"]
-    return subprocess.run(child_command("deepspeed.launcher.launch", *options, module)).returncode
+    return subprocess.run(child_command("deepspeed.launcher.launch", *options, module, *arguments)).returncode
 
 
 def _announce_own_interface(address: str) -> None:
@@ -159,4 +166,4 @@ def _wait_for_main_node(module: str, address: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

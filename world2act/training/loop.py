@@ -21,9 +21,10 @@ from torch import Tensor, distributed
 
 from world2act.errors import World2ActError
 from world2act.params import Base, Training
-from world2act.stage import RUNS, is_main
+from world2act.stage import RUNS, DryRunDone, is_dry_run, is_main
 from world2act.storage import sha256, write_json
 from world2act.training import checkpoint
+from world2act.training.dry_run import report
 from world2act.training.engine import build_engine, precision, read_configuration
 from world2act.training.log import TrainingLog
 from world2act.training.objective import Objective, Place
@@ -51,11 +52,15 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
     Raises:
         BadInput: the ranks differ in code, parameters or inputs, or cannot share the batch.
         World2ActError: the loss is no longer finite.
+        DryRunDone: nothing was to be trained.
     """
     rank, ranks = initialise()
     run = RUNS / name / _fingerprint(objective, training, base, inputs)
     must_agree(str(run))
     first = checkpoint.newest(run)
+    if is_dry_run():
+        report(objective, training, name=name, seed=base.seed, rank=rank, ranks=ranks, first=first)
+        raise DryRunDone
     if first:
         checkpoint.load_weights(objective.model, run, first)
     engine, optimizer = build_engine(objective.model, training, ranks)

@@ -17,6 +17,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 AVERAGE = "average"
 
 
+def moments(decay: float) -> tuple[str, ...]:
+    """The names of what is kept beside each weight, with a moving average where `decay` is above 0."""
+    return (*MOMENTS, AVERAGE) if decay else MOMENTS
+
+
 class AveragingAdamW(torch.optim.AdamW):
     """torch's AdamW and, where `decay` is above 0, a moving average of the weights.
 
@@ -27,12 +32,7 @@ class AveragingAdamW(torch.optim.AdamW):
         self, parameters: Iterable[Tensor], *, decay: float, lr: float, betas: tuple[float, float], weight_decay: float
     ) -> None:
         super().__init__(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
-        self._decay = decay
-
-    @property
-    def moments(self) -> tuple[str, ...]:
-        """The names of what is kept beside each weight."""
-        return (*MOMENTS, AVERAGE) if self._decay else MOMENTS
+        self._decay, self.moments = decay, moments(decay)
 
     def begin(self, tensors: Iterable[Tensor], step: int) -> None:
         """Moments of the tensors that will be stepped, as they are before any step; `step` steps are counted."""

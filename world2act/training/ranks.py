@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from world2act.errors import BadInput
 
@@ -35,6 +37,28 @@ def gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all ranks, however many each brings; numbers, text and lists of them, as JSON holds them."""
+    if not distributed.is_initialized():
+        return rows
+    device = get_accelerator().current_device_name()
+    text = torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)
+    lengths = gather(torch.tensor([len(text)], device=device)).tolist()
+    padded = torch.zeros(1, max(lengths), dtype=torch.uint8)
+    padded[0, : len(text)] = text
+    texts = gather(padded.to(device)).cpu()
+    return [
+        row for found, length in zip(texts, lengths, strict=True) for row in json.loads(bytes(found[:length].tolist()))
+    ]
+
+
+def share_weights(module: nn.Module) -> None:
+    """Give every rank the weights and buffers of rank 0, in place; the module is where the ranks talk: on their GPUs,
+    where they have some."""
+    for tensor in module.state_dict().values():
+        distributed.broadcast(tensor, 0)
 
 
 def must_agree(what: str) -> None:

@@ -89,6 +89,14 @@ class DenoisingObjective:
         length, _ = self._of_step(place.step)
         return self._choose(length, place.generators())
 
+    def reads(self, place: Place) -> list[tuple[str, int]]:
+        """Each sample's clip, and its bytes in the cache."""
+        clips = [self._clips[index] for index in self.choose(place)]
+        return [
+            (f"{clip.dataset} {clip.episode_index}/{clip.skill_index}", self._cache.latents(clip).nbytes)
+            for clip in clips
+        ]
+
     def _of_step(self, step: int) -> tuple[int, int]:
         """What a step's samples share, so that no rank waits for another: latents of a clip, and how many are given."""
         shared = torch.Generator().manual_seed(self._seed * 1_000_003 + step)

@@ -1,7 +1,8 @@
-"""Low-rank adapters of the world model's transformer, by peft as diffusers carries it.
+"""What of the world model's transformer is trained: all of it, or low-rank adapters, by peft as diffusers carries it.
 
-In: a transformer and the `lora` section of params.yaml. Out: an adapter in peft's layout that diffusers opens again
-(`load_lora_adapter`), and a plain transformer with the adapter merged into its weights, which every consumer reads.
+In: a transformer and the section `world_model` of params.yaml. Out: an adapter in peft's layout that diffusers opens
+again (`load_lora_adapter`), and the weights of a plain transformer with the adapter merged into them, which every
+consumer reads.
 """
 
 from __future__ import annotations
@@ -16,9 +17,26 @@ from torch import Tensor
 
 from world2act.errors import BadInput
 from world2act.params import Lora
+from world2act.params import WorldModel as WorldModelParams
+from world2act.stage import is_dry_run
 
 if TYPE_CHECKING:
     from diffusers import CosmosTransformer3DModel
+
+
+def tune(network: CosmosTransformer3DModel, params: WorldModelParams, seed: int) -> CosmosTransformer3DModel:
+    """The network, made ready to be trained as `params.tuning` and `params.gradient_checkpointing` say.
+
+    Raises:
+        BadInput: as `add_lora`, or a dry run of a training that there is none of.
+    """
+    if params.tuning == "none" and is_dry_run():
+        raise BadInput("params.yaml", "world_model.tuning", "none", "full or lora", "there is nothing to train")
+    if params.tuning == "lora":
+        add_lora(network, params.lora, seed)
+    if params.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    return network
 
 
 def add_lora(network: CosmosTransformer3DModel, lora: Lora, seed: int) -> None:
@@ -48,12 +66,12 @@ def save_adapter(network: CosmosTransformer3DModel, state: Mapping[str, Tensor],
     _with(network, state).save_lora_adapter(directory, safe_serialization=True)
 
 
-def merge(network: CosmosTransformer3DModel, state: Mapping[str, Tensor]) -> CosmosTransformer3DModel:
-    """A plain transformer that computes what `network` does with the weights of `state`; both stay as they are."""
+def merge(network: CosmosTransformer3DModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a plain transformer that computes what `network` does with `state`; both stay as they are."""
     merged = _with(network, {name: value.clone() for name, value in state.items()})
     merged.fuse_lora()
     merged.unload_lora()
-    return merged.requires_grad_(False).eval()
+    return merged.state_dict()
 
 
 def _with(network: CosmosTransformer3DModel, state: Mapping[str, Tensor]) -> CosmosTransformer3DModel:
