@@ -1,0 +1,161 @@
+"""`--dry-run`: build what a training stage trains, take no step, write nothing, and print what it would take.
+
+In: an `Objective` and its `Training`, on the ranks of the run. Out: text on rank 0's standard output.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import psutil
+import torch
+from torch import nn
+
+from world2act.params import Training
+from world2act.params import WorldModel as WorldModelParams
+from world2act.stage import is_main
+from world2act.training.engine import build_engine, micro_batch, read_configuration
+from world2act.training.objective import Objective, Place
+from world2act.training.optimizer import moments
+from world2act.training.ranks import gather_rows
+from world2act.training.whole import begin_optimizer
+
+_FLOAT32 = 4
+_SHOWN_STEPS = 2
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """An objective that can say which samples a batch holds without drawing it."""
+
+    def reads(self, place: Place) -> list[tuple[str, int]]:
+        """Name and bytes of what is read for each sample."""
+
+
+def build_or_outline(
+    build: Callable[[WorldModelParams], nn.Module], section: WorldModelParams, ranks: int
+) -> nn.Module:
+    """What `build` gives, or its outline (shapes without values, of no weights) where this machine cannot hold it."""
+    with torch.device("meta"):
+        outline = build(section.model_copy(update={"weights": None}))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    needed = here * sum(memory(outline, section.training, ranks).values())
+    return build(section) if needed < _free() else outline
+
+
+def memory(model: nn.Module, training: Training, ranks: int) -> dict[str, int]:
+    """Bytes that a rank holds of the model between two steps, by what they are.
+
+    Everything is float32: `torch_autocast` computes in bfloat16 and keeps float32. DeepSpeed's own estimates
+    (`estimate_zero2_model_states_mem_needs`) are for weights and gradients of 16 bits.
+    """
+    total = sum(_numel(weight) for weight in model.parameters())
+    trained = sum(_numel(weight) for weight in model.parameters() if weight.requires_grad)
+    stage = read_configuration(training).get("zero_optimization", {}).get("stage", 0)
+    share = -(-trained // ranks)
+    return {
+        "weights": _FLOAT32 * (total if stage < 3 else -(-total // ranks)),
+        "gradients": _FLOAT32 * (trained if stage < 2 else share),
+        "float32 copy that is stepped": _FLOAT32 * (share if stage else 0),
+        "optimiser, average included": _FLOAT32 * len(moments(training.ema_decay)) * (share if stage else trained),
+    }
+
+
+def report(
+    objective: Objective, training: Training, *, name: str, seed: int, rank: int, ranks: int, first: int
+) -> None:
+    """Print parameters, memory, batch and what each rank would read. Every rank must call it.
+
+    Args:
+        first: the step at which the run would go on.
+    """
+    model, config = objective.model, read_configuration(training)
+    size, zero = micro_batch(training, ranks), config.get("zero_optimization", {})
+    outlined = any(weight.is_meta for weight in model.parameters())
+    lines = [f"{name}: dry run, no step is taken and nothing is written", *_parameters(model), ""]
+    lines += _batch(training, size, ranks, first)
+    lines += ["", *_memory(model, training, ranks, zero)]
+    if outlined:
+        lines.append("built: the outline of the network alone (meta device), no weights were read and no engine built:")
+        lines.append(f"       this machine has {_amount(_free())} to spare")
+    else:
+        engine, optimizer = build_engine(model, training, ranks)
+        begin_optimizer(engine, optimizer, first)
+        held = psutil.Process().memory_info().rss
+        lines.append(f"built: network, optimiser and DeepSpeed engine; this process holds {_amount(held)} in all")
+    rows = gather_rows(_reads(objective, training, seed, rank, ranks, first))
+    lines += ["", *_reading(rows)]
+    if is_main():
+        print("\n".join(lines), flush=True)
+
+
+def _parameters(model: nn.Module) -> list[str]:
+    parts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for name, weight in model.named_parameters():
+        for part in ("", name.split(".")[0]):
+            parts[part][0] += _numel(weight)
+            parts[part][1] += _numel(weight) if weight.requires_grad else 0
+    total, trained = parts.pop("")
+    lines = [f"parameters: {total:,}, of which {trained:,} are trained ({trained / total:.2%})"]
+    return lines + [f"  {part}: {count:,}, trained {own:,}" for part, (count, own) in parts.items()]
+
+
+def _batch(training: Training, size: int, ranks: int, first: int) -> list[str]:
+    left = training.steps - first
+    return [
+        f"batch: {ranks} ranks x {size} samples x {training.accumulation} micro-batches = {training.batch_size}",
+        f"steps: {training.steps}, {first} of them done; {left * training.batch_size:,} samples left",
+    ]
+
+
+def _memory(model: nn.Module, training: Training, ranks: int, zero: Mapping[str, Any]) -> list[str]:
+    needed = memory(model, training, ranks)
+    offloaded = [what.split("_")[1] for what in ("offload_optimizer", "offload_param") if what in zero]
+    where = f", {' and '.join(offloaded)} in the host's memory" if offloaded else ""
+    lines = [f"memory of a rank at ZeRO {zero.get('stage', 0)}{where}, at {training.deepspeed}:"]
+    lines += [f"  {what}: {_amount(count)}" for what, count in needed.items()]
+    return [*lines, f"  in all: {_amount(sum(needed.values()))}; activations, which depend on the batch, not counted"]
+
+
+def _reads(
+    objective: Objective, training: Training, seed: int, rank: int, ranks: int, first: int
+) -> list[dict[str, Any]]:
+    if not isinstance(objective, Reads):
+        return []
+    rows = []
+    for step in range(first, min(first + _SHOWN_STEPS, training.steps)):
+        for part in range(training.accumulation):
+            share = {"rank": rank, "ranks": ranks, "part": part, "parts": training.accumulation}
+            names, sizes = zip(*objective.reads(Place.of(seed, step, training.batch_size, **share)), strict=True)
+            rows.append({"step": step, "rank": rank, "part": part, "names": list(names), "bytes": sum(sizes)})
+    return rows
+
+
+def _reading(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["reading: this objective draws its batches from memory, or acts them"]
+    lines = ["reading, from the disk:"]
+    for row in sorted(rows, key=lambda row: (row["step"], row["rank"], row["part"])):
+        place = f"step {row['step']}, rank {row['rank']}, micro-batch {row['part']}"
+        lines.append(f"  {place}: {len(row['names'])} clips, {_amount(row['bytes'])}: {', '.join(row['names'])}")
+    return lines
+
+
+def _free() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
+
+
+def _numel(weight: nn.Parameter) -> int:
+    return getattr(weight, "ds_numel", weight.numel())
+
+
+def _amount(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
