@@ -1,48 +1,99 @@
-"""latents: skill clips, prompts, VAE, text encoder → artifacts/latents, the memory-mapped cache."""
+"""latents: skill clips, prompts, VAE, text encoder → artifacts/latents, the memory-mapped cache.
 
-from collections.abc import Iterable, Iterator, Sequence
+What the last cache holds, or a run that was killed, is not encoded again; `--shard K/N` encodes a share of the rest.
+"""
+
+import shutil
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from world2act.data.latent_cache import open_latents, write_latents
+from world2act.data.array_store import ArrayStore
+from world2act.data.latent_cache import clip_keys, reusable, write_index
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.tiling import Layout, layout_of
 from world2act.params import Params
-from world2act.sharding import Arrays, run_sharded
-from world2act.stage import ARTIFACTS, Metrics
-from world2act.storage import atomic_directory, read_parquet, sha256
-from world2act.world_model.encoding import batches_of_clips, encode_clips
+from world2act.sharding import run_shares
+from world2act.stage import ARTIFACTS, RUNS, Metrics
+from world2act.storage import atomic_directory, read_parquet
+from world2act.world_model.encoding import (
+    batches_of_clips,
+    describe_encoding,
+    describe_text,
+    length_of,
+    prompt_keys,
+    store_clips,
+    store_prompts,
+)
 from world2act.world_model.text import load_text_encoder
-from world2act.world_model.tokenizer import load_tokenizer
+from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer
+
+LAST, MODELS = ARTIFACTS / "latents", ARTIFACTS / "tokenizer"
+SCRATCH = ArrayStore(RUNS / "latents" / "clips")
 
 
-def plan(params: Params) -> list[list[int]]:
-    return batches_of_clips(read_skills(), params.latents.batch_size)
+@dataclass(frozen=True)
+class Work:
+    """The rows of skills.parquet and their keys, and what encodes them."""
+
+    skills: list[dict[str, Any]]
+    keys: list[str]
+    datasets: dict[str, EpisodeDataset]
+    tokenizer: VideoTokenizer
+    encoding: dict[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(next(iter(self.datasets.values())))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.tokenizer.latent_shape(*self.layout.frame_size)
 
 
-def compute(params: Params, batches: Sequence[list[int]]) -> Iterator[Arrays]:
-    skills, tokenizer = read_skills(), load_tokenizer(ARTIFACTS / "tokenizer")
-    datasets = open_datasets(skills)
-    for rows in batches:
-        latents = encode_clips(tokenizer, datasets, [skills[row] for row in rows])
-        yield {str(row): clip for row, clip in zip(rows, latents, strict=True)}
+def read_work(params: Params) -> Work:
+    skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
+    names = sorted({row["dataset"] for row in skills})
+    datasets = {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in names}
+    encoding = describe_encoding(MODELS, params.latents.batch_size)
+    return Work(skills, clip_keys(datasets, skills, encoding), datasets, load_tokenizer(MODELS), encoding)
 
 
-def assemble(params: Params, encoded: Iterable[Arrays]) -> Metrics:
-    skills, models = read_skills(), ARTIFACTS / "tokenizer"
-    video_only = open_datasets(skills)["video_only"]
-    height, width = video_only.features[f"observation.images.{video_only.cameras[0]}"]["shape"][:2]
-    shape = load_tokenizer(models).latent_shape(height, width)
-    prompts = [*sorted({row["prompt"] for row in skills}), ""]
-    embeds = load_text_encoder(models, params.tokenizer.text_length).embed(prompts).numpy()
-    meta = {
-        "vae_sha256": sha256(models / "vae"),
-        "text_encoder_sha256": sha256(models / "text_encoder"),
-        "latent_shape": list(shape),
-        "frame_size": [height, width],
-    }
-    clips = ((int(row), latents) for batch in encoded for row, latents in batch.items())
-    with atomic_directory(ARTIFACTS / "latents") as directory:
-        write_latents(directory, skills, clips, shape, prompts, embeds, meta)
-        lengths = [clip.latents for clip in open_latents(directory).clips]
+def share(params: Params, first: int, count: int) -> str:
+    work = read_work(params)
+    missing = clips_without(work, reusable(LAST, "clips", work.keys, verify=False))
+    batches = batches_of_clips(missing, params.latents.batch_size)[first::count]
+    own = {key: missing[key] for batch in batches for key in batch}
+    return f"encoded {encode(work, own, params)} of {len(own)} clips, the others were there"
+
+
+def main(params: Params) -> Metrics:
+    work = read_work(params)
+    there = reusable(LAST, "clips", work.keys, verify=True)
+    encoded = encode(work, clips_without(work, there), params)
+    text = describe_text(MODELS, params.tokenizer.text_length)
+    prompts = prompt_keys(text, [*sorted({row["prompt"] for row in work.skills}), ""])
+    known = reusable(LAST, "prompts", prompts.values(), verify=True)
+    unknown = {prompt: key for prompt, key in prompts.items() if key not in known}
+    with atomic_directory(LAST) as directory:
+        clips, texts = ArrayStore(directory / "clips"), ArrayStore(directory / "prompts")
+        for key in sorted(set(work.keys)):
+            clips.take(key, ArrayStore(LAST / "clips") if key in there else SCRATCH)
+        for key in sorted(known):
+            texts.take(key, ArrayStore(LAST / "prompts"))
+        if unknown:
+            store_prompts(texts, load_text_encoder(MODELS, params.tokenizer.text_length), unknown)
+        meta = {
+            "encoding": work.encoding,
+            "text": text,
+            "latent_shape": list(work.latent_shape),
+            "text_shape": [params.tokenizer.text_length, texts.shape(prompts[""])[1]],
+            "views": work.layout.to_json(),
+        }
+        write_index(directory, work.skills, work.keys, prompts, meta)
+    shutil.rmtree(SCRATCH.folder, ignore_errors=True)  # at worst they wait for the next run to delete them
+    print(f"latents: encoded {encoded} of {len(set(work.keys))} clips, {len(unknown)} of {len(prompts)} prompts")
+    lengths = [length_of(row) for row in work.skills]
     return {
         "clips": len(lengths),
         "latents": sum(lengths),
@@ -52,15 +103,18 @@ def assemble(params: Params, encoded: Iterable[Arrays]) -> Metrics:
     }
 
 
-def read_skills() -> list[dict[str, Any]]:
-    return read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
+def clips_without(work: Work, there: Container[str]) -> dict[str, dict[str, Any]]:
+    """Rows by key, without those that are there; clips of the same content once."""
+    return {key: row for key, row in zip(work.keys, work.skills, strict=True) if key not in there}
 
 
-def open_datasets(skills: Sequence[dict[str, Any]]) -> dict[str, EpisodeDataset]:
-    return {
-        name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in sorted({row["dataset"] for row in skills})
-    }
+def encode(work: Work, clips: Mapping[str, dict[str, Any]], params: Params) -> int:
+    """Encode the clips that no run before has. Returns: how many that were."""
+    shape = work.latent_shape
+    missing = {key: row for key, row in clips.items() if not SCRATCH.holds(key, (length_of(row), *shape))}
+    store_clips(SCRATCH, work.tokenizer, work.datasets, missing, params.latents.batch_size)
+    return len(missing)
 
 
 if __name__ == "__main__":
-    run_sharded("latents", plan, compute, assemble)
+    run_shares("latents", share, main)

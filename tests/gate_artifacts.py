@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.latent_caches import write_latents
 from world2act.bridge.retrieval import HELDOUT_SCHEMA as RETRIEVAL
 from world2act.data.demonstrations import INITIAL_STATES
 from world2act.data.episodes import Episode, encode
-from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents, write_latents
-from world2act.data.lerobot_v3 import DatasetWriter, array_feature, image_feature
+from world2act.data.latent_cache import SKILLS_SCHEMA, clip_keys, open_latents
+from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import GateFailed
 from world2act.evaluation.records import summarise, write_episodes
 from world2act.evaluation.rollout import EpisodeResult
@@ -190,10 +191,12 @@ def _latents(artifacts: Path, rng: np.random.Generator) -> None:
     clips = [
         rng.normal(0, 1, (1 + (row["end"] - row["start"]) // 4, CHANNELS, 4, 4)).astype(np.float32) for row in skills
     ]
-    meta = {f"{part}_sha256": sha256(artifacts / "tokenizer" / part) for part in ("vae", "text_encoder")}
+    sha256s = {f"{part}_sha256": sha256(artifacts / "tokenizer" / part) for part in ("vae", "text_encoder")}
+    datasets = {name: EpisodeDataset.open(artifacts / "demos" / name) for name in ("labelled", "video_only")}
     write_latents(
-        root, skills, enumerate(clips), (CHANNELS, 4, 4), prompts, rng.normal(0, 1, (len(prompts), 3, 5)), meta
-    )
+        root, skills, enumerate(clips), (CHANNELS, 4, 4), prompts, rng.normal(0, 1, (len(prompts), 3, 5)),
+        {"encoding": sha256s, "text": sha256s}, clip_keys(datasets, skills, sha256s),
+    )  # fmt: skip
 
 
 def _world_model(artifacts: Path, rng: np.random.Generator) -> None:

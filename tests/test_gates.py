@@ -20,6 +20,8 @@ from gate_artifacts import (
     red,
 )
 
+from world2act.data.array_store import ArrayStore
+from world2act.data.latent_cache import open_latents
 from world2act.errors import BadInput
 from world2act.gates.suites import ARTIFACTS, validate
 from world2act.params import compose
@@ -73,16 +75,24 @@ def test_tokenizer(artifacts: Path) -> None:
 
 def test_latents(artifacts: Path) -> None:
     root = artifacts / "latents"
-    values = np.load(root / "latents.npy")
-    values[:, 1] += 1
-    values[:, 2] *= 0.1
-    values[0, 0, 0, 0] = np.inf
-    values[5:12] = values[5]
-    values[12] = 1.0
-    np.save(root / "latents.npy", values)
-    embeds = np.load(root / "prompt_embeds.npy")
-    embeds[1] = embeds[0]
-    np.save(root / "prompt_embeds.npy", embeds)
+    clips, cache = ArrayStore(root / "clips"), open_latents(root)
+    for i, clip in enumerate(cache.clips):
+        values = np.array(cache.latents(clip))
+        values[:, 1] += 1
+        values[:, 2] *= 0.1
+        if i == 0:
+            values[0, 0, 0, 0] = np.inf
+        if i == 1:
+            values[:] = values[0]
+        if i == 2:
+            values[0] = 1.0
+        np.save(clips.path(clip.key), values)
+    edit(
+        root / "clips.parquet",
+        lambda rows: [row | {"sha256": clips.digest(row["key"]) if i else "0" * 64} for i, row in enumerate(rows)],
+    )
+    texts = cache.prompt_store
+    shutil.copy(texts.path(cache.stored_prompts[0].key), texts.path(cache.stored_prompts[1].key))
     edit(
         artifacts / "skills/skills.parquet", lambda rows: [*rows, rows[-1] | {"skill_index": 2, "start": 40, "end": 44}]
     )
@@ -92,12 +102,14 @@ def test_latents(artifacts: Path) -> None:
     assert 1 in [row["channel"] for row in failed["channels", "mean"]["failing_rows"]]
     clip = {"dataset": "labelled", "episode_index": 1, "skill_index": 0, "task": "push"}
     assert failed["clips", "finite"]["failing_rows"] == [clip | {"finite": False}]
+    assert failed["clips", "intact"]["failing_rows"] == [clip | {"intact": False}]
     assert failed["clips", "motion"]["failing_rows"] == [clip | {"skill_index": 1, "motion": 0.0}]
     assert failed["clips", "spread"]["failing_rows"] == [clip | {"episode_index": 2, "task": "reach", "spread": 0.0}]
     assert failed["skills", "cached"]["failing_rows"] == [
         {"dataset": "video_only", "episode_index": 19, "skill_index": 2, "cached": False}
     ]
     assert [row["row"] for row in failed["prompts", "nearest"]["failing_rows"]] == [0, 1]
+    assert [row["row"] for row in failed["prompts", "intact"]["failing_rows"]] == [1]
     assert failed["provenance", "recorded and found"]["failing_rows"][0]["part"] == "text_encoder"
 
 

@@ -234,7 +234,7 @@ def test_only_stages_over_episodes_can_be_spread(workspace: Path) -> None:
     with pytest.raises(BadInput, match="latents, rollouts, evaluate"):
         spread_stage("demos", 2)
     for stage in SHARDED:
-        assert "run_sharded(" in (ROOT / f"stages/{stage}.py").read_text()
+        assert re.search(r"run_(sharded|shares)\(", (ROOT / f"stages/{stage}.py").read_text())
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,6 @@ def test_shards_give_the_bytes_of_the_whole(tiny_run: Clone, tmp_path: Path, sta
     shutil.copytree(tiny_run.root, clone.root, ignore=shutil.ignore_patterns(".venv"))
     shutil.rmtree(clone.root / "artifacts" / stage)
     clone.must("python", "-m", f"stages.{stage}", "--shard", "2/2")
-    files = list((clone.root / "runs" / stage).rglob("*.safetensors"))
+    files = [path for path in (clone.root / "runs" / stage).rglob("*") if path.is_file()]
     clone.must("python", "-m", f"stages.{stage}")
     assert files and sha256(clone.root / "artifacts" / stage) == sha256(whole)

@@ -9,7 +9,7 @@ import torch
 from world2act.errors import BadInput
 from world2act.params import Tokenizer, compose, parse_params
 from world2act.training.objective import Place
-from world2act.world_model.encoding import batches_of_clips, encode_clips
+from world2act.world_model.encoding import batches_of_clips, encode
 from world2act.world_model.reconstruction import ReconstructionObjective, measure_latents
 from world2act.world_model.text import load_text_encoder, make_text_encoder
 from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer, make_vae, to_video
@@ -110,20 +110,20 @@ def test_an_untrained_vae_is_a_per_frame_model() -> None:
         assert torch.allclose(latents[:, k], vae.encode(video[:, frame : frame + 1])[:, 0], atol=1e-5)
 
 
-def test_clips_are_encoded_from_their_own_first_frame(tokenizer: VideoTokenizer) -> None:
-    class Episodes:
-        cameras = ("main",)
+def test_batches_hold_the_shortest_clips_first() -> None:
+    clips = {name: {"start": 3, "end": 3 + 4 * k} for name, k in (("d", 1), ("a", 5), ("c", 2), ("b", 2), ("e", 2))}
+    assert batches_of_clips(clips, 2) == [["d"], ["b", "c"], ["e"], ["a"]] and batches_of_clips({}, 3) == []
 
-        def frames(self, index: int, camera: str, which: range) -> np.ndarray:
-            return videos(2, 20)[index][list(which)]
 
-    skills = [
-        {"dataset": "toy", "episode_index": i, "start": s, "end": e} for i, s, e in ((0, 3, 11), (1, 0, 4), (0, 11, 19))
-    ]
-    assert batches_of_clips(skills, 2) == [[1], [0, 2]] and batches_of_clips(skills, 1) == [[1], [0], [2]]
-    _, encoded = encode_clips(tokenizer, {"toy": Episodes()}, [skills[0], skills[2]])
-    assert np.allclose(encoded, tokenizer.encode(videos(2, 20)[:1, 11:20])[0], atol=1e-5)
-    assert np.allclose(encoded[0], tokenizer.encode(videos(2, 20)[:1, 11:12])[0, 0], atol=1e-5)
+@pytest.mark.parametrize("frames", [5, 17])
+def test_a_clips_bytes_do_not_depend_on_its_batch(tokenizer: VideoTokenizer, frames: int) -> None:
+    """In a batch of one size: neither on the other clips, nor on the place in it, nor on how full it is."""
+    clips = videos(6, frames)
+    alone = np.concatenate([encode(tokenizer, clips[i : i + 1], 4) for i in range(6)])
+    for order in ([0, 1, 2, 3], [3, 5, 0, 4], [5, 2], [4, 1, 3]):
+        np.testing.assert_array_equal(encode(tokenizer, clips[order], 4), alone[order])
+    assert np.allclose(alone, tokenizer.encode(clips), atol=1e-5)
+    assert np.allclose(alone[:, 0], tokenizer.encode(clips[:, :1])[:, 0], atol=1e-5), "latent 0 saw more than a frame"
 
 
 def test_a_vae_with_other_keys_is_refused(tmp_path: Path, tokenizer: VideoTokenizer) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from world2act.data.latent_cache import LatentCache, open_latents, write_latents
+from tests.latent_caches import write_latents
+from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.errors import BadInput
 from world2act.params import Sampler, WorldModel, compose, parse_params
 from world2act.training.objective import Place

@@ -42,9 +42,12 @@ def run_sharded(
         compute: the arrays of each of the units it is given, one after the other.
         assemble: writes the artifact from the arrays of all units, in the order of the plan.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}")
-    parser.add_argument("--shard", metavar="K/N", help="compute only the K-th of N shares of the stage's units")
-    shard = parser.parse_args().shard
+
+    def share(params: Params, first: int, count: int) -> str:
+        units = plan(params)
+        own = dict(list(zip(_unit_files(name, len(units)), units, strict=True))[first::count])
+        computed = _compute_missing(own, lambda missing: compute(params, missing))
+        return f"computed {computed} of {len(own)} units, the others were there"
 
     def body(params: Params) -> Metrics:
         units = plan(params)
@@ -54,16 +57,25 @@ def run_sharded(
         shutil.rmtree(RUNS / name / "shards", ignore_errors=True)  # at worst they wait for the next run to delete them
         return metrics
 
+    run_shares(name, share, body)
+
+
+def run_shares(name: str, share: Callable[[Params, int, int], str], body: Callable[[Params], Metrics]) -> None:
+    """Run a stage, or with `--shard K/N` on the command line only the K-th of N shares of its work.
+
+    Args:
+        share: does share `first` of `count`, and says in words what it did.
+        body: does what is left, and writes the artifact.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}")
+    parser.add_argument("--shard", metavar="K/N", help="compute only the K-th of N shares of the stage's work")
+    shard = parser.parse_args().shard
     if shard is None:
         run_stage(name, body)
         return
     with one_message(name):
         first, count = parse_shard(shard)
-        params = load_params()
-        units = plan(params)
-        share = dict(list(zip(_unit_files(name, len(units)), units, strict=True))[first::count])
-        computed = _compute_missing(share, lambda missing: compute(params, missing))
-        print(f"{name}: shard {shard}: computed {computed} of {len(share)} units, the others were there", flush=True)
+        print(f"{name}: shard {shard}: {share(load_params(), first, count)}", flush=True)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""The gate of artifacts/latents: the latent cache in, tables with expectations out."""
+"""The gate of artifacts/latents: the latent cache in, tables with expectations out.
+
+Every file is read and hashed here, and every key made again from the frames; `open_latents` checks what is cheap.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,20 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
-from world2act.data.latent_cache import LatentCache, open_latents
+from world2act.data.latent_cache import LatentCache, clip_keys, open_latents
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates.engine import Table, provenance_table, why
 from world2act.gates.probes import is_finite
 from world2act.params import Params
 from world2act.storage import read_parquet, sha256
 
 _AGAIN = "delete artifacts/latents and run `dvc repro latents`"
+_REMAKE = "run `dvc repro --force latents`: what is damaged or outdated is encoded again, the rest is kept"
 _KEY = ["dataset", "episode_index", "skill_index", "start", "end", "prompt"]
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
-    """Measure artifacts/latents. Raises `BadInput` when a file is missing, damaged, or offsets are not contiguous."""
+    """Measure artifacts/latents. Raises `BadInput` when a file is missing or cut, or the index wrong."""
     limits, cache = params.gates.latents, open_latents(artifacts / "latents")
     low, high = limits.std
     return [
@@ -53,11 +58,25 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
         ),
         Table(
             "clips",
-            pd.DataFrame(_clip_rows(cache)),
+            pd.DataFrame(_clip_rows(artifacts, cache)),
             ("dataset", "episode_index", "skill_index", "task"),
             [
                 gxe.ExpectColumnValuesToBeInSet(
                     column="finite", value_set=[True], **why("Every latent is finite.", _AGAIN)
+                ),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="intact",
+                    value_set=[True],
+                    **why("Every file is the one that was written: its sha256 is that of the index.", _REMAKE),
+                ),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="current",
+                    value_set=[True],
+                    **why(
+                        "Latents belong to the frames that are in artifacts/demos now: every key is the hash of its "
+                        "clip's frames, of the cameras' layout and of the encoding.",
+                        _REMAKE,
+                    ),
                 ),
                 gxe.ExpectColumnValuesToBeBetween(
                     column="motion",
@@ -98,6 +117,11 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                 gxe.ExpectColumnValuesToBeInSet(
                     column="finite", value_set=[True], **why("Every prompt embedding is finite.", _AGAIN)
                 ),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="intact",
+                    value_set=[True],
+                    **why("Every file is the one that was written: its sha256 is that of the index.", _REMAKE),
+                ),
                 gxe.ExpectColumnValuesToBeBetween(
                     column="nearest",
                     min_value=1e-4,
@@ -121,9 +145,9 @@ def channel_rows(cache: LatentCache) -> list[dict[str, Any]]:
     return [{"channel": i, "mean": float(m), "std": float(s)} for i, (m, s) in enumerate(zip(mean, std, strict=True))]
 
 
-def _clip_rows(cache: LatentCache) -> list[dict[str, Any]]:
-    rows = []
-    for clip in cache.clips:
+def _clip_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:
+    rows, current = [], _current_keys(artifacts, cache)
+    for clip, key in zip(cache.clips, current, strict=True):
         latents = cache.latents(clip)
         rows.append(
             {
@@ -132,11 +156,27 @@ def _clip_rows(cache: LatentCache) -> list[dict[str, Any]]:
                 "skill_index": clip.skill_index,
                 "task": clip.task,
                 "finite": is_finite(latents),
+                "intact": cache.clip_store.digest(clip.key) == clip.sha256,
+                "current": clip.key == key,
                 "motion": float(np.abs(latents[1:] - latents[0]).mean((1, 2, 3)).max()),
                 "spread": float(latents[0].std((1, 2)).max()),
             }
         )
     return rows
+
+
+def _current_keys(artifacts: Path, cache: LatentCache) -> list[str | None]:
+    """The key that each clip would get now; None where its frames are gone."""
+    names = sorted({clip.dataset for clip in cache.clips})
+    datasets = {name: EpisodeDataset.open(artifacts / "demos" / name) for name in names}
+    there = [
+        clip.episode_index < len(datasets[clip.dataset])
+        and clip.end < datasets[clip.dataset].lengths[clip.episode_index]
+        for clip in cache.clips
+    ]
+    rows = [vars(clip) for clip, is_there in zip(cache.clips, there, strict=True) if is_there]
+    keys = iter(clip_keys(datasets, rows, cache.meta["encoding"]))
+    return [next(keys) if is_there else None for is_there in there]
 
 
 def _skill_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:
@@ -150,18 +190,24 @@ def _prompt_rows(cache: LatentCache) -> list[dict[str, Any]]:
     distances = np.linalg.norm(embeds[:, None] - embeds[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     return [
-        {"row": i, "prompt": prompt, "finite": is_finite(embeds[i]), "nearest": float(distances[i].min())}
-        for i, prompt in enumerate(cache.prompts)
+        {
+            "row": i,
+            "prompt": stored.prompt,
+            "finite": is_finite(embeds[i]),
+            "intact": cache.prompt_store.digest(stored.key) == stored.sha256,
+            "nearest": float(distances[i].min()),
+        }
+        for i, stored in enumerate(cache.stored_prompts)
     ]
 
 
 def _provenance_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:
-    parts = ("vae", "text_encoder")
+    made_by = {"vae": "encoding", "text_encoder": "text"}
     return [
         {
             "part": part,
-            "recorded": str(cache.meta.get(f"{part}_sha256")),
+            "recorded": str(cache.meta[kind].get(f"{part}_sha256")),
             "found": sha256(artifacts / "tokenizer" / part),
         }
-        for part in parts
+        for part, kind in made_by.items()
     ]
