@@ -200,30 +200,41 @@ def _latents(artifacts: Path, rng: np.random.Generator) -> None:
 
 
 def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
+    from world2act.world_model.chains import CHAIN_SCHEMA
+    from world2act.world_model.object_position import POSITION_SCHEMA
     from world2act.world_model.quality import HELDOUT_SCHEMA
 
     root, cache = artifacts / "world_model", open_latents(artifacts / "latents")
     for name in ("transformer", "transformer_raw"):
         write_tensors(root / name / "diffusion_pytorch_model.safetensors", {"proj.weight": np.ones((2, 2), np.float32)})
-    rows = []
+    rows, chains, positions = [], [], []
     for clip in cache.select("video_only", "heldout"):
         latents = cache.latents(clip).astype(np.float64)
+        key = {name: getattr(clip, name) for name in ("episode_index", "task", "skill_index", "prompt")}
         rows.append(
-            {
-                **{key: getattr(clip, key) for key in ("episode_index", "task", "skill_index", "prompt", "latents")},
+            dict.fromkeys(HELDOUT_SCHEMA.names, 0.3)
+            | key
+            | {
+                "latents": clip.latents,
                 "error_model": 0.1,
-                "error_one_sample": 0.2,
                 "error_first_frame": float(np.square(latents[1:] - latents[0]).mean()),
-                "error_skill_mean": 0.3,
-                "error_length_mean": 0.25,
-                "error_ridge": 0.1,
-                "error_shuffled": 0.4,
                 "correlation": 0.7,
-                "correlation_ridge": 0.7,
                 "correlation_shuffled": 0.1,
             }
         )
+        for method in ("frame", "latent", "real start", "ridge", "recorded"):
+            measured = {"error": 0.1 + 0.1 * clip.skill_index, "correlation": 0.7} if method != "recorded" else {}
+            jump = {"jump_latents": 0.2, "jump_frames": 7.0} if clip.skill_index else {}
+            chains.append(
+                dict.fromkeys(CHAIN_SCHEMA.names) | key | {"skill_count": 2, "method": method} | measured | jump
+            )
+        for method in ("model", "shuffled", "ridge", "recorded"):
+            for when in ("start", "end"):
+                place = {"true_m": [0.1 * clip.episode_index, 0.2], "read_m": [0.1 * clip.episode_index + 0.01, 0.2]}
+                positions.append(key | {"method": method, "when": when} | place)
     write_parquet(root / "heldout.parquet", rows, HELDOUT_SCHEMA)
+    write_parquet(root / "chains.parquet", chains, CHAIN_SCHEMA)
+    write_parquet(root / "positions.parquet", positions, POSITION_SCHEMA)
     write_json(root / "config.json", {"latents_sha256": sha256(artifacts / "latents")})
 
 
@@ -242,6 +253,8 @@ def rollout_rows(artifacts: Path) -> list[dict[str, Any]]:
                     "prompt": f"{state['task']} part {skill}",
                     "offset": offset,
                     "latents": 6,
+                    "conditioning_latents": 1,
+                    "feedback": "frame" if skill else "none",
                     "world_model_sha256": digest,
                     "first_frame_sha256": hashlib.sha256(str(rollout).encode()).hexdigest(),
                     "sampler": '{"steps": 8}',

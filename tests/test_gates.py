@@ -121,16 +121,26 @@ def test_world_model(artifacts: Path) -> None:
             row |= {"error_model": 5.0, "correlation": 0.15}
         rows[2]["error_first_frame"] *= 1.1
         rows[3]["episode_index"] = 0
+        rows[4]["psnr_model"] = float("inf")
+        rows[5]["error_nearest"] = None
 
     edit(root / "heldout.parquet", change)
+    edit(root / "chains.parquet", lambda rows: rows[0].update(error=float("nan")))
+    edit(root / "positions.parquet", lambda rows: rows[0].update(read_m=[float("nan"), 0.0]))
     write_json(root / "config.json", {"latents_sha256": "0" * 64})
     poison(root / "transformer/diffusion_pytorch_model.safetensors")
     failed = red("world_model", artifacts)
     assert set(failed) == {
         ("clips", "disagreement"),
         ("clips", "heldout"),
+        ("clips", "finite"),
+        ("chains", "finite"),
+        ("chains", "heldout"),
+        ("positions", "finite"),
+        ("positions", "heldout"),
         ("comparison", "over_first_frame"),
         ("comparison", "over_skill_mean"),
+        ("comparison", "over_ridge"),
         ("comparison", "correlation_gain"),
         ("weights", "finite"),
         ("provenance", "recorded and found"),
