@@ -11,24 +11,20 @@ import pandas as pd
 
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.gates.engine import Table, provenance_table, weights_table, why
-from world2act.gates.probes import weight_rows
+from world2act.gates.probes import is_finite, weight_rows
 from world2act.params import Params
 from world2act.storage import read_json, read_parquet, sha256
 
 _AGAIN = "delete artifacts/world_model and run `dvc repro world_model`"
 _TRAIN = "raise world_model.training.steps or demos.video_only_per_task"
+_ERRORS = ["error_model", "error_one_sample", "error_first_frame", "error_skill_mean", "error_ridge", "error_nearest"]
 _COLUMNS = [
-    "episode_index",
-    "task",
-    "skill_index",
-    "prompt",
-    "error_model",
-    "error_first_frame",
-    "error_skill_mean",
-    "error_shuffled",
-    "correlation",
-    "correlation_shuffled",
+    *("episode_index", "task", "skill_index", "prompt", *_ERRORS, "error_shuffled"),
+    *("correlation", "correlation_shuffled", "psnr_reconstruction", "psnr_model"),
 ]
+_ALWAYS, _SOMETIMES = ["correlation"], ["error_shuffled", "correlation_shuffled", "psnr_reconstruction", "psnr_model"]
+_CHAIN_COLUMNS = ["episode_index", "task", "skill_index", "prompt", "method", "error", "jump_latents"]
+_POSITION_COLUMNS = ["episode_index", "task", "skill_index", "prompt", "method", "when", "true_m", "read_m"]
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
@@ -36,6 +32,8 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     limits, root = params.gates.world_model, artifacts / "world_model"
     cache = open_latents(artifacts / "latents")
     clips = read_parquet(root / "heldout.parquet", _COLUMNS).to_pandas()
+    chains = read_parquet(root / "chains.parquet", _CHAIN_COLUMNS).to_pandas()
+    positions = read_parquet(root / "positions.parquet", _POSITION_COLUMNS).to_pylist()
     recorded = str(read_json(root / "config.json").get("latents_sha256"))
     return [
         Table(
@@ -60,8 +58,17 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                         "The world model is judged on clips of video_only episodes that it was not trained on.", _AGAIN
                     ),
                 ),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="finite",
+                    value_set=[True],
+                    **why(
+                        "What was imagined is made of numbers: errors, correlations and decibels are finite.",
+                        f"training diverged, or a latent is not finite: {_AGAIN}",
+                    ),
+                ),
             ],
         ),
+        *_chain_tables(chains, clips, positions),
         Table(
             "comparison",
             _comparison(clips),
@@ -85,6 +92,16 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                     ),
                 ),
                 gxe.ExpectColumnValuesToBeBetween(
+                    column="over_ridge",
+                    max_value=1.0,
+                    severity="warning",
+                    **why(
+                        "Imagination beats a ridge regression from the first frame's latents (ratio of mean latent "
+                        "errors on held-out clips).",
+                        f"what a linear prediction gets from as few clips, imagination does not yet: {_TRAIN}",
+                    ),
+                ),
+                gxe.ExpectColumnValuesToBeBetween(
                     column="correlation_gain",
                     min_value=limits.correlation_gain,
                     **why(
@@ -101,6 +118,50 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     ]
 
 
+def _chain_tables(chains: pd.DataFrame, clips: pd.DataFrame, positions: list[dict[str, Any]]) -> list[Table]:
+    """Those that have rows: chains need an episode all of whose skills are usable, positions recorded ones."""
+    heldout = set(zip(clips["episode_index"], clips["skill_index"], strict=True))
+    tables = []
+    if len(chains):
+        known = chains["method"] != "recorded"
+        rows = chains.assign(
+            finite=np.where(known, np.isfinite(chains["error"]), np.isnan(chains["error"]))
+            & ~np.isinf(chains["jump_latents"]),
+            heldout=[pair in heldout for pair in zip(chains["episode_index"], chains["skill_index"], strict=True)],
+        )
+        tables.append(_measured("chains", rows, ("episode_index", "skill_index", "task", "method")))
+    if positions:
+        rows = pd.DataFrame(
+            {key: row[key] for key in _POSITION_COLUMNS[:-2]}
+            | {
+                "finite": is_finite(np.array(row["true_m"] + row["read_m"], np.float64)),
+                "heldout": (row["episode_index"], row["skill_index"]) in heldout,
+            }
+            for row in positions
+        )
+        tables.append(_measured("positions", rows, ("episode_index", "skill_index", "task", "method", "when")))
+    return tables
+
+
+def _measured(name: str, rows: pd.DataFrame, ids: tuple[str, ...]) -> Table:
+    kinds = {"chains": "chain of skills", "positions": "object position"}
+    return Table(
+        name,
+        rows,
+        ids,
+        [
+            gxe.ExpectColumnValuesToBeInSet(
+                column="finite", value_set=[True], **why(f"Every measured {kinds[name]} is made of numbers.", _AGAIN)
+            ),
+            gxe.ExpectColumnValuesToBeInSet(
+                column="heldout",
+                value_set=[True],
+                **why(f"Every measured {kinds[name]} is of a held-out clip.", _AGAIN),
+            ),
+        ],
+    )
+
+
 def _with_recomputed_errors(clips: pd.DataFrame, cache: LatentCache) -> pd.DataFrame:
     found = {(clip.episode_index, clip.skill_index): clip for clip in cache.clips if clip.dataset == "video_only"}
     rows: list[dict[str, Any]] = []
@@ -114,6 +175,8 @@ def _with_recomputed_errors(clips: pd.DataFrame, cache: LatentCache) -> pd.DataF
             {
                 "disagreement": min(abs(error - row["error_first_frame"]) / max(row["error_first_frame"], 1e-9), 1e9),
                 "heldout": clip is not None and clip.subset == "heldout",
+                "finite": is_finite(np.array([row[name] for name in _ERRORS + _ALWAYS], np.float64))
+                and not any(np.isinf(row[name]) for name in _SOMETIMES),
             }
         )
     return clips[["episode_index", "skill_index", "task", "prompt"]].join(pd.DataFrame(rows))
@@ -127,6 +190,7 @@ def _comparison(clips: pd.DataFrame) -> pd.DataFrame:
                 "clips": len(clips),
                 "over_first_frame": clips["error_model"].mean(skipna=False) / clips["error_first_frame"].mean(),
                 "over_skill_mean": clips["error_model"].mean(skipna=False) / clips["error_skill_mean"].mean(),
+                "over_ridge": clips["error_model"].mean(skipna=False) / clips["error_ridge"].mean(),
                 "correlation_gain": (paired["correlation"] - paired["correlation_shuffled"]).mean(skipna=False),
             }
         ]

@@ -1,17 +1,18 @@
-"""How good imagination is on held-out clips: heldout.parquet and metrics, from the latent cache.
+"""How good imagination is on held-out clips: heldout.parquet, chains.parquet, positions.parquet and metrics.
 
-Beside the world model stand the bars it must pass: repeating the first frame, the mean training video of the skill,
-and a ridge regression from the first frame. The control imagines from the first frame of another clip of the same
-skill: what it still gets right is the skill and the clip's length, which imagination is given, not the scene; the
-mean of the training clips nearest in length shows how much the length alone says. Errors are mean squared errors of
-normalised latents, conditioning latents left out; a correlation is that of imagined with true deviations from the
-skill's mean video.
+Beside the world model stand the bars it must pass (`world2act.world_model.baselines`). The control imagines from the
+first frame of another clip of the same skill: what it still gets right is the skill and the clip's length, which
+imagination is given, not the scene; the mean of the training clips nearest in length shows how much the length alone
+says. Errors are mean squared errors of normalised latents, conditioning latents left out, of the mean of all samples
+unless a column says otherwise; a correlation is that of imagined with true deviations from the skill's mean video.
+Pictures are those of one sample, one frame a latent, against the recorded frames; `reconstruction` is what the
+tokenizer alone loses, the ceiling of everything that it decodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,23 +20,29 @@ import pyarrow as pa
 import torch
 
 from world2act.data.latent_cache import Clip, LatentCache
-from world2act.params import Sampler
-from world2act.storage import file_stem
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.tiling import read_frames
+from world2act.params import WorldModel as WorldModelParams
+from world2act.training.ranks import gather_rows
+from world2act.world_model.baselines import BASELINES, SkillBaselines
+from world2act.world_model.chains import correlation, error, measure_chains, summarise_chains
 from world2act.world_model.generation import WorldModel
-from world2act.world_model.preview import save_strip
-from world2act.world_model.tokenizer import VideoTokenizer
+from world2act.world_model.image_metrics import picture_metrics
+from world2act.world_model.imagination import Imagination, chains_of, clip_seed
+from world2act.world_model.lpips import Lpips
+from world2act.world_model.object_position import PositionProbe, fit_probes, positions, scene, summarise_positions
+from world2act.world_model.tokenizer import FRAMES_PER_LATENT, VideoTokenizer
 
+ERRORS = ("model", "one_sample", *BASELINES, "length_mean", "shuffled")
+PICTURES = ("reconstruction", "model", *BASELINES)
+PICTURE_METRICS = ("psnr", "ssim", "lpips")
 _NUMBERS = (
-    "error_model",
-    "error_one_sample",
-    "error_first_frame",
-    "error_skill_mean",
-    "error_length_mean",
-    "error_ridge",
-    "error_shuffled",
+    *(f"error_{name}" for name in ERRORS),
     "correlation",
     "correlation_ridge",
+    "correlation_nearest",
     "correlation_shuffled",
+    *(f"{metric}_{name}" for metric in PICTURE_METRICS for name in PICTURES),
 )
 HELDOUT_SCHEMA = pa.schema(
     [
@@ -47,178 +54,154 @@ HELDOUT_SCHEMA = pa.schema(
     ]
     + [(name, pa.float64()) for name in _NUMBERS]
 )
-_PREVIEWS_A_SKILL = 2
-_RIDGE_STRENGTHS = 10.0 ** np.arange(-1, 5)
 
 
-def measure(
-    world_model: WorldModel,
-    cache: LatentCache,
-    train: Sequence[Clip],
-    heldout: Sequence[Clip],
-    *,
-    samples: int,
-    seed: int,
-    sampler: Sampler,
-    batch_size: int = 64,
-) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Imagine every held-out clip from its own first frame, `samples` times, and compare with what happened.
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and against what.
 
-    Returns:
-        The rows of heldout.parquet, and one sample a clip (T, C, h, w). Where a skill has a single held-out clip the
-        control has no other first frame, and its columns are None.
+    Attributes:
+        datasets: "labelled" and "video_only".
+        train, heldout: usable clips of video_only.
     """
-    sources = _first_frames_of_others(heldout)
-    imagine = _Imagination(world_model, cache, sampler, batch_size)
-    own = [imagine(heldout, heldout, seed + 2 * k) for k in range(samples)]
-    shuffled = [imagine(heldout, [heldout[i] for i in sources], seed + 2 * k + 1) for k in range(samples)]
-    baselines = {
-        prompt: _Baseline([cache.latents(c) for c in train if c.prompt == prompt])
-        for prompt in sorted({c.prompt for c in heldout})
+
+    world_model: WorldModel
+    tokenizer: VideoTokenizer
+    cache: LatentCache
+    datasets: Mapping[str, EpisodeDataset]
+    train: Sequence[Clip]
+    heldout: Sequence[Clip]
+    settings: WorldModelParams
+    seed: int
+    lpips: Lpips | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Rows of heldout.parquet, chains.parquet and positions.parquet."""
+
+    clips: list[dict[str, Any]]
+    chains: list[dict[str, Any]]
+    positions: list[dict[str, Any]]
+
+
+def measure(subject: Subject, *, rank: int = 0, ranks: int = 1) -> Quality:
+    """Imagine every held-out clip from its own first frame, and compare with what happened.
+
+    The ranks share the episodes; every rank must call it, and gets all rows. Where a skill has a single held-out clip
+    the control has no other first frame, and its columns are None; so are those of pictures beyond the first
+    `evaluation_pictures` clips, skills in turn. As many episodes are imagined as chains.
+    """
+    own = [clip for clip in subject.heldout if clip.episode_index % ranks == rank]
+    shown = in_turn(subject.heldout, subject.settings.evaluation_pictures)
+    chained = {clip.episode_index for clip in in_turn([c[0] for c in chains_of(subject.heldout)], len(shown))}
+    probes = fit_probes(subject.cache, subject.datasets, sorted({clip.task for clip in own}))
+    imagine = Imagination(subject.world_model, subject.cache, subject.settings.sampler)
+    clips, places = _measure_clips(subject, imagine, own, set(shown), probes)
+    chains = [chain for chain in chains_of(own) if chain[0].episode_index in chained]
+    rows = measure_chains(imagine, subject.tokenizer, subject.train, chains, subject.seed)
+    return Quality(*(sorted(gather_rows(part), key=_place) for part in (clips, rows, places)))
+
+
+def in_turn(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """The first `count` clips, those of different skills in turn."""
+    seen: dict[str, int] = {}
+    turns = []
+    for clip in clips:
+        seen[clip.prompt] = seen.get(clip.prompt, 0) + 1
+        turns.append((seen[clip.prompt], clip.prompt))
+    order = sorted(range(len(clips)), key=lambda i: turns[i])
+    return [clips[i] for i in sorted(order[:count])]
+
+
+def summarise(quality: Quality) -> dict[str, Any]:
+    """Means over clips of every column of numbers, clips without a value left out; drift, jumps, object positions."""
+    values = {name: [row[name] for row in quality.clips if row[name] is not None] for name in _NUMBERS}
+    means = {name: float(np.mean(column)) for name, column in values.items() if column}
+    read = {
+        f"position_{when}_{method}": figures
+        for method, whens in summarise_positions(quality.positions).items()
+        for when, figures in whens.items()
     }
-    rows = []
-    for i, clip in enumerate(heldout):
-        truth = np.array(cache.latents(clip), np.float64)
-        mean = baselines[clip.prompt].mean(clip.latents)
-        ridge = baselines[clip.prompt].ridge(truth[0], clip.latents)
-        model, control = (np.mean([videos[i] for videos in drawn], axis=0) for drawn in (own, shuffled))
-        alone = sources[i] == i
-        rows.append(
-            {
-                "episode_index": clip.episode_index,
-                "task": clip.task,
-                "skill_index": clip.skill_index,
-                "prompt": clip.prompt,
-                "latents": clip.latents,
-                "error_model": _error(model, truth),
-                "error_one_sample": _error(own[0][i], truth),
-                "error_first_frame": _error(np.broadcast_to(truth[0], truth.shape), truth),
-                "error_skill_mean": _error(mean, truth),
-                "error_length_mean": _error(baselines[clip.prompt].nearest_in_length(clip.latents), truth),
-                "error_ridge": _error(ridge, truth),
-                "error_shuffled": None if alone else _error(control, truth),
-                "correlation": _correlation(model - mean, truth - mean),
-                "correlation_ridge": _correlation(ridge - mean, truth - mean),
-                "correlation_shuffled": None if alone else _correlation(control - mean, truth - mean),
-            }
-        )
-    return rows, own[0]
+    return means | summarise_chains(quality.chains) | read
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over clips of every column of numbers, clips without a value left out."""
-    values = {name: [row[name] for row in rows if row[name] is not None] for name in _NUMBERS}
-    return {name: float(np.mean(column)) for name, column in values.items() if column}
+def _measure_clips(
+    subject: Subject, imagine: Imagination, own: Sequence[Clip], shown: set[Clip], probes: Mapping[str, PositionProbe]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of heldout.parquet and of positions.parquet."""
+    cache, others = subject.cache, _first_frames_of_others(subject.heldout)
+    drawn = [_draw(imagine, own, own, subject.seed, 2 * k) for k in range(subject.settings.evaluation_samples)]
+    shuffled = [
+        _draw(imagine, own, [others[clip] for clip in own], subject.seed, 2 * k + 1)
+        for k in range(subject.settings.evaluation_samples)
+    ]
+    rows, places = [], []
+    for prompt in sorted({clip.prompt for clip in own}):
+        same = [i for i, clip in enumerate(own) if clip.prompt == prompt]
+        known = [cache.latents(clip) for clip in subject.train if clip.prompt == prompt]
+        baselines = SkillBaselines(known, [clip[0] for clip in known])
+        predicted = baselines.predict([cache.latents(own[i])[0] for i in same], [own[i].latents for i in same])
+        for i, videos in zip(same, predicted, strict=True):
+            clip, truth = own[i], np.array(cache.latents(own[i]), np.float64)
+            model, control = (np.mean([videos[i] for videos in draws], axis=0) for draws in (drawn, shuffled))
+            videos |= {"model": model, "shuffled": control, "one_sample": drawn[0][i]}
+            videos["length_mean"] = baselines.mean_of_length(clip.latents)
+            row = _compare(clip, truth, videos, alone=others[clip] is clip)
+            if clip in shown:
+                row |= _pictures(subject, clip, {"reconstruction": truth} | videos | {"model": drawn[0][i]})
+            rows.append(row)
+            if clip.task in probes:
+                recorded = scene(subject.datasets["video_only"], clip.episode_index)
+                read = {name: videos[name] for name in ("model", "shuffled", *BASELINES)} | {"recorded": truth}
+                if others[clip] is clip:
+                    del read["shuffled"]
+                places += [_key(clip) | place for place in positions(probes[clip.task], clip, recorded, read)]
+    return rows, places
 
 
-def save_previews(
-    directory: Path,
-    tokenizer: VideoTokenizer,
-    cache: LatentCache,
-    clips: Sequence[Clip],
-    imagined: Sequence[np.ndarray],
-) -> None:
-    """PNG strips of the first held-out clips of each skill: what happened (decoded) above what was imagined."""
-    directory.mkdir()
-    for prompt in sorted({clip.prompt for clip in clips}):
-        for i in [i for i, clip in enumerate(clips) if clip.prompt == prompt][:_PREVIEWS_A_SKILL]:
-            videos = torch.from_numpy(np.stack([cache.latents(clips[i]), imagined[i]]))
-            name = f"{file_stem(clips[i].task)}-{clips[i].skill_index}-episode-{clips[i].episode_index}.png"
-            save_strip(directory / name, list(tokenizer.decode(videos)))
+def _compare(clip: Clip, truth: np.ndarray, videos: Mapping[str, np.ndarray], *, alone: bool) -> dict[str, Any]:
+    row = _key(clip) | {"latents": clip.latents} | dict.fromkeys(_NUMBERS)
+    row |= {f"error_{name}": error(videos[name], truth) for name in ERRORS}
+    mean = videos["skill_mean"]
+    for name in ("model", "ridge", "nearest", "shuffled"):
+        column = "correlation" if name == "model" else f"correlation_{name}"
+        row[column] = correlation(videos[name] - mean, truth - mean)
+    return row | ({"error_shuffled": None, "correlation_shuffled": None} if alone else {})
 
 
-class _Imagination:
-    def __init__(self, world_model: WorldModel, cache: LatentCache, sampler: Sampler, batch_size: int) -> None:
-        self._world_model, self._cache, self._batch_size = world_model, cache, batch_size
-        self._sampler = sampler
-        self._embeds = torch.from_numpy(np.array(cache.prompt_embeds))
-
-    def __call__(self, clips: Sequence[Clip], first_frames: Sequence[Clip], seed: int) -> list[np.ndarray]:
-        """As long as `clips`, by their prompts, from the first latents of `first_frames`."""
-        imagined: dict[int, np.ndarray] = {}
-        for length in sorted({clip.latents for clip in clips}):
-            same = [i for i, clip in enumerate(clips) if clip.latents == length]
-            for start in range(0, len(same), self._batch_size):
-                batch = same[start : start + self._batch_size]
-                conditioning = np.stack([self._cache.latents(first_frames[i])[0] for i in batch])
-                latents = self._world_model.imagine(
-                    torch.from_numpy(conditioning),
-                    self._embeds[[clips[i].prompt_row for i in batch]],
-                    self._embeds[self._cache.no_prompt],
-                    latents=length,
-                    seeds=[seed * 1_000_003 + i for i in batch],
-                    sampler=self._sampler,
-                )
-                imagined |= dict(zip(batch, latents.numpy(), strict=True))
-        return [imagined[i] for i in range(len(clips))]
+def _pictures(subject: Subject, clip: Clip, videos: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The pictures of the last frame of every latent but the conditioning one; a first frame is repeated as it is."""
+    which = range(clip.start, clip.end + 1, FRAMES_PER_LATENT)
+    real = read_frames(subject.datasets["video_only"], clip.episode_index, which)
+    decoded = [name for name in PICTURES if name != "first_frame"]
+    latents = torch.from_numpy(np.stack([videos[name] for name in decoded]).astype(np.float32))
+    frames = dict(zip(decoded, subject.tokenizer.decode(latents)[:, ::FRAMES_PER_LATENT], strict=True))
+    frames["first_frame"] = np.broadcast_to(real[0], real.shape)
+    return {
+        f"{metric}_{name}": value
+        for name, video in frames.items()
+        for metric, value in picture_metrics(video[1:], real[1:], subject.lpips).items()
+    }
 
 
-class _Baseline:
-    """What training clips of one skill say of a new one, latent by latent. Clips too short for a latent sit it out,
-    and beyond the longest training clip its last latent is held."""
-
-    def __init__(self, clips: Sequence[np.ndarray]) -> None:
-        self._clips = [clip.astype(np.float64) for clip in clips]
-
-    def mean(self, latents: int) -> np.ndarray:
-        return np.stack([np.mean([c[k] for c in self._with(k)], axis=0) for k in self._steps(latents)])
-
-    def nearest_in_length(self, latents: int) -> np.ndarray:
-        gap = min(abs(len(clip) - latents) for clip in self._clips)
-        return _Baseline([clip for clip in self._clips if abs(len(clip) - latents) == gap]).mean(latents)
-
-    def ridge(self, first: np.ndarray, latents: int) -> np.ndarray:
-        """Ridge regression of each latent on the first one, its strength chosen by leave-one-out on training clips."""
-        predicted = [
-            _fit_ridge(
-                np.stack([c[0].ravel() for c in self._with(k)]),
-                np.stack([c[k].ravel() for c in self._with(k)]),
-                first.ravel(),
-            )
-            for k in self._steps(latents)
-        ]
-        return np.stack(predicted).reshape(latents, *first.shape)
-
-    def _steps(self, latents: int) -> list[int]:
-        longest = max(map(len, self._clips))
-        return [min(k, longest - 1) for k in range(latents)]
-
-    def _with(self, k: int) -> list[np.ndarray]:
-        return [clip for clip in self._clips if len(clip) > k]
+def _draw(imagine: Imagination, clips: Sequence[Clip], first: Sequence[Clip], seed: int, draw: int) -> list[np.ndarray]:
+    given = [imagine.cache.latents(clip)[0] for clip in first]
+    return imagine(clips, given, [clip_seed(seed, clip, draw) for clip in clips])
 
 
-def _fit_ridge(inputs: np.ndarray, targets: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Predict the target of `query` (P,) from inputs (n, P) and targets (n, Q), in the dual form, since P > n."""
-    x_mean, y_mean = inputs.mean(0), targets.mean(0)
-    x, y, cross = inputs - x_mean, targets - y_mean, (inputs - x_mean) @ (query - x_mean)
-    gram, best, lowest = x @ x.T, y_mean, np.inf
-    if len(x) < 3:
-        return y_mean
-    for strength in _RIDGE_STRENGTHS:
-        solved = np.linalg.solve(gram + strength * np.eye(len(x)), np.column_stack([y, gram]))
-        fitted, hat = gram @ solved[:, : y.shape[1]], solved[:, y.shape[1] :] + 1 / len(x)  # the mean is fitted too
-        error = float(np.square((y - fitted) / (1 - np.diag(hat))[:, None]).mean())
-        if error < lowest:
-            best, lowest = y_mean + cross @ solved[:, : y.shape[1]], error
-    return best
-
-
-def _first_frames_of_others(clips: Sequence[Clip]) -> list[int]:
-    """For each clip the index of the next one of the same skill, in a ring."""
-    following = list(range(len(clips)))
+def _first_frames_of_others(clips: Sequence[Clip]) -> dict[Clip, Clip]:
+    """For each clip the next one of the same skill, in a ring."""
+    following = {}
     for prompt in {clip.prompt for clip in clips}:
-        same = [i for i, clip in enumerate(clips) if clip.prompt == prompt]
-        for i, j in zip(same, same[1:] + same[:1], strict=True):
-            following[i] = j
+        same = [clip for clip in clips if clip.prompt == prompt]
+        following |= dict(zip(same, same[1:] + same[:1], strict=True))
     return following
 
 
-def _error(video: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.square(video[1:] - truth[1:]).mean())
+def _key(clip: Clip) -> dict[str, Any]:
+    return {key: getattr(clip, key) for key in ("episode_index", "task", "skill_index", "prompt")}
 
 
-def _correlation(imagined: np.ndarray, true: np.ndarray) -> float:
-    """Of the deviations after the conditioning latent; 0 where one of them does not vary."""
-    a, b = (deviation[1:].ravel() - deviation[1:].mean() for deviation in (imagined, true))
-    scale = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / scale) if scale else 0.0
+def _place(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["episode_index"], row["skill_index"]
