@@ -139,9 +139,10 @@ class CloningObjective:
         rows = epoch_indices(len(self._chunks), place, self._seed)
         actions, real = self._chunks.chunks(rows.numpy(), self.model.sizes.chunk_length)
         images = torch.from_numpy(self._chunks.images(rows.numpy())).permute(0, 1, 4, 2, 3)
+        offsets = (draw(place.generators(), "rand", 2) * (2 * self._shift + 1)).long()
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
         batch = Batch(
-            images=_shifted(images, (draw(place.generators(), "rand", 2) * (2 * self._shift + 1)).long()),
+            images=_shifted(images, offsets, self._shift),
             proprio=self._proprio[rows],
             words=self._words[instruction],
             word_mask=self._word_mask[instruction],
@@ -161,9 +162,8 @@ class CloningObjective:
         self.tokenizer.save_pretrained(directory / "tokenizer")
 
 
-def _shifted(images: Tensor, offsets: Tensor) -> Tensor:
-    """(B, V, C, S, S), each sample moved by its offset less the largest one, (B, 2); the edges are repeated."""
-    most = int(offsets.max()) if offsets.numel() else 0
+def _shifted(images: Tensor, offsets: Tensor, most: int) -> Tensor:
+    """(B, V, C, S, S), each sample moved by its offset (B, 2) in 0..2·most, less `most`; the edges are repeated."""
     side = images.shape[-1]
     padded = F.pad(images.flatten(1, 2).float(), (most,) * 4, mode="replicate").to(images.dtype)
     moved = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, offsets.tolist(), strict=True)]
