@@ -52,11 +52,11 @@ class Gr00tLink:
         for option, value in options.items():
             self._socket.setsockopt(option, value)
         self._socket.connect(self._config.address)
-        self._call("ping")
-        self._call("reset", {"options": None})
         try:
+            self._call("ping")
+            self._call("reset", {"options": None})
             self._check(self._call("get_modality_config"))
-        except BadInput:
+        except Exception:
             self._disconnect()
             raise
 
@@ -86,7 +86,6 @@ class Gr00tLink:
         if isinstance(answer, dict) and "error" in answer:
             said = str(answer["error"])[:_SHOWN]
             if said.startswith("Unauthorized"):
-                self._disconnect()
                 raise wrong_token(self._config.address, said)
             raise InfrastructureError(f"{self._config.address}: the policy's server says, to {endpoint}\n{said}")
         return answer
