@@ -28,7 +28,7 @@ def plan(params: Params) -> list[list[int]]:
 
 
 def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
-    states, cache, own = read_states(), open_latents(ARTIFACTS / "latents"), params.rollouts
+    states, cache = read_states(), open_latents(ARTIFACTS / "latents")
     tokenizer, world_model = load_tokenizer(ARTIFACTS / "tokenizer"), load_world_model(ARTIFACTS / "world_model")
     embeds = {prompt: torch.from_numpy(np.array(cache.prompt_embeds[row])) for row, prompt in enumerate(cache.prompts)}
     prompts = read_prompts(states, cache)
@@ -36,8 +36,8 @@ def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
     for group in groups:
         frames = first_frames(params.demos, [states[i] for i in group])
         imagined = imagine_skills(
-            world_model, tokenizer, frames, [prompts[i] for i in group], embeds, [seeds[i] for i in group],
-            sampler=own.sampler, batch_size=own.batch_size,
+            world_model, tokenizer, frames[:, None], [prompts[i] for i in group], embeds, [seeds[i] for i in group],
+            params.rollouts,
         )  # fmt: skip
         latents = {
             f"{i}.{skill}": clip.numpy()
@@ -66,7 +66,7 @@ def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
             np.stack([arrays[f"{i}.frame"] for i in range(len(states))]),
             imagined,
             world_model_sha256=sha256(ARTIFACTS / "world_model" / "transformer"),
-            sampler=params.rollouts.sampler.model_dump(),
+            settings=params.rollouts,
         )
 
 

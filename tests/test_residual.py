@@ -162,19 +162,19 @@ def test_too_few_imagined_states_are_refused(policy: ResidualPolicy, pool: Envir
 
 
 def test_targets_leave_out_every_conditioning_latent(policy: ResidualPolicy, tmp_path: Path) -> None:
-    """Two skills of 3 and 2 latents: chunk c of the policy meets the c-th latent that actions caused."""
-    latents = torch.randn(5, 16, 4, 4, generator=torch.Generator().manual_seed(3))
+    """Two skills of 4 and 3 latents, given 1 and 2: chunk c meets the c-th latent that actions caused."""
+    latents = torch.randn(7, 16, 4, 4, generator=torch.Generator().manual_seed(3))
     np.save(tmp_path / "latents.npy", latents.numpy())
     rows = [
-        {"rollout": 0, "task": "hammer", "seed": 5, "skill_index": 1, "offset": 3, "latents": 2},
-        {"rollout": 0, "task": "hammer", "seed": 5, "skill_index": 0, "offset": 0, "latents": 3},
+        {"rollout": 0, "task": "hammer", "seed": 5, "skill_index": 1, "offset": 4, "latents": 3, "conditioning_latents": 2},
+        {"rollout": 0, "task": "hammer", "seed": 5, "skill_index": 0, "offset": 0, "latents": 4, "conditioning_latents": 1},
     ]
     types = {"task": pa.string()}
     write_parquet(
         tmp_path / "rollouts.parquet", rows, pa.schema([(key, types.get(key, pa.int64())) for key in rows[0]])
     )
     (target,) = read_targets(tmp_path, policy.model.bridge, max_chunks=10)
-    expected = policy.model.bridge.video_adapter(latents[[1, 2, 4]])
+    expected = policy.model.bridge.video_adapter(latents[[1, 2, 3, 6]])
     assert (target.task, target.seed) == ("hammer", 5)
     assert torch.allclose(target.tokens, expected)
 

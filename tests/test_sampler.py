@@ -135,11 +135,11 @@ def test_euler_steps_follow_the_ordinary_differential_equation() -> None:
 
 
 def test_a_step_is_one_pass_with_and_without_guidance() -> None:
-    x0, text = torch.randn(1, 3, 3, 4, 4), torch.zeros(1, 1, 1)
-    for guidance, batch in ((0.0, 1), (2.0, 2)):
-        oracle = Oracle(x0)
-        sample(oracle, x0[:, :, :1], text, text, latents=3, seeds=[0], sampler=settings(6, guidance=guidance))
-        assert oracle.batches == [batch] * 6
+    for clips, guidance, rows in ((3, 0.0, 3), (3, 2.0, 6), (1, 0.0, 2), (1, 2.0, 2)):
+        x0, text = torch.randn(3, 3, 4, 4).expand(clips, -1, -1, -1, -1), torch.zeros(clips, 1, 1)
+        oracle, seeds = Oracle(x0[:1]), list(range(clips))
+        sample(oracle, x0[:, :, :1], text, text[:1], latents=3, seeds=seeds, sampler=settings(6, guidance=guidance))
+        assert oracle.batches == [rows] * 6
 
 
 def test_guidance_pushes_away_from_the_empty_prompt() -> None:

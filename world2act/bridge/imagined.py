@@ -44,7 +44,7 @@ def imagine_pairs(
             batch = places[first : first + _BATCH]
             rows = [own[place] for place in batch]
             imagined[batch, :latents] = world_model.imagine(
-                torch.from_numpy(np.stack([cache.latents(clips[row])[0] for row in rows])),
+                torch.from_numpy(np.stack([cache.latents(clips[row])[:1] for row in rows])),
                 embeds[[clips[row].prompt_row for row in rows]], embeds[cache.no_prompt],
                 latents=latents, seeds=[seed * 1_000_003 + row for row in rows], sampler=sampler,
             )  # fmt: skip

@@ -14,8 +14,9 @@ from world2act.data.latent_cache import open_latents
 from world2act.gates.engine import Table, provenance_table, why
 from world2act.gates.latents import channel_rows
 from world2act.gates.probes import is_finite
-from world2act.params import Params
+from world2act.params import Params, Rollouts
 from world2act.storage import read_array, read_parquet, sha256
+from world2act.world_model.rollouts import conditioning_latents
 
 _AGAIN = "delete artifacts/rollouts and run `dvc repro rollouts`"
 _COLUMNS = [
@@ -26,6 +27,8 @@ _COLUMNS = [
     "prompt",
     "offset",
     "latents",
+    "conditioning_latents",
+    "feedback",
     "world_model_sha256",
     "first_frame_sha256",
     "sampler",
@@ -43,7 +46,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     return [
         Table(
             "skills",
-            pd.DataFrame(_skill_rows(rows, latents)),
+            pd.DataFrame(_skill_rows(rows, latents, params.rollouts)),
             ("rollout", "skill_index", "task", "seed"),
             [
                 gxe.ExpectColumnValuesToBeInSet(
@@ -59,10 +62,24 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                     column_B="expected_skill",
                     **why("Skills of a rollout follow one another from 0 on.", _AGAIN),
                 ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="latents",
-                    min_value=2,
-                    **why("Something was imagined behind the conditioning latent (latents).", _AGAIN),
+                gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                    column_A="latents",
+                    column_B="conditioning_latents",
+                    **why("Something was imagined behind the conditioning latents.", _AGAIN),
+                ),
+                gxe.ExpectColumnPairValuesToBeEqual(
+                    column_A="conditioning_latents",
+                    column_B="expected_conditioning",
+                    **why(
+                        "A rollout starts from one frame, and each later skill from as many as "
+                        "rollouts.conditioning_frames (latents).",
+                        _AGAIN,
+                    ),
+                ),
+                gxe.ExpectColumnPairValuesToBeEqual(
+                    column_A="feedback",
+                    column_B="expected_feedback",
+                    **why("What a skill handed on to the next is what rollouts.feedback says.", _AGAIN),
                 ),
                 gxe.ExpectColumnValuesToBeBetween(
                     column="motion",
@@ -150,7 +167,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     ]
 
 
-def _skill_rows(rows: list[dict[str, Any]], latents: np.ndarray) -> list[dict[str, Any]]:
+def _skill_rows(rows: list[dict[str, Any]], latents: np.ndarray, settings: Rollouts) -> list[dict[str, Any]]:
     result, skills, offset = [], defaultdict(int), 0
     for i, row in enumerate(rows):
         clip = latents[row["offset"] : row["offset"] + row["latents"]]
@@ -161,6 +178,8 @@ def _skill_rows(rows: list[dict[str, Any]], latents: np.ndarray) -> list[dict[st
                 "finite": is_finite(clip),
                 "expected_offset": offset if fills else len(latents) - row["latents"],
                 "expected_skill": skills[row["rollout"]],
+                "expected_conditioning": conditioning_latents(settings, row["skill_index"]),
+                "expected_feedback": settings.feedback if row["skill_index"] else "none",
                 "motion": float(np.abs(clip[1:] - clip[:1]).mean((1, 2, 3)).max(initial=0.0)) if len(clip) else 0.0,
             }
         )

@@ -1,7 +1,7 @@
 """The world model in use: imagined latents, one skill or a whole chain of them (artifacts/world_model in).
 
-Any length is made skill by skill: the last frame of a skill, decoded and encoded again as tensors, is the
-conditioning frame of the next; nothing passes through a file or a lossy codec.
+Any length is made skill by skill: the end of a skill is the conditioning of the next. It is handed on as tensors, and
+nothing passes through a file, a lossy codec or eight bits.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.device import best_device
 from world2act.errors import BadInput
-from world2act.params import Sampler
+from world2act.params import Rollouts, Sampler
 from world2act.storage import read_json
 from world2act.world_model.conditioning import Change
+from world2act.world_model.once import computed_once
 from world2act.world_model.sampler import sample
-from world2act.world_model.tokenizer import VideoTokenizer
+from world2act.world_model.tokenizer import VideoTokenizer, latents_of
 from world2act.world_model.transformer import load_transformer
 
 
@@ -30,16 +32,18 @@ class WorldModel:
     """A frozen world model.
 
     Attributes:
-        network: `CosmosTransformer3DModel`.
+        network: `CosmosTransformer3DModel`, on the device that it imagines on.
         space: what the network denoises.
         skill_latents: prompt → latents of that skill: the median over its training clips.
         max_latents: the longest clip it was trained on.
+        conditioning_latents: how many first latents it was given in training.
     """
 
     network: nn.Module
     space: Change
     skill_latents: dict[str, int]
     max_latents: int
+    conditioning_latents: tuple[int, ...]
 
     @torch.no_grad()
     def imagine(
@@ -55,40 +59,90 @@ class WorldModel:
         """Imagine one skill for each sample of a batch.
 
         Args:
-            conditioning: float32 (B, C, h, w), the latent of each clip's first frame alone.
+            conditioning: float32 (B, k, C, h, w), the latents of each clip's first 1 + 4 (k - 1) frames.
             prompt_embeds: (B, L, D); `no_prompt_embeds` (L, D) is the empty prompt's.
-            latents: T, the conditioning latent included.
+            latents: T, the conditioning latents included.
             seeds: one a sample: what it imagines depends on its seed and inputs, not on the rest of the batch.
 
         Returns:
-            float32 (B, T, C, h, w) normalised latents; the first one is `conditioning`.
+            float32 (B, T, C, h, w) normalised latents; the first k are `conditioning`.
 
         Raises:
-            BadInput: more latents than the model was trained on.
+            BadInput: more latents than the model was trained on, conditioning of another shape or number than it was
+                given in training, or latents that are not finite, given or imagined.
         """
-        if latents > self.max_latents:
+        self._check(conditioning, prompt_embeds, latents, seeds)
+        device = next(iter(self.network.parameters())).device
+        first = self.space.to_network(conditioning.transpose(1, 2)).to(device)
+        with computed_once(self.network, latents):
+            values = sample(
+                self.network,
+                first,
+                prompt_embeds.to(device),
+                no_prompt_embeds[None].to(device),
+                latents=latents,
+                seeds=seeds,
+                sampler=sampler,
+                prediction=self.space.prediction,
+            )
+        imagined = self.space.to_latents(values.to(conditioning)).transpose(1, 2).contiguous()
+        imagined[:, : conditioning.shape[1]] = conditioning
+        if not imagined.isfinite().all():
+            rows = [i for i, clip in enumerate(imagined) if not clip.isfinite().all()]
+            raise BadInput(
+                "artifacts/world_model",
+                "",
+                f"imagined latents that are not finite (rows {rows} of a batch of {len(seeds)})",
+                "numbers",
+                "the weights are damaged or their training diverged: look at its log, and train again",
+            )
+        return imagined
+
+    def _check(self, conditioning: Tensor, prompt_embeds: Tensor, latents: int, seeds: Sequence[int]) -> None:
+        channels = self.network.config.out_channels
+        if conditioning.ndim != 5 or conditioning.shape[2] != channels or len(conditioning) != len(seeds):
+            raise BadInput(
+                "the conditioning latents",
+                "",
+                f"the shape {tuple(conditioning.shape)} for {len(seeds)} seeds",
+                f"({len(seeds)}, latents, {channels}, height, width)",
+                "encode the first frames with the tokenizer that the world model was trained behind",
+            )
+        if len(prompt_embeds) != len(seeds):
+            raise BadInput(
+                "the prompts", "", f"{len(prompt_embeds)} of them", f"{len(seeds)}, one a seed", "give each clip one"
+            )
+        if not conditioning.isfinite().all():
+            raise BadInput(
+                "the conditioning latents",
+                "",
+                "values that are not finite",
+                "numbers",
+                "look at the frames and at the gates of tokenizer and latents",
+            )
+        if conditioning.shape[1] not in self.conditioning_latents:
+            raise BadInput(
+                "params.yaml",
+                "world_model.conditioning_latents",
+                f"{conditioning.shape[1]} conditioning latents given",
+                f"one of {list(self.conditioning_latents)}, as in training",
+                "ask for fewer conditioning frames (rollouts.conditioning_frames), or train the world model on these",
+            )
+        if not conditioning.shape[1] < latents <= self.max_latents:
             raise BadInput(
                 "params.yaml",
                 "world_model.max_latents",
                 f"{latents} latents asked for",
-                f"at most {self.max_latents}",
+                f"at least {conditioning.shape[1] + 1}, one behind the conditioning, and at most {self.max_latents}",
                 "train the world model on longer clips",
             )
-        first = self.space.to_network(conditioning.unsqueeze(2))
-        values = sample(
-            self.network,
-            first,
-            prompt_embeds,
-            no_prompt_embeds[None],
-            latents=latents,
-            seeds=seeds,
-            sampler=sampler,
-            prediction=self.space.prediction,
-        )
-        return self.space.to_latents(values).transpose(1, 2).contiguous()
 
     def skill_length(self, prompt: str) -> int:
-        """How many latents a skill gets. Raises `BadInput` for a prompt that no training clip has."""
+        """How many latents a skill gets, its first frame's included.
+
+        Raises:
+            BadInput: no training clip has this prompt.
+        """
         if prompt not in self.skill_latents:
             raise BadInput(
                 "artifacts/world_model/config.json",
@@ -101,18 +155,25 @@ class WorldModel:
 
 
 def load_world_model(directory: str | Path) -> WorldModel:
-    """Open artifacts/world_model: the EMA weights and what config.json says of them.
+    """Open artifacts/world_model on the best device: the EMA weights and what config.json says of them.
 
     Raises:
         BadInput: a file is missing or damaged, or the keys are not the model's.
     """
     root = Path(directory)
-    return make_world_model(load_transformer(root / "transformer"), read_json(root / "config.json"))
+    network = load_transformer(root / "transformer").to(best_device())
+    return make_world_model(network, read_json(root / "config.json"))
 
 
 def make_world_model(network: nn.Module, config: dict[str, Any]) -> WorldModel:
     """A world model of a network and the content of config.json."""
-    return WorldModel(network.eval(), Change.of(config), config["skill_latents"], config["max_latents"])
+    return WorldModel(
+        network.eval(),
+        Change.of(config),
+        config["skill_latents"],
+        config["max_latents"],
+        tuple(config["conditioning_latents"]),
+    )
 
 
 def imagine_skills(
@@ -122,36 +183,68 @@ def imagine_skills(
     prompts: Sequence[Sequence[str]],
     embeds: Mapping[str, Tensor],
     seeds: Sequence[Sequence[int]],
-    *,
-    sampler: Sampler,
-    batch_size: int,
+    settings: Rollouts,
 ) -> list[list[Tensor]]:
     """Imagine each rollout's skills in order.
 
+    The first skill starts from the frames that are given, each later one from the last `settings.conditioning_frames`
+    of the skill before, of which it gets `settings.feedback`.
+
     Args:
-        first_frames: uint8 (R, H, W, 3), the real first frame of each rollout.
+        first_frames: uint8 (R, F, H, W, 3), the real first frames of each rollout: F = 1 or 5.
         prompts: each rollout's prompts, in order.
         embeds: prompt → (L, D); the key "" is the empty prompt's.
         seeds: each rollout's sampler seeds, one a skill.
 
     Returns:
-        For each rollout, for each of its skills, float32 (T, C, h, w), its conditioning latent first.
+        For each rollout, for each of its skills, float32 (T, C, h, w), its k conditioning latents first. T is the
+        skill's length and k - 1: behind five frames, a skill is as long as behind one.
+
+    Raises:
+        BadInput: there are no prompts, or an empty or unknown one; or as `WorldModel.imagine` and
+            `VideoTokenizer.encode`.
     """
-    frames = np.array(first_frames)
+    for rollout, chain in enumerate(prompts):
+        if not chain or not all(prompt.strip() for prompt in chain):
+            raise BadInput(
+                f"rollout {rollout}",
+                "prompts",
+                list(chain),
+                "one prompt or more, none of them empty",
+                "name its skills",
+            )
+    given = [tokenizer.encode(frames[None])[0] for frames in first_frames]
     imagined: list[list[Tensor]] = [[] for _ in prompts]
-    for skill, prompt, rows in skill_batches(prompts, batch_size):
+    for skill, prompt, rows in skill_batches(prompts, settings.batch_size):
+        conditioning = torch.stack([given[row] for row in rows])
         latents = world_model.imagine(
-            tokenizer.encode(frames[rows][:, None])[:, 0],
+            conditioning,
             embeds[prompt].expand(len(rows), -1, -1),
             embeds[""],
-            latents=world_model.skill_length(prompt),
+            latents=world_model.skill_length(prompt) + conditioning.shape[1] - 1,
             seeds=[seeds[row][skill] for row in rows],
-            sampler=sampler,
+            sampler=settings.sampler,
         )
-        frames[rows] = tokenizer.decode(latents)[:, -1]
         for row, clip in zip(rows, latents, strict=True):
             imagined[row].append(clip)
+            if len(prompts[row]) > skill + 1:
+                given[row] = hand_on(tokenizer, clip, settings)
     return imagined
+
+
+def hand_on(tokenizer: VideoTokenizer, latents: Tensor, settings: Rollouts) -> Tensor:
+    """The conditioning latents of the next skill, (k, C, h, w), from the end of this one (T, C, h, w).
+
+    Feedback "frame": the last 1 + 4 (k - 1) frames, decoded and encoded again, so that they are what the VAE makes of a
+    clip's first frames. "latent": the last k latents as they are, with neither pass of the VAE. In a causal VAE they
+    are another kind of latent than those they stand in for: the first of a clip's latents is a single frame, and each
+    later one is four, seen in the light of all before. The network was trained on the former; the less happens in those
+    four frames, the nearer the two are.
+    """
+    if settings.feedback == "latent":
+        return latents[-latents_of(settings.conditioning_frames) :]
+    # clip by clip: convolutions of a batch round otherwise, and a batch of them is no faster
+    return tokenizer.encode_video(tokenizer.decode_video(latents[None])[:, :, -settings.conditioning_frames :])[0]
 
 
 def skill_batches(prompts: Sequence[Sequence[str]], batch_size: int) -> Iterator[tuple[int, str, list[int]]]:

@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from world2act.data.latent_cache import LatentCache
 from world2act.errors import BadInput
+from world2act.params import Rollouts
 from world2act.storage import write_parquet
+from world2act.world_model.tokenizer import latents_of
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -26,6 +28,8 @@ ROLLOUT_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("offset", pa.int64()),
         ("latents", pa.int64()),
+        ("conditioning_latents", pa.int64()),
+        ("feedback", pa.string()),
         ("world_model_sha256", pa.string()),
         ("first_frame_sha256", pa.string()),
         ("sampler", pa.string()),
@@ -62,6 +66,11 @@ def sampler_seed(base_seed: int, rollout: int, skill_index: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
+def conditioning_latents(settings: Rollouts, skill_index: int) -> int:
+    """How many latents a skill was given: the first one that of the scene's first frame."""
+    return latents_of(settings.conditioning_frames) if skill_index else 1
+
+
 def write_rollouts(
     directory: Path,
     states: Sequence[dict[str, Any]],
@@ -71,13 +80,13 @@ def write_rollouts(
     imagined: Sequence[Sequence[np.ndarray]],
     *,
     world_model_sha256: str,
-    sampler: dict[str, float],
+    settings: Rollouts,
 ) -> dict[str, int]:
     """Write rollouts.parquet and latents.npy.
 
     Args:
         states: rows of initial_states.parquet, one a rollout.
-        imagined: for each rollout, for each skill, float32 (T, C, h, w), the conditioning latent first.
+        imagined: for each rollout, for each skill, float32 (T, C, h, w), its conditioning latents first.
 
     Returns:
         How many rollouts, skills and latents there are.
@@ -96,9 +105,11 @@ def write_rollouts(
                     "prompt": prompts[rollout][skill],
                     "offset": offset,
                     "latents": len(latents),
+                    "conditioning_latents": conditioning_latents(settings, skill),
+                    "feedback": settings.feedback if skill else "none",
                     "world_model_sha256": world_model_sha256,
                     "first_frame_sha256": frame_sha256,
-                    "sampler": json.dumps(sampler, sort_keys=True),
+                    "sampler": json.dumps(settings.sampler.model_dump(), sort_keys=True),
                     "sampler_seed": seeds[rollout][skill],
                 }
             )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.device import best_device
 from world2act.errors import BadInput
 from world2act.params import Tokenizer as TokenizerParams
 from world2act.world_model.checkpoint import assign_strictly, load_strictly, read_tensors
@@ -26,8 +27,16 @@ FRAMES_PER_LATENT = 4
 PATCH = 2  # latents a side of what is one token to the transformer
 
 
+def latents_of(frames: int) -> int:
+    """How many latents a clip of so many frames has. Raises `BadInput` where they are not 4k + 1."""
+    if frames < 1 or (frames - 1) % FRAMES_PER_LATENT:
+        raise BadInput("a clip", "frames", frames, "4k + 1", "cut clips on the grid of 4 (skills stage)")
+    return 1 + (frames - 1) // FRAMES_PER_LATENT
+
+
 class VideoTokenizer:
-    """A frozen VAE. Frames are uint8 (B, T, H, W, 3) with T = 4k + 1; latents float32 (B, 1 + k, C, h, w)."""
+    """A frozen VAE. Frames are uint8 (B, T, H, W, 3) with T = 4k + 1; latents float32 (B, 1 + k, C, h, w). It runs on
+    the VAE's device; what goes in and comes out is on the CPU."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self.vae = vae.eval().requires_grad_(False)
@@ -49,24 +58,31 @@ class VideoTokenizer:
             )
         return self.vae.config.z_dim, height // self.downscale, width // self.downscale
 
-    @torch.no_grad()
     def encode(self, frames: np.ndarray) -> Tensor:
-        """Normalised latents: the posterior's mode, never a sample of it.
+        """Normalised latents of uint8 frames (B, T, H, W, 3). Raises `BadInput` as `encode_video`."""
+        return self.encode_video(to_video(frames))
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Frames, uint8 (B, T, H, W, 3), of normalised latents."""
+        return ((self.decode_video(latents) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+
+    @torch.no_grad()
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Normalised latents of a video in [-1, 1], (B, 3, T, H, W): the posterior's mode, never a sample of it.
 
         Raises:
             BadInput: T is not 4k + 1, or the size is no multiple of the downscale.
         """
-        if (frames.shape[1] - 1) % FRAMES_PER_LATENT:
-            raise BadInput("a clip", "frames", frames.shape[1], "4k + 1", "cut clips on the grid of 4 (skills stage)")
-        self.latent_shape(*frames.shape[2:4])
-        latents = self.vae.encode(to_video(frames)).latent_dist.mode()
+        latents_of(video.shape[2])
+        self.latent_shape(*video.shape[3:])
+        latents = self.vae.encode(video.to(self.vae.device)).latent_dist.mode().cpu()
         return ((latents - self._mean) / self._std).transpose(1, 2).contiguous()
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Frames of normalised latents."""
-        video = self.vae.decode(latents.transpose(1, 2) * self._std + self._mean).sample
-        return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """The video in [-1, 1], (B, 3, T, H, W), of normalised latents."""
+        values = latents.transpose(1, 2) * self._std + self._mean
+        return self.vae.decode(values.to(self.vae.device)).sample.cpu().clamp(-1, 1)
 
 
 def to_video(frames: np.ndarray | Tensor) -> Tensor:
@@ -168,7 +184,7 @@ def load_tokenizer(directory: str | Path) -> VideoTokenizer:
     Raises:
         BadInput: as `load_strictly`, or the VAE compresses time by another factor than 4.
     """
-    return VideoTokenizer(_load_vae(Path(directory)))
+    return VideoTokenizer(_load_vae(Path(directory)).to(best_device()))
 
 
 def _load_vae(directory: Path) -> AutoencoderKLWan:

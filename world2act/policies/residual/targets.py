@@ -12,14 +12,14 @@ from world2act.bridge.adapters import Bridge
 from world2act.policies.residual.objective import Imagined
 from world2act.storage import read_array, read_parquet
 
-_COLUMNS = ["rollout", "task", "seed", "skill_index", "offset", "latents"]
+_COLUMNS = ["rollout", "task", "seed", "skill_index", "offset", "latents", "conditioning_latents"]
 
 
 @torch.no_grad()
 def read_targets(directory: str | Path, bridge: Bridge, max_chunks: int) -> list[Imagined]:
     """One target a rollout: B_v of its imagined latents, skill behind skill, at most `max_chunks` of them.
 
-    The first latent of every skill is its conditioning frame, caused by no action of that skill: left out.
+    The first latents of every skill are its conditioning frames, caused by no action of that skill: left out.
     """
     latents = read_array(Path(directory) / "latents.npy")
     rows = sorted(
@@ -29,7 +29,8 @@ def read_targets(directory: str | Path, bridge: Bridge, max_chunks: int) -> list
     targets = []
     for _, skills in groupby(rows, key=lambda row: row["rollout"]):
         skills = list(skills)
-        frames = np.concatenate([latents[skill["offset"] + 1 : skill["offset"] + skill["latents"]] for skill in skills])
+        imagined = [latents[skill["offset"] :][skill["conditioning_latents"] : skill["latents"]] for skill in skills]
+        frames = np.concatenate(imagined)
         tokens = bridge.video_adapter(torch.from_numpy(frames[:max_chunks]))
         targets.append(Imagined(skills[0]["task"], skills[0]["seed"], tokens))
     return targets
