@@ -74,7 +74,7 @@ def imagine_chains(
         for i, video in zip(rows, videos, strict=True):
             imagined[i].append(video)
             if len(chains[i]) > skill + 1:
-                given[i] = hand_on(tokenizer, torch.from_numpy(video[None]), settings)[0, 0].numpy()
+                given[i] = hand_on(tokenizer, torch.from_numpy(video), settings)[0].numpy()
     return imagined
 
 
