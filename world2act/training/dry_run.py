@@ -14,6 +14,7 @@ import psutil
 import torch
 from torch import nn
 
+from world2act.errors import BadInput
 from world2act.params import Training
 from world2act.params import WorldModel as WorldModelParams
 from world2act.stage import is_main
@@ -38,7 +39,13 @@ class Reads(Protocol):
 def build_or_outline(
     build: Callable[[WorldModelParams], nn.Module], section: WorldModelParams, ranks: int
 ) -> nn.Module:
-    """What `build` gives, or its outline (shapes without values, of no weights) where this machine cannot hold it."""
+    """What `build` gives, or its outline (shapes without values, of no weights) where this machine cannot hold it.
+
+    Raises:
+        BadInput: nothing is to be trained; and as `build` does.
+    """
+    if section.tuning == "none":
+        raise BadInput("params.yaml", "world_model.tuning", "none", "full or lora", "there is nothing to train")
     with torch.device("meta"):
         outline = build(section.model_copy(update={"weights": None}))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))

@@ -18,20 +18,13 @@ from torch import Tensor
 from world2act.errors import BadInput
 from world2act.params import Lora
 from world2act.params import WorldModel as WorldModelParams
-from world2act.stage import is_dry_run
 
 if TYPE_CHECKING:
     from diffusers import CosmosTransformer3DModel
 
 
 def tune(network: CosmosTransformer3DModel, params: WorldModelParams, seed: int) -> CosmosTransformer3DModel:
-    """The network, made ready to be trained as `params.tuning` and `params.gradient_checkpointing` say.
-
-    Raises:
-        BadInput: as `add_lora`, or a dry run of a training that there is none of.
-    """
-    if params.tuning == "none" and is_dry_run():
-        raise BadInput("params.yaml", "world_model.tuning", "none", "full or lora", "there is nothing to train")
+    """The network, made ready to be trained as `params` say. Raises `BadInput` as `add_lora` does."""
     if params.tuning == "lora":
         add_lora(network, params.lora, seed)
     if params.gradient_checkpointing:
