@@ -10,8 +10,9 @@ def main(params: Params) -> Metrics:
     from world2act.data.lerobot_v3 import EpisodeDataset
     from world2act.evaluation.check import check_against_random
     from world2act.policies.base import load_policy
+    from world2act.policies.card import write_card
+    from world2act.policies.dataset import protocol_of
     from world2act.policies.imitation import make_objective, train_policy
-    from world2act.policies.protocol import RobotProtocol
 
     section, demos = params.base_policy, ARTIFACTS / "demos"
     dataset = EpisodeDataset.open(demos / "labelled")
@@ -23,15 +24,16 @@ def main(params: Params) -> Metrics:
         (directory / "raw").mkdir()
         for place, weights in ((directory, trained.ema), (directory / "raw", trained.weights)):
             objective.save_policy(place, weights)
-            RobotProtocol.of_dataset(dataset).write(place)
-        metrics = check_against_random(
-            load_policy(directory), demos / "initial_states.parquet", params, directory / "check.parquet"
-        )
-    return {
-        **metrics,
-        "parameters": sum(value.numel() for value in trained.ema.values()),
-        "training_frames": len(chunks),
-    }
+            protocol_of(dataset).write(place)
+        metrics = {
+            **check_against_random(
+                load_policy(directory), demos / "initial_states.parquet", params, directory / "check.parquet"
+            ),
+            "parameters": sum(value.numel() for value in trained.ema.values()),
+            "training_frames": len(chunks),
+        }
+        write_card(directory, params, ["demos"], metrics)
+    return metrics
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,10 +18,7 @@ from world2act.params import Demos
 from world2act.sims.base import Observation, load_simulator
 from world2act.storage import read_json, write_json
 
-if TYPE_CHECKING:
-    from world2act.data.lerobot_v3 import EpisodeDataset
-
-_IMAGES, _REMEDY = "observation.images.", "use a policy that was trained for this robot, or train one on its episodes"
+_REMEDY = "use a policy that was trained for this robot, or train one on its episodes"
 
 
 @dataclass(frozen=True)
@@ -43,19 +40,6 @@ class RobotProtocol:
     proprio: tuple[str, ...]
     actions: tuple[str, ...]
     control_hz: int
-
-    @classmethod
-    def of_dataset(cls, dataset: EpisodeDataset) -> Self:
-        """What these demonstrations were recorded under. Raises `BadInput` as `image_side` does."""
-        return cls(
-            dataset.info["robot_type"],
-            tuple(dataset.cameras),
-            image_side(dataset),
-            dataset.info["world2act"]["image_convention"],
-            tuple(dataset.features["observation.state"]["names"]),
-            tuple(dataset.features["action"]["names"]),
-            dataset.fps,
-        )
 
     @classmethod
     def of_simulator(cls, demos: Demos) -> Self:
@@ -99,16 +83,6 @@ class RobotProtocol:
             found, expected = ({name: getattr(protocol, name) for name in wrong} for protocol in (trained, self))
             where = directory / "config.json"
             raise BadInput(where, ", ".join(f"protocol.{name}" for name in wrong), found, expected, _REMEDY)
-
-
-def image_side(dataset: EpisodeDataset) -> int:
-    """Pixels a side of the dataset's pictures. Raises `BadInput` where they are not square and of one size."""
-    shapes = {tuple(dataset.features[_IMAGES + camera]["shape"][:2]) for camera in dataset.cameras}
-    height, width = next(iter(shapes))
-    if len(shapes) > 1 or height != width:
-        path = dataset.path / "meta/info.json"
-        raise BadInput(path, "features", sorted(shapes), "square images of one size", "make the dataset anew")
-    return height
 
 
 def stack_images(observations: Sequence[Observation], cameras: Sequence[str], size: int) -> np.ndarray:

@@ -36,8 +36,8 @@ from world2act.policies.cosmos_policy.policy import (
     frame_mask,
     save_pretrained,
 )
+from world2act.policies.dataset import image_side
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
-from world2act.policies.protocol import image_side
 from world2act.storage import sha256
 from world2act.training.objective import Place, epoch_indices
 from world2act.world_model.conditioning import denoise

@@ -5,8 +5,8 @@ from __future__ import annotations
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import Gr00t
+from world2act.policies.dataset import image_side
 from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
-from world2act.policies.protocol import image_side
 
 _HEAD_DIM = 32
 
