@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from tests.recordings import ROOT, params, values
 from world2act.data.demonstrations import make_demonstrations
 from world2act.data.frame_cache import FrameCache
+from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout, layout_of, read_frames
+from world2act.dvc_process import stage_environment
 from world2act.errors import BadInput
 from world2act.params import compose, parse_params
+from world2act.storage import write_parquet
+from world2act.world_model.tokenizer import load_tokenizer
 
 NAMES = ("left", "right", "wrist", "top")
 OTHERS = [{"name": name, "position_m": None, "fovy_deg": None, "protocol": None} for name in ("gripperPOV", "corner3")]
@@ -119,3 +128,43 @@ def test_the_tokenizer_reads_tiled_frames_and_one_cameras_as_before(made: Path, 
     tiled, one = FrameCache.open_tiled(dataset, tmp_path), FrameCache.open(dataset, "corner3", tmp_path)
     np.testing.assert_array_equal(tiled.episode(1), read_frames(dataset, 1))
     np.testing.assert_array_equal(tiled.episode(1)[:, 32:, :32], one.episode(1))
+
+
+@pytest.mark.slow
+def test_the_world_model_sees_every_camera_and_each_can_be_seen_again(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded by Meta-World, tiled, through the real stages `tokenizer` and `latents`, decoded, untiled."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, "artifacts/demos")
+    composed = values(cameras=values()["demos"]["cameras"] + OTHERS)
+    composed["tokenizer"] |= {"base_dim": 8, "clip_frames": 5}
+    composed["tokenizer"]["training"] |= {"steps": 120, "batch_size": 4, "checkpoint_every": 200}
+    composed["base"]["ranks"] = 1
+    Path("params.yaml").write_text(yaml.safe_dump(composed))
+    shutil.copytree(ROOT / "infra/deepspeed", "infra/deepspeed")
+    rows = [
+        {
+            "dataset": name, "episode_index": episode.index, "subset": episode.subset, "task": episode.task,
+            "instruction": episode.instruction, "skill_index": 0, "skill_count": 1, "start": 0, "end": 16,
+            "raw_end": 16, "prompt": "push the puck", "provider": "schema",
+        }
+        for name in ("labelled", "video_only")
+        for episode in EpisodeDataset.open(Path("artifacts/demos") / name).episodes
+    ]  # fmt: skip
+    write_parquet("artifacts/skills/skills.parquet", rows, SKILLS_SCHEMA)
+    for command in (["-m", "world2act.training.launch", "stages.tokenizer"], ["-m", "stages.latents"]):
+        environment = stage_environment() | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    cache = open_latents("artifacts/latents")
+    assert cache.views == Layout.of(["corner2", "gripperPOV", "corner3"], (32, 32))
+    assert cache.latent_shape[1:] == (4, 4)
+    (clip,) = cache.select("video_only", "heldout")
+    dataset = EpisodeDataset.open("artifacts/demos/video_only")
+    decoded = load_tokenizer("artifacts/tokenizer").decode(torch.tensor(cache.latents(clip))[None])[0]
+    shown = cache.views.untile(decoded)
+    real = {name: dataset.frames(clip.episode_index, name, range(17)).astype(float) for name in shown}
+    errors = {(a, b): np.square(shown[a] - real[b]).mean() for a in shown for b in real}
+    for name in shown:
+        assert min(errors, key=lambda pair: (pair[0] != name, errors[pair])) == (name, name), "views are mixed up"
