@@ -6,26 +6,38 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Params
 from world2act.skills.boundaries import boundary_metrics
 from world2act.skills.events import Calibration
+from world2act.skills.language import Usage
 from world2act.skills.providers import make_provider
-from world2act.skills.segmentation import DATASETS, metrics, save, save_length_plot, save_synchronised_plot, segment
+from world2act.skills.segmentation import (
+    DATASETS,
+    leave_whole,
+    metrics,
+    save,
+    save_length_plot,
+    save_synchronised_plot,
+    segment,
+)
 from world2act.stage import ARTIFACTS, METRICS, RUNS, Metrics, run_stage
 from world2act.storage import atomic_directory
 
 
 def main(params: Params) -> Metrics:
     datasets = {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in DATASETS}
-    provider = make_provider(
-        params.skills,
-        journal=RUNS / "skills" / "answers.jsonl",
-        finished=ARTIFACTS / "skills" / "transcripts.jsonl",
-    )
-    result = segment(datasets, Calibration.of(params.skills), provider)
+    if params.skills.divide:
+        provider = make_provider(
+            params.skills,
+            journal=RUNS / "skills" / "answers.jsonl",
+            finished=ARTIFACTS / "skills" / "transcripts.jsonl",
+        )
+        result, usage = segment(datasets, Calibration.of(params.skills), provider), provider.usage
+    else:
+        result, usage = leave_whole(datasets), Usage()
     measured = metrics(result) | boundary_metrics(datasets, result.skills)
     with atomic_directory(ARTIFACTS / "skills") as directory:
         save(result, directory)
     save_length_plot(result, METRICS / "skills" / "clip_lengths.csv")
     save_synchronised_plot(measured["synchronised_by_task"], METRICS / "skills" / "synchronised.csv")
-    return measured | {"language": asdict(provider.usage)}
+    return measured | {"language": asdict(usage)}
 
 
 if __name__ == "__main__":

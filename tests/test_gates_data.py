@@ -23,7 +23,10 @@ from gate_artifacts import (
 )
 
 from world2act.data.demonstrations import INITIAL_STATES
+from world2act.data.latent_cache import SKILLS_SCHEMA
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates.suites import validate
+from world2act.skills.segmentation import DATASETS, leave_whole
 from world2act.storage import read_json, write_parquet
 
 PARAMS = make_params()
@@ -90,6 +93,16 @@ def test_demos_shared_seed_missing_task_and_leaked_action(artifacts: Path) -> No
     assert failed["seeds", "set_count"]["failing_rows"][0] == {"seed": 0, "sets": "labelled, test", "set_count": 2}
     assert failed["sets", "count"]["failing_rows"] == [{"set": "post_training", "task": "push", "count": 0}]
     assert failed["video_columns", "column"]["failing_rows"][0]["column"] == "robot_action"
+
+
+def test_undivided_episodes_are_held_to_no_boundary(artifacts: Path) -> None:
+    rows = leave_whole({name: EpisodeDataset.open(artifacts / "demos" / name) for name in DATASETS}).skills
+    write_parquet(artifacts / "skills/skills.parquet", rows, SKILLS_SCHEMA)
+    edit(artifacts / "skills/discards.parquet", lambda rows: rows.clear())
+    params = make_params()
+    whole = params.model_copy(update={"skills": params.skills.model_copy(update={"divide": False})})
+    assert validate("skills", artifacts, whole)["warnings"] == 0
+    assert ("prehensile_boundaries", "f1") in red("skills", artifacts)
 
 
 def test_skills(artifacts: Path) -> None:

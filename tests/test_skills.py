@@ -19,7 +19,7 @@ from world2act.skills.contact import Event, contact_events
 from world2act.skills.events import Calibration
 from world2act.skills.language import END, Answer, Request, Segment
 from world2act.skills.schema import SchemaProvider
-from world2act.skills.segmentation import metrics, save, save_length_plot, save_synchronised_plot, segment
+from world2act.skills.segmentation import leave_whole, metrics, save, save_length_plot, save_synchronised_plot, segment
 from world2act.storage import read_parquet, sha256
 
 ROOT = Path(__file__).parent.parent
@@ -183,6 +183,18 @@ def test_episodes_without_actions_become_skills(dataset: EpisodeDataset, tmp_pat
     assert rows[1:] == [
         "assembly,0.0", "hammer,1.0", "plate-slide,1.0", "World2Act on LIBERO,0.869", "World2Act on RoboCasa,0.962",
     ]  # fmt: skip
+
+
+def test_an_undivided_episode_is_one_clip_by_its_instruction(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    result = leave_whole({"video_only": dataset})
+    assert [row["episode_index"] for row in result.skills] == list(range(len(dataset))) and not result.discards
+    for row, episode in zip(result.skills, dataset.episodes, strict=True):
+        assert (row["start"], row["skill_index"], row["skill_count"]) == (0, 0, 1)
+        assert row["end"] % 4 == 0 and 0 <= episode.length - 1 - row["end"] < 4
+        assert row["prompt"] == row["instruction"] == episode.instruction and row["subset"] == episode.subset
+    save(result, tmp_path)
+    assert read_parquet(tmp_path / "skills.parquet").num_rows == len(dataset)
+    assert metrics(result)["synchronised"] == 1
 
 
 def test_an_embodiment_must_be_calibrated(dataset: EpisodeDataset) -> None:

@@ -147,7 +147,8 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                 ),
             ],
         ),
-        *_boundary_tables(boundaries, params.gates.skills),
+        # an episode that was left whole has no boundary to find
+        *(_boundary_tables(boundaries, params.gates.skills) if params.skills.divide else ()),
     ]
 
 

@@ -16,12 +16,14 @@ import pyarrow as pa
 from world2act.data.latent_cache import SKILLS_SCHEMA
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
-from world2act.skills.alignment import Discard, align
+from world2act.skills.alignment import GRID, Discard, Skill, align
 from world2act.skills.events import Calibration, find_events
 from world2act.skills.language import LanguageProvider, Request
 from world2act.storage import atomic_file, write_parquet
 
 DATASETS = ("labelled", "video_only")
+WHOLE = "undivided"
+"""The provider of prompts that are whole instructions."""
 PAPER = {"World2Act on LIBERO": 0.869, "World2Act on RoboCasa": 0.962}
 """Shares of videos with as many clips as prompts, arXiv 2603.10422."""
 
@@ -63,6 +65,26 @@ def segment(
             continue
         common = episode | {"instruction": request.instruction, "skill_count": len(skills), "provider": provider.name}
         result.skills += [common | {"skill_index": k} | asdict(skill) for k, skill in enumerate(skills)]
+    return result
+
+
+def leave_whole(datasets: Mapping[str, EpisodeDataset]) -> Segmentation:
+    """Every episode as one skill, its instruction the prompt: what the undivided world model (Base-WM) is trained on.
+
+    The last frames that do not fill a latent are left out, as they are of a divided episode.
+    """
+    result = Segmentation([], [], [], [])
+    for name, dataset in datasets.items():
+        for episode in dataset.episodes:
+            result.episode_lengths.append(episode.length)
+            last = episode.length - 1
+            known = {"dataset": name, "episode_index": episode.index, "subset": episode.subset, "task": episode.task}
+            if last < GRID:
+                result.discards.append(known | {"reason": f"{episode.length} frames: shorter than one latent"})
+                continue
+            skill = asdict(Skill(0, last // GRID * GRID, last, episode.instruction))
+            common = {"instruction": episode.instruction, "skill_count": 1, "provider": WHOLE, "skill_index": 0}
+            result.skills.append(known | common | skill)
     return result
 
 
