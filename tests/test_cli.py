@@ -60,7 +60,7 @@ def test_profile_without_a_name_shows_the_one_in_force(folder: Path) -> None:
 def test_unknown_profile_is_one_message_and_exit_code_2(folder: Path) -> None:
     failed = world2act(folder, "profile", "enormous")
     assert failed.returncode == 2
-    assert "one of default" in failed.stderr and "Traceback" not in failed.stderr
+    assert "one of " in failed.stderr and "default, " in failed.stderr and "Traceback" not in failed.stderr
 
 
 def test_outside_of_a_pipeline_it_says_so(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import torch
 from conftest import ROOT
 from native_weights import cosmos_layout
 from torch import nn
+from typer.testing import CliRunner
 
+from world2act.cli import app
 from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
@@ -343,7 +345,8 @@ def test_same_architecture_as_the_released_checkpoints(params: BasePolicy) -> No
     """Cosmos-Predict2-2B and no new parameters: 1,956,413,440."""
     from accelerate import init_empty_weights
 
-    full = changed(params, heads=16, head_dim=128, layers=28, adaln_lora_dim=256, parameters=1_956_413_440)
+    size = {"heads": 16, "head_dim": 128, "layers": 28, "adaln_lora_dim": 256, "patch_size": 2}
+    full = changed(params, **size, parameters=1_956_413_440)
     with init_empty_weights():
         network = build_transformer(full.cosmos_policy, channels=16, text_dim=1024, seed=0)
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_956_413_440
@@ -358,6 +361,10 @@ def test_prompts_are_converted_once_and_no_code_runs(tmp_path: Path) -> None:
     assert np.array_equal(read["lift"], array) and np.array_equal(read["push"], tensor[0].float().numpy())
     with pytest.raises(BadInput, match="an embedding of it"):
         read_prompts(tmp_path / "t5.safetensors", ["throw"])
+
+    shown = CliRunner().invoke(app, ["convert-prompts", str(tmp_path / "t5.pkl"), str(tmp_path / "again.safetensors")])
+    assert shown.exit_code == 0 and "2 prompts" in shown.output
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "t5.safetensors").read_bytes()
 
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:

@@ -1,7 +1,8 @@
 """The `world2act` command. It runs in the root of the pipeline, the folder that holds dvc.yaml.
 
 What only reads or moves releases in the store (`world2act.artifacts.commands`), what converts demonstrations
-(`world2act.data.commands`) and what serves a policy (`world2act.serving.commands`) runs anywhere.
+(`world2act.data.commands`) or prompts (`world2act.policies.commands`) and what serves a policy
+(`world2act.serving.commands`) runs anywhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import typer
 from world2act.artifacts import commands
 from world2act.data import commands as data_commands
 from world2act.messages import one_message
+from world2act.policies import commands as policies_commands
 from world2act.report import commands as report_commands
 from world2act.serving import commands as serving_commands
 
@@ -38,11 +40,13 @@ app.add_typer(commands.app)
 app.add_typer(report_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(serving_commands.app)
+app.add_typer(policies_commands.app)
 
 
 @app.callback()
 def _in_pipeline_root(context: typer.Context) -> None:
-    anywhere = commands.ANYWHERE | data_commands.ANYWHERE | serving_commands.ANYWHERE
+    groups = (commands, data_commands, serving_commands, policies_commands)
+    anywhere = set().union(*(group.ANYWHERE for group in groups))
     if context.invoked_subcommand not in anywhere and not Path("dvc.yaml").exists():
         typer.secho(f"no dvc.yaml in {Path.cwd()}: run world2act in the root of the pipeline", err=True, fg="red")
         raise typer.Exit(2)
