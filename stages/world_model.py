@@ -37,7 +37,7 @@ def main(params: Params) -> Metrics:
 
     def build(section: WorldModel) -> CosmosTransformer3DModel:
         channels, text_dim = cache.latent_shape[0], cache.prompt_embeds.shape[2]
-        return tune(build_transformer(section, channels, text_dim, seed, section.patch_size), section, seed)
+        return tune(build_transformer(section, channels, text_dim, seed), section, seed)
 
     network = build_or_outline(build, own, params.base.ranks) if is_dry_run() else build(own)
     if own.tuning == "none":

@@ -6,6 +6,7 @@ test_sampler; prompts in test_weights_tokenizer; the guardrail in test_guardrail
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from world2act.errors import BadInput
 from world2act.params import Sampler, Tokenizer, WorldModel, compose, parse_params
 from world2act.world_model.conditioning import conditioning_mask, denoise, network_inputs
 from world2act.world_model.loss import denoising_loss
+from world2act.world_model.preparation import describe
 from world2act.world_model.sampler import sample, seeded_noise
 from world2act.world_model.text import TextEncoder, make_text_encoder
 from world2act.world_model.tokenizer import VideoTokenizer
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 def params() -> tuple[WorldModel, Tokenizer]:
     both = parse_params(compose("default", ROOT), "conf/profile/default.yaml")
-    size = {"heads": 2, "head_dim": 16, "layers": 2, "adaln_lora_dim": 8, "weights": None}
+    size = {"heads": 2, "head_dim": 16, "layers": 2, "adaln_lora_dim": 8, "patch_size": 2, "weights": None}
     return both.world_model.model_copy(update=size), both.tokenizer
 
 
@@ -190,9 +192,22 @@ def test_without_a_checker_the_pipeline_cannot_even_be_made(network: nn.Module, 
 def test_the_pipeline_floors_frames_that_we_refuse(vae: nn.Module) -> None:
     video = torch.zeros(1, 3, 8, 32, 32)
     assert vae.encode(video).latent_dist.mode().shape[2] == 2  # of eight frames, three were lost
-    for shape in ((1, 8, 32, 32, 3), (1, 5, 32, 40, 3), (1, 5, 24, 32, 3)):
+    for shape in ((1, 8, 32, 32, 3), (1, 5, 32, 36, 3), (1, 5, 28, 32, 3)):
         with pytest.raises(BadInput):
             VideoTokenizer(vae).encode(np.zeros(shape, np.uint8))
+
+
+def test_sizes_that_sixteen_does_not_divide_are_refused(vae: nn.Module) -> None:
+    """Eight of the VAE, two of the transformer's patches."""
+    own = parse_params(compose("cosmos-predict2-2b", ROOT), "").world_model
+
+    def describe_frames(height: int, width: int) -> dict[str, object]:
+        return describe(own, SimpleNamespace(latent_shape=VideoTokenizer(vae).latent_shape(height, width)), [])
+
+    assert describe_frames(480, 480)["target"] == describe_frames(432, 768)["target"] == "latent"
+    for size in ((480, 840), (472, 480)):
+        with pytest.raises(BadInput, match="patch_size"):
+            describe_frames(*size)
 
 
 def test_latents_have_the_published_statistics_taken_off(vae: nn.Module) -> None:

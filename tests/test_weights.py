@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[1]
 
 def tiny(**changes: object) -> WorldModel:
     own = parse_params(compose("default", ROOT), "conf/profile/default.yaml").world_model
-    return own.model_copy(update={"heads": 2, "head_dim": 16, "layers": 2, "adaln_lora_dim": 8, **changes})
+    return own.model_copy(
+        update={"heads": 2, "head_dim": 16, "layers": 2, "adaln_lora_dim": 8, "patch_size": 2, **changes}
+    )
 
 
 def build(weights: Path | str | None = None, *, text_dim: int = 8, seed: int = 1, **changes: object) -> torch.nn.Module:
@@ -126,6 +128,7 @@ OTHER = [
     ({"heads": 4}, "'num_attention_heads': 2", "'num_attention_heads': 4"),
     ({"layers": 3}, "'num_layers': 2", "'num_layers': 3"),
     ({"adaln_lora_dim": 16}, "'adaln_lora_dim': 8", "'adaln_lora_dim': 16"),
+    ({"patch_size": 4}, "'patch_size': (1, 2, 2)", "'patch_size': (1, 4, 4)"),
     ({"text_dim": 1024}, "'text_embed_dim': 8", "'text_embed_dim': 1024"),
 ]
 

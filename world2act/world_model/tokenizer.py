@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
 FRAMES_PER_LATENT = 4
-PATCH = 2  # latents a side of what is one token to the transformer
 
 
 def latents_of(frames: int) -> int:
@@ -46,14 +45,13 @@ class VideoTokenizer:
         self.downscale = 2**levels * (vae.config.patch_size or 1)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(C, h, w) of frames of this size. Raises `BadInput` where the VAE or the transformer would cut them off."""
-        multiple = self.downscale * PATCH
-        if height % multiple or width % multiple:
+        """(C, h, w) of frames of this size. Raises `BadInput` where the VAE would cut them off silently."""
+        if height % self.downscale or width % self.downscale:
             raise BadInput(
                 "params.yaml",
                 "demos.image_size",
                 f"{height}x{width}",
-                f"multiples of {multiple}",
+                f"multiples of {self.downscale}",
                 "choose another image size",
             )
         return self.vae.config.z_dim, height // self.downscale, width // self.downscale

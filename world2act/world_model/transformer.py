@@ -7,6 +7,7 @@ what holds a bfloat16 checkpoint exactly.
 from __future__ import annotations
 
 import re
+from math import isqrt
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from world2act.params import WorldModel as WorldModelParams
 from world2act.storage import read_json
 from world2act.world_model.checkpoint import assign_strictly, load_strictly, read_tensors
 from world2act.world_model.hub import locate
-from world2act.world_model.tokenizer import PATCH
 
 if TYPE_CHECKING:
     from diffusers import CosmosTransformer3DModel
@@ -33,13 +33,12 @@ _NOT_WEIGHTS = re.compile(
 )
 
 
-def architecture(params: WorldModelParams, channels: int, text_dim: int, patch_size: int = 2) -> dict[str, Any]:
+def architecture(params: WorldModelParams, channels: int, text_dim: int) -> dict[str, Any]:
     """What `CosmosTransformer3DModel` is made of: Cosmos-Predict2 Video2World of the size in `params`.
 
     Args:
         channels: C of the latents; the condition mask is one more channel in, the padding mask is added inside.
         text_dim: D of the prompt embeddings.
-        patch_size: latent pixels a side of a token; 2 in all released checkpoints.
     """
     return {
         "in_channels": channels + 1,
@@ -51,23 +50,21 @@ def architecture(params: WorldModelParams, channels: int, text_dim: int, patch_s
         "text_embed_dim": text_dim,
         "adaln_lora_dim": params.adaln_lora_dim,
         "max_size": (128, 240, 240),
-        "patch_size": (1, PATCH, PATCH),
+        "patch_size": (1, params.patch_size, params.patch_size),
         "rope_scale": (1.0, 3.0, 3.0),
         "concat_padding_mask": True,
         "extra_pos_embed_type": None,
     }
 
 
-def build_transformer(
-    params: WorldModelParams, channels: int, text_dim: int, seed: int, patch_size: int = 2
-) -> CosmosTransformer3DModel:
+def build_transformer(params: WorldModelParams, channels: int, text_dim: int, seed: int) -> CosmosTransformer3DModel:
     """The network that `params` ask for, to be trained, with `params.weights` or weights drawn from `seed`.
 
     Raises:
         BadInput: weights are missing, damaged or of another architecture; the network has not `params.parameters`
             parameters; or there is nothing to train and nothing to start from.
     """
-    wanted = architecture(params, channels, text_dim, patch_size)
+    wanted = architecture(params, channels, text_dim)
     if params.weights is None:
         if params.tuning == "none":
             remedy = "name weights, or train them (tuning: full)"
@@ -88,9 +85,7 @@ def check_parameters(network: torch.nn.Module, expected: int | None) -> None:
     """Raises `BadInput` where `network` has another number of parameters than `expected`."""
     found = sum(weight.numel() for weight in network.parameters())
     if expected not in (None, found):
-        remedy = (
-            "correct the size (heads, head_dim, layers, adaln_lora_dim), the latents' channels or the text dimension"
-        )
+        remedy = "correct the size (heads, layers and so on), the latents' channels or the text dimension"
         raise BadInput("params.yaml", "world_model.parameters", f"{found:,}", f"{expected:,}", remedy)
 
 
@@ -126,22 +121,25 @@ def _load_native(path: Path, wanted: dict[str, Any]) -> CosmosTransformer3DModel
 
 def _architecture_of(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     """What the shapes of NVIDIA's checkpoint say of its network."""
-    patch, block = PATCH**2, "blocks.0.{}.weight".format
+    block = "blocks.0.{}.weight".format
     try:
         shape = {key: tuple(value.shape) for key, value in weights.items()}
         width, inputs = shape["x_embedder.proj.1.weight"]
+        outputs = shape["final_layer.linear.weight"][0]
+        patch = (inputs - outputs) // 2  # the condition mask and the padding mask come in, and do not come out
         head_dim = shape[block("self_attn.q_norm")][0]
         return {
             "in_channels": inputs // patch - 1,
-            "out_channels": shape["final_layer.linear.weight"][0] // patch,
+            "out_channels": outputs // patch,
             "num_attention_heads": width // head_dim,
             "attention_head_dim": head_dim,
             "num_layers": len({key.split(".")[1] for key in shape if key.startswith("blocks.")}),
             "mlp_ratio": shape[block("mlp.layer1")][0] / width,
+            "patch_size": (1, isqrt(patch), isqrt(patch)),
             "text_embed_dim": shape[block("cross_attn.k_proj")][1],
             "adaln_lora_dim": shape[block("adaln_modulation_self_attn.1")][0],
         }
-    except (KeyError, AttributeError, ValueError, IndexError) as error:
+    except (KeyError, AttributeError, ValueError, IndexError, ZeroDivisionError) as error:
         expected = "Cosmos-Predict2 in NVIDIA's layout (net.blocks.0...)"
         raise BadInput(
             path, "", f"no such weights: {error}", expected, "use a model-*.pt of Cosmos-Predict2"

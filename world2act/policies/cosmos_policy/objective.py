@@ -90,7 +90,7 @@ class CosmosPolicyObjective:
             found = "weights that are not trained here, without their statistics" if block.weights else "no weights"
             remedy = "name both, or train (tuning: full)"
             raise BadInput("params.yaml", "base_policy.cosmos_policy", found, "weights and statistics", remedy)
-        self.model = build_transformer(block, self._shape[0], text_dim, seed, block.patch_size)
+        self.model = build_transformer(block, self._shape[0], text_dim, seed)
         self.model.requires_grad_(block.tuning == "full")
         self.config = CosmosPolicyConfig(
             layout=layout,

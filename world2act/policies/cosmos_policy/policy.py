@@ -224,7 +224,7 @@ def from_pretrained(directory: str | Path) -> CosmosPolicy:
     statistics = read_statistics(root / "statistics.json", {ACTION: config.action_dim, PROPRIO: config.proprio_dim})
     prompts = read_tensors(root / "prompts.safetensors")
     with init_empty_weights():
-        network = build_transformer(config, config.channels, config.text_dim, 0, config.patch_size)
+        network = build_transformer(config, config.channels, config.text_dim, 0)
     path = root / "model.safetensors"
     network = checkpoint.assign_strictly(network, checkpoint.read_tensors(path), path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
