@@ -7,19 +7,20 @@ import numpy as np
 import torch
 
 from world2act.data.latent_cache import LatentCache, open_latents
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout
 from world2act.params import Demos, Params
 from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
 from world2act.stage import ARTIFACTS, Metrics
 from world2act.storage import atomic_directory, file_stem, read_json, read_parquet, sha256
+from world2act.world_model.film import film_chain
 from world2act.world_model.generation import imagine_skills, independent_rollouts, load_world_model
 from world2act.world_model.guardrail import open_guardrail
-from world2act.world_model.preview import save_strip
 from world2act.world_model.rollouts import prompts_of, sampler_seed, write_rollouts
 from world2act.world_model.tokenizer import load_tokenizer
 
-STRIPS = 8
+FILMED = 8
 
 
 def plan(params: Params) -> list[list[int]]:
@@ -53,11 +54,13 @@ def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
     prompts = read_prompts(states, open_latents(ARTIFACTS / "latents"))
     arrays = {name: array for group in computed for name, array in group.items()}
     imagined = [[arrays[f"{i}.{skill}"] for skill in range(len(chain))] for i, chain in enumerate(prompts)]
+    fps = EpisodeDataset.open(ARTIFACTS / "demos" / "video_only").fps
     with atomic_directory(ARTIFACTS / "rollouts") as directory:
         (directory / "frames").mkdir()
-        for i, (state, clips) in enumerate(zip(states[:STRIPS], imagined, strict=False)):
-            videos = [guardrail.show(tokenizer.decode(torch.from_numpy(clip[None])))[0] for clip in clips]
-            save_strip(directory / "frames" / f"{i}-{file_stem(state['task'])}.png", videos)
+        for i, (state, clips) in enumerate(zip(states[:FILMED], imagined, strict=False)):
+            stem = directory / "frames" / f"{i}-{file_stem(state['task'])}"
+            given = params.rollouts.conditioning_frames
+            film_chain(stem, tokenizer, guardrail, prompts[i], clips, None, fps, given)
         return write_rollouts(
             directory,
             states,

@@ -13,9 +13,8 @@ from world2act.storage import atomic_directory, sha256, write_json, write_parque
 from world2act.training.dry_run import build_or_outline
 from world2act.training.loop import train
 from world2act.training.ranks import initialise, share_weights
-from world2act.world_model.chains import CHAIN_SCHEMA
 from world2act.world_model.conditioning import Change
-from world2act.world_model.film import film_heldout
+from world2act.world_model.drift import CHAIN_SCHEMA
 from world2act.world_model.generation import make_world_model
 from world2act.world_model.guardrail import open_guardrail
 from world2act.world_model.loss import DenoisingObjective
@@ -26,6 +25,7 @@ from world2act.world_model.quality import HELDOUT_SCHEMA, Subject, measure, summ
 from world2act.world_model.tokenizer import load_tokenizer
 from world2act.world_model.transformer import build_transformer
 from world2act.world_model.tuning import merge, save_adapter, tune
+from world2act.world_model.view import film_heldout
 
 
 def main(params: Params) -> Metrics:

@@ -200,7 +200,7 @@ def _latents(artifacts: Path, rng: np.random.Generator) -> None:
 
 
 def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
-    from world2act.world_model.chains import CHAIN_SCHEMA
+    from world2act.world_model.drift import CHAIN_SCHEMA
     from world2act.world_model.object_position import POSITION_SCHEMA
     from world2act.world_model.quality import HELDOUT_SCHEMA
 

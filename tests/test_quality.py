@@ -14,8 +14,8 @@ import torch
 from lpips_reference import draw
 from ranks import run_ranks
 
-from world2act.data.episodes import Episode, encode
 from tests.latent_caches import write_latents
+from world2act.data.episodes import Episode, encode
 from world2act.data.latent_cache import Clip, open_latents
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
@@ -23,7 +23,8 @@ from world2act.params import compose, parse_params
 from world2act.training.ranks import gather_rows, initialise
 from world2act.world_model import quality
 from world2act.world_model.baselines import STRENGTHS, Ridge, SkillBaselines
-from world2act.world_model.chains import correlation, error, summarise_chains
+from world2act.world_model.chains import correlation, error
+from world2act.world_model.drift import summarise_chains
 from world2act.world_model.image_metrics import picture_metrics
 from world2act.world_model.imagination import chains_of
 from world2act.world_model.lpips import convert, load_lpips

@@ -54,9 +54,12 @@ def make_pipeline_root(root: Path) -> Path:
     write_json(root / "metrics/skills/metrics.json", {"clips": 78, "synchronised": 0.975, "median_clip_frames": 21.0})
     (root / "metrics/skills/clip_lengths.csv").write_text("frames,episodes,skill clips\n0,0.0,0.5\n8,1.0,0.5\n")
     strip = Image.fromarray(rng.integers(0, 255, (18, 80, 3), np.uint8))
-    for name in ("world_model/preview", "rollouts/frames", "tokenizer/preview"):
+    for name in ("world_model/videos", "rollouts/frames", "tokenizer/preview"):
         (artifacts / name).mkdir()
-        strip.save(artifacts / name / "reach-0-episode-3.png")
+        strip.save(artifacts / name / "reach-episode-3.png")
+    write_video(
+        artifacts / "world_model/videos/reach-episode-3.mp4", rng.integers(0, 255, (4, 32, 32, 3), np.uint8), 10
+    )
     for video in (artifacts / "evaluate/videos").glob("*.mp4"):
         write_video(video, rng.integers(0, 255, (4, 32, 32, 3), np.uint8), 10)
     return root
@@ -116,7 +119,14 @@ def test_page_shows_every_part(page: str) -> None:
         "Parameters and lineage",
     ):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("<video ") == 2 and page.count("data:video/mp4;base64,") == 2
+    assert page.count("<video ") == 3 and page.count("data:video/mp4;base64,") == 3
+    for part in (
+        "As pictures",
+        "Is the object where this scene has it?",
+        "Drift over a chain of skills",
+        "Where skills join",
+    ):
+        assert f"<h3>{part}" in page
     assert page.count('class="gate"') == len(ARTIFACTS)
     assert all(task in page for task in TASKS)
     assert "50%" in page and "75%" in page  # 2 and 3 of 4 test scenes
@@ -141,7 +151,8 @@ def test_charts_are_well_formed_and_follow_the_theme(page: str) -> None:
     "missing",
     [
         "artifacts/evaluate/summary.json", "artifacts/world_model/heldout.parquet",
-        "artifacts/world_model/preview/reach-0-episode-3.png",
+        "artifacts/world_model/videos/reach-episode-3.png",
+        "artifacts/world_model/chains.parquet", "artifacts/world_model/positions.parquet",
         "metrics/bridge/train/plots/metrics/loss.tsv", "metrics/skills/clip_lengths.csv", "dvc.yaml", "params.yaml",
     ],
 )  # fmt: skip

@@ -99,6 +99,24 @@ def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, 
         return inline_svg(figure, "bars " + " ".join(names))
 
 
+def groups(named: Mapping[str, Mapping[str, float]], *, ylabel: str) -> Markup:
+    """Bars in groups, one a series: series → group → value. The first series stands out."""
+    names = list(dict.fromkeys(group for values in named.values() for group in values))
+    colours = [ACCENT, BASE, *[SOFT] * len(named)]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(HALF, 3.6), layout="constrained")
+        width = 0.84 / len(named)
+        for i, (name, values) in enumerate(named.items()):
+            x = np.arange(len(names)) + (i - (len(named) - 1) / 2) * width
+            heights = [values.get(group, np.nan) for group in names]
+            drawn = axes.bar(x, heights, width * 0.9, color=colours[i], alpha=1 - 0.2 * max(0, i - 2), label=name)
+            axes.bar_label(drawn, [f"{height:.2g}" for height in heights], color=MUTE, fontsize=9, padding=2)
+        axes.set(xticks=range(len(names)), xticklabels=names, ylabel=ylabel)
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2, fontsize=10)
+        return inline_svg(figure, "groups " + " ".join(named))
+
+
 def lengths(named: Mapping[str, Points]) -> Markup:
     """Histograms: the share of clips by length."""
     with plt.rc_context(STYLE):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,15 @@ from typing import Any
 import numpy as np
 
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
 from world2act.report import charts, sources
 from world2act.report.drawing import draw_pipeline
 from world2act.report.html import data_uri, load_template, png, style
+from world2act.report.imagination import imagination, mean
 from world2act.report.wording import verdict
 from world2act.storage import read_json
 
 _FRAMES = 8
 _TRAINED = ("tokenizer", "world_model", "base_policy", "bridge", "post_train")
-_STRIPS = 6
-_ERRORS = {
-    "error_model": "world model, mean of samples", "error_one_sample": "world model, one sample",
-    "error_ridge": "ridge regression from the first frame", "error_skill_mean": "mean training video of the skill",
-    "error_length_mean": "mean of clips as long",
-    "error_first_frame": "repeat the first frame", "error_shuffled": "control: another clip's first frame",
-}  # fmt: skip
-_CORRELATIONS = {
-    "correlation": "world model", "correlation_ridge": "ridge regression from the first frame",
-    "correlation_shuffled": "control: another clip's first frame",
-}  # fmt: skip
 
 
 def render(root: Path) -> str:
@@ -44,7 +32,8 @@ def render(root: Path) -> str:
         style=style(),
         **_pipeline(root, stages),
         **_learning(root),
-        **_imagination(root),
+        **imagination(root),
+        **_alignment(root),
         **_evaluation(root),
         **_data(root),
     )
@@ -101,40 +90,18 @@ def _data(root: Path) -> dict[str, Any]:
     }
 
 
-def _imagination(root: Path) -> dict[str, Any]:
-    artifacts = root / "artifacts"
-    clips = sources.read_rows(artifacts / "world_model/heldout.parquet", [*_ERRORS, *_CORRELATIONS])
+def _alignment(root: Path) -> dict[str, Any]:
     bridge = sources.read_rows(
-        artifacts / "bridge/heldout.parquet", ["rank", "candidates", "rank_same_skill", "candidates_same_skill"]
+        root / "artifacts/bridge/heldout.parquet", ["rank", "candidates", "rank_same_skill", "candidates_same_skill"]
     )
     retrieval = {}
     for suffix, what in (("", "among all clips"), ("_same_skill", "within its skill")):
-        retrieval[what] = _mean([row[f"rank{suffix}"] == 1 for row in bridge])
-        retrieval[f"chance {what}"] = _mean([1 / row[f"candidates{suffix}"] for row in bridge])
-    errors = {label: _mean([row[name] for row in clips]) for name, label in _ERRORS.items()}
-    correlations = {label: _mean([row[name] for row in clips]) for name, label in _CORRELATIONS.items()}
+        retrieval[what] = mean([row[f"rank{suffix}"] == 1 for row in bridge])
+        retrieval[f"chance {what}"] = mean([1 / row[f"candidates{suffix}"] for row in bridge])
+    highlight = [name for name in retrieval if "chance" not in name]
     return {
-        "heldout_clips": len(clips),
         "bridge_clips": len(bridge),
-        "retrieval": retrieval,
-        "errors": charts.bars(
-            errors,
-            highlight=list(_ERRORS.values())[:1],
-            xlabel="mean squared error of normalised latents",
-            width=charts.HALF,
-        ),
-        "correlations": charts.bars(
-            correlations, highlight=["world model"], xlabel="correlation with the true deviation", width=charts.HALF
-        ),
-        "retrieval_bars": charts.bars(
-            retrieval,
-            highlight=[name for name in retrieval if "chance" not in name],
-            xlabel="share of clips",
-            width=charts.THIRD,
-        ),
-        "previews": _strips(artifacts / "world_model/preview"),
-        "rollouts": _strips(artifacts / "rollouts/frames"),
-        "reconstructions": _strips(artifacts / "tokenizer/preview")[:2],
+        "retrieval_bars": charts.bars(retrieval, highlight=highlight, xlabel="share of clips", width=charts.THIRD),
     }
 
 
@@ -150,20 +117,6 @@ def _learning(root: Path) -> dict[str, Any]:
         "cosine": charts.together(cosine),
         "residual": charts.together({"residual": steps["residual"]}),
     }
-
-
-def _strips(folder: Path) -> list[dict[str, Any]]:
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
-        raise BadInput(folder, "", "no picture", "PNG strips", "run the stage that writes them again: `dvc repro -f`")
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _STRIPS).round().astype(int))]
-    return [{"name": _strip_name(path.stem), "source": data_uri(path.read_bytes(), "image/png")} for path in chosen]
-
-
-def _strip_name(stem: str) -> str:
-    """What the writers' file names say: <task>-<skill>-episode-<episode>, or <rollout>-<task>."""
-    stem = re.sub(r"^(.+)-(\d+)-episode-(\d+)$", r"\1, skill \2, episode \3", stem)
-    return re.sub(r"^(\d+)-(.+)$", r"\2, rollout \1", stem)
 
 
 def _videos(folder: Path) -> dict[str, list[dict[str, str]]]:
@@ -186,9 +139,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": json.dumps(value)}
     return rows
-
-
-def _mean(values: Sequence[float | bool | None]) -> float:
-    """Of the values that there are."""
-    there = [float(value) for value in values if value is not None]
-    return sum(there) / len(there) if there else 0.0

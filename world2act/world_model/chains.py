@@ -1,4 +1,4 @@
-"""Whole episodes imagined skill by skill: how imagination drifts, and how skills join; chains.parquet out.
+"""Whole episodes imagined skill by skill: how imagination drifts, and how skills join; rows of chains.parquet out.
 
 A row is a skill of a held-out episode, by one method. The world model runs from the real first frame of the skill
 ("real start"), and from its own end of the skill before: "frame", that frame decoded and encoded again, or "latent".
@@ -8,39 +8,18 @@ chain knows: the first frame of the episode and the skills. "recorded" is the vi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.world_model.baselines import BASELINES, SkillBaselines
+from world2act.world_model.drift import RECORDED
 from world2act.world_model.imagination import Imagination, chains_of, clip_seed, imagine_chains
 from world2act.world_model.tokenizer import VideoTokenizer
-
-CHAIN_SCHEMA = pa.schema(
-    [
-        ("episode_index", pa.int64()),
-        ("task", pa.string()),
-        ("skill_index", pa.int64()),
-        ("skill_count", pa.int64()),
-        ("prompt", pa.string()),
-        ("method", pa.string()),
-        ("error", pa.float64()),
-        ("correlation", pa.float64()),
-        ("jump_latents", pa.float64()),
-        ("jump_frames", pa.float64()),
-    ]
-)
-CHAINED = {
-    "frame": "from its own last frame",
-    "latent": "from its own last latent",
-    "real start": "from the real first frame of each skill",
-}
-RECORDED = "recorded"
 
 
 def measure_chains(
@@ -102,22 +81,6 @@ def correlation(imagined: np.ndarray, true: np.ndarray) -> float:
     a, b = (deviation[1:].ravel() - deviation[1:].mean() for deviation in (imagined, true))
     scale = np.linalg.norm(a) * np.linalg.norm(b)
     return float(a @ b / scale) if scale else 0.0
-
-
-def summarise_chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """drift_<method>: skill index → mean error; jump_latents and jump_frames: method → mean. Spaces become `_`."""
-    summary: dict[str, dict[str, float]] = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own, name = [row for row in rows if row["method"] == method], method.replace(" ", "_")
-        for skill in sorted({row["skill_index"] for row in own}):
-            errors = [row["error"] for row in own if row["skill_index"] == skill and row["error"] is not None]
-            if errors:
-                summary.setdefault(f"drift_{name}", {})[str(skill)] = float(np.mean(errors))
-        for column in ("jump_latents", "jump_frames"):
-            jumps = [row[column] for row in own if row[column] is not None]
-            if jumps:
-                summary.setdefault(column, {})[name] = float(np.mean(jumps))
-    return summary
 
 
 def _baselines(

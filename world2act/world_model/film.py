@@ -14,41 +14,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from world2act.data.latent_cache import Clip
-from world2act.data.tiling import read_frames
 from world2act.data.video import write_video
-from world2act.storage import file_stem
 from world2act.world_model.guardrail import Guardrail
-from world2act.world_model.imagination import Imagination, chains_of, clip_seed, imagine_chains
 from world2act.world_model.preview import save_strip
-from world2act.world_model.quality import Subject
 from world2act.world_model.tokenizer import VideoTokenizer
 
 _SIDE, _LABEL, _FOOT, _MARGIN = 256, 24, 84, 8  # pixels
 _MOST_FPS = 15
-_FILMED_A_TASK = 2
 _PAPER, _INK, _MUTE, _SOFT, _ACCENT = (246, 247, 249), (23, 32, 44), (93, 106, 123), (205, 212, 220), (15, 138, 126)
-
-
-def film_heldout(directory: Path, subject: Subject, guardrail: Guardrail) -> None:
-    """Imagine the first held-out episodes of each task from their first frame, and film them into a new directory."""
-    directory.mkdir()
-    chains = chains_of(subject.heldout)
-    for task in dict.fromkeys(chain[0].task for chain in chains):
-        for chain in [chain for chain in chains if chain[0].task == task][:_FILMED_A_TASK]:
-            stem = directory / f"{file_stem(task)}-episode-{chain[0].episode_index}"
-            film_episode(stem, subject, chain, guardrail)
-
-
-def film_episode(stem: Path, subject: Subject, chain: Sequence[Clip], guardrail: Guardrail) -> None:
-    """Imagine the skills of an episode in order, from its first frame alone and in their true lengths, and film them
-    below the recording."""
-    imagine = Imagination(subject.world_model, subject.cache, subject.settings.sampler)
-    seeds = [[clip_seed(subject.seed, clip, 0) for clip in chain]]
-    latents = imagine_chains(imagine, subject.tokenizer, [chain], seeds, "frame")[0]
-    dataset = subject.datasets[chain[0].dataset]
-    recorded = read_frames(dataset, chain[0].episode_index, range(chain[0].start, chain[-1].end + 1))
-    film_chain(stem, subject.tokenizer, guardrail, [clip.prompt for clip in chain], latents, recorded, dataset.fps)
 
 
 def film_chain(
@@ -59,12 +32,14 @@ def film_chain(
     latents: Sequence[np.ndarray],
     recorded: np.ndarray | None,
     fps: int,
+    given: int = 1,
 ) -> None:
     """Write `stem`.mp4 and `stem`.png.
 
     Args:
         latents: float32 (T, C, h, w) a skill, each from the frame at which the one before ended.
         recorded: uint8 (frames, H, W, 3), as long as the skills together; None for what was only imagined.
+        given: frames of the skill before that a skill begins with.
         fps: of the recording, or of what the world model was trained on.
 
     Raises:
@@ -72,9 +47,9 @@ def film_chain(
     """
     guardrail.check(prompts)
     skills = [guardrail.show(tokenizer.decode(torch.from_numpy(np.array(clip)[None])))[0] for clip in latents]
-    imagined = np.concatenate([skills[0], *(skill[1:] for skill in skills[1:])])
+    imagined = np.concatenate([skills[0], *(skill[given:] for skill in skills[1:])])
     rows = {"imagined": imagined} if recorded is None else {"recorded": recorded, "imagined": imagined}
-    ends = np.cumsum([len(skill) - 1 for skill in skills]).tolist()
+    ends = np.cumsum([len(skills[0]) - 1, *(len(skill) - given for skill in skills[1:])]).tolist()
     drawn = [
         _draw({name: video[i] for name, video in rows.items()}, prompts, ends, i, fps) for i in range(len(imagined))
     ]

@@ -25,7 +25,8 @@ from world2act.data.tiling import read_frames
 from world2act.params import WorldModel as WorldModelParams
 from world2act.training.ranks import gather_rows
 from world2act.world_model.baselines import BASELINES, SkillBaselines
-from world2act.world_model.chains import correlation, error, measure_chains, summarise_chains
+from world2act.world_model.chains import correlation, error, measure_chains
+from world2act.world_model.drift import summarise_chains
 from world2act.world_model.generation import WorldModel
 from world2act.world_model.image_metrics import picture_metrics
 from world2act.world_model.imagination import Imagination, chains_of, clip_seed

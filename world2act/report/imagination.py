@@ -1,0 +1,146 @@
+"""The report's part on imagination: what artifacts/{world_model,rollouts,tokenizer,bridge} say of it, as charts, tables
+and films."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world2act.errors import BadInput
+from world2act.report import charts, sources
+from world2act.report.html import data_uri
+from world2act.world_model.baselines import BASELINES
+from world2act.world_model.drift import CHAINED, RECORDED, summarise_chains
+from world2act.world_model.object_position import summarise_positions
+
+_STRIPS = 6
+_MODEL, _CONTROL = "world model", "control: another clip's first frame"
+_ERRORS = {
+    "error_model": "world model, mean of samples", "error_one_sample": "world model, one sample",
+    "error_ridge": BASELINES["ridge"], "error_nearest": BASELINES["nearest"],
+    "error_skill_mean": BASELINES["skill_mean"], "error_length_mean": "mean of clips as long",
+    "error_first_frame": BASELINES["first_frame"], "error_shuffled": _CONTROL,
+}  # fmt: skip
+_CORRELATIONS = {
+    "correlation": _MODEL, "correlation_ridge": BASELINES["ridge"], "correlation_nearest": BASELINES["nearest"],
+    "correlation_shuffled": _CONTROL,
+}  # fmt: skip
+_PICTURES = {"model": "world model, one sample", **BASELINES, "reconstruction": "the recording through the tokenizer"}
+_PICTURE_METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
+_READ = {RECORDED: "the recording: what the probe can read", "model": _MODEL, "shuffled": _CONTROL, **BASELINES}
+
+
+def imagination(root: Path) -> dict[str, Any]:
+    """What the template shows. Raises `BadInput` where a file is missing or damaged."""
+    artifacts = root / "artifacts"
+    pictures = [f"{metric}_{name}" for metric in _PICTURE_METRICS for name in _PICTURES]
+    clips = sources.read_rows(artifacts / "world_model/heldout.parquet", [*_ERRORS, *_CORRELATIONS, *pictures])
+    errors = {label: mean([row[name] for row in clips]) for name, label in _ERRORS.items()}
+    correlations = {label: mean([row[name] for row in clips]) for name, label in _CORRELATIONS.items()}
+    return {
+        "heldout_clips": len(clips),
+        "errors": charts.bars(
+            errors,
+            highlight=list(_ERRORS.values())[:1],
+            xlabel="mean squared error of normalised latents",
+            width=charts.HALF,
+        ),
+        "correlations": charts.bars(
+            correlations, highlight=[_MODEL], xlabel="correlation with the true deviation", width=charts.HALF
+        ),
+        "pictured_clips": sum(row["psnr_model"] is not None for row in clips),
+        "pictures": _pictures(clips),
+        **_chains(artifacts / "world_model/chains.parquet"),
+        "positions": _positions(artifacts / "world_model/positions.parquet"),
+        "films": films(artifacts / "world_model/videos"),
+        "previews": strips(artifacts / "world_model/videos"),
+        "rollouts": strips(artifacts / "rollouts/frames"),
+        "rollout_films": films(artifacts / "rollouts/frames"),
+        "reconstructions": strips(artifacts / "tokenizer/preview")[:2],
+    }
+
+
+def _pictures(clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A table: columns, and label → values."""
+    measured = [metric for metric in _PICTURE_METRICS if any(row[f"{metric}_model"] is not None for row in clips)]
+    return {
+        "columns": [_PICTURE_METRICS[metric] for metric in measured],
+        "rows": {
+            label: [mean([row[f"{metric}_{name}"] for row in clips]) for metric in measured]
+            for name, label in _PICTURES.items()
+        },
+    }
+
+
+def _chains(path: Path) -> dict[str, Any]:
+    rows = sources.read_rows(path, ["episode_index", "skill_index", "method", "error", "jump_latents", "jump_frames"])
+    summary = summarise_chains(rows)
+    drifts = {**CHAINED, "ridge": BASELINES["ridge"], "skill_mean": BASELINES["skill_mean"]}
+    named = {label: summary.get(f"drift_{name.replace(' ', '_')}", {}) for name, label in drifts.items()}
+    labels = {**CHAINED, **BASELINES, RECORDED: "the recording"}
+    jumps = {
+        label: [summary.get(column, {}).get(name.replace(" ", "_")) for column in ("jump_latents", "jump_frames")]
+        for name, label in labels.items()
+    }
+    shown = any(values[0] is not None for values in jumps.values())
+    return {
+        "chained_episodes": len({row["episode_index"] for row in rows}),
+        "drift": charts.groups(
+            {
+                label: {f"skill {int(skill) + 1}": value for skill, value in errors.items()}
+                for label, errors in named.items()
+            },
+            ylabel="mean squared error of latents",
+        )
+        if rows
+        else None,
+        "jumps": {label: values for label, values in jumps.items() if values[0] is not None} if shown else {},
+    }
+
+
+def _positions(path: Path) -> dict[str, list[float]]:
+    """Label → error in cm, R² and correlation at the start and at the end, correlation of the move."""
+    found = summarise_positions(
+        sources.read_rows(
+            path, ["episode_index", "task", "skill_index", "prompt", "method", "when", "true_m", "read_m"]
+        )
+    )
+    return {
+        label: [
+            *(found[name][when][figure] for when in ("start", "end") for figure in ("error_cm", "r2", "correlation")),
+            found[name]["move"]["correlation"],
+        ]
+        for name, label in _READ.items()
+        if name in found
+    }
+
+
+def films(folder: Path) -> list[dict[str, str]]:
+    """The mp4 files of a folder."""
+    paths = sorted(folder.glob("*.mp4"))
+    return [{"name": _name(path.stem), "source": data_uri(path.read_bytes(), "video/mp4")} for path in paths]
+
+
+def strips(folder: Path) -> list[dict[str, str]]:
+    """Up to six PNG strips of a folder, evenly spaced. Raises `BadInput` where there is none."""
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise BadInput(folder, "", "no picture", "PNG strips", "run the stage that writes them again: `dvc repro -f`")
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _STRIPS).round().astype(int))]
+    return [{"name": _name(path.stem), "source": data_uri(path.read_bytes(), "image/png")} for path in chosen]
+
+
+def _name(stem: str) -> str:
+    """What the writers' file names say: <task>-episode-<episode>, or <rollout>-<task>."""
+    stem = re.sub(r"^(.+)-episode-(\d+)$", r"\1, episode \2", stem)
+    return re.sub(r"^(\d+)-(.+)$", r"\2, rollout \1", stem)
+
+
+def mean(values: Sequence[float | bool | None]) -> float:
+    """Of the values that there are."""
+    there = [float(value) for value in values if value is not None]
+    return sum(there) / len(there) if there else 0.0

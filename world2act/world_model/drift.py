@@ -1,0 +1,46 @@
+"""chains.parquet, a row a skill of a held-out episode and a method, and what it says of drift: its schema and means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+CHAIN_SCHEMA = pa.schema(
+    [
+        ("episode_index", pa.int64()),
+        ("task", pa.string()),
+        ("skill_index", pa.int64()),
+        ("skill_count", pa.int64()),
+        ("prompt", pa.string()),
+        ("method", pa.string()),
+        ("error", pa.float64()),
+        ("correlation", pa.float64()),
+        ("jump_latents", pa.float64()),
+        ("jump_frames", pa.float64()),
+    ]
+)
+CHAINED = {
+    "frame": "from its own last frame",
+    "latent": "from its own last latent",
+    "real start": "from the real first frame of each skill",
+}
+RECORDED = "recorded"
+
+
+def summarise_chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """drift_<method>: skill index → mean error; jump_latents and jump_frames: method → mean. Spaces become `_`."""
+    summary: dict[str, dict[str, float]] = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own, name = [row for row in rows if row["method"] == method], method.replace(" ", "_")
+        for skill in sorted({row["skill_index"] for row in own}):
+            errors = [row["error"] for row in own if row["skill_index"] == skill and row["error"] is not None]
+            if errors:
+                summary.setdefault(f"drift_{name}", {})[str(skill)] = float(np.mean(errors))
+        for column in ("jump_latents", "jump_frames"):
+            jumps = [row[column] for row in own if row[column] is not None]
+            if jumps:
+                summary.setdefault(column, {})[name] = float(np.mean(jumps))
+    return summary
