@@ -137,6 +137,12 @@ def test_a_rollout_without_prompts_is_refused(parts: Parts, chain: list[str]) ->
         imagine(parts, [["lift"], chain])
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_prompts_for_another_number_of_rollouts_are_refused(parts: Parts, count: int) -> None:
+    with pytest.raises(BadInput, match="the prompts"):
+        imagine(parts, [["lift"]] * count, frames(1))
+
+
 def test_an_unknown_skill_is_refused(parts: Parts) -> None:
     with pytest.raises(BadInput, match="'dance'"):
         parts[0].skill_length("dance")

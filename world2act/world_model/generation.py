@@ -120,14 +120,7 @@ class WorldModel:
                 "numbers",
                 "look at the frames and at the gates of tokenizer and latents",
             )
-        if conditioning.shape[1] not in self.conditioning_latents:
-            raise BadInput(
-                "params.yaml",
-                "world_model.conditioning_latents",
-                f"{conditioning.shape[1]} conditioning latents given",
-                f"one of {list(self.conditioning_latents)}, as in training",
-                "ask for fewer conditioning frames (rollouts.conditioning_frames), or train the world model on these",
-            )
+        self.check_conditioning(conditioning.shape[1])
         if not conditioning.shape[1] < latents <= self.max_latents:
             raise BadInput(
                 "params.yaml",
@@ -135,6 +128,17 @@ class WorldModel:
                 f"{latents} latents asked for",
                 f"at least {conditioning.shape[1] + 1}, one behind the conditioning, and at most {self.max_latents}",
                 "train the world model on longer clips",
+            )
+
+    def check_conditioning(self, count: int) -> None:
+        """Raises `BadInput` where the model was not given so many first latents in training."""
+        if count not in self.conditioning_latents:
+            raise BadInput(
+                "params.yaml",
+                "world_model.conditioning_latents",
+                f"{count} conditioning latents given",
+                f"one of {list(self.conditioning_latents)}, as in training",
+                "ask for fewer conditioning frames (rollouts.conditioning_frames), or train the world model on these",
             )
 
     def skill_length(self, prompt: str) -> int:
@@ -204,15 +208,9 @@ def imagine_skills(
         BadInput: there are no prompts, or an empty or unknown one; or as `WorldModel.imagine` and
             `VideoTokenizer.encode`.
     """
-    for rollout, chain in enumerate(prompts):
-        if not chain or not all(prompt.strip() for prompt in chain):
-            raise BadInput(
-                f"rollout {rollout}",
-                "prompts",
-                list(chain),
-                "one prompt or more, none of them empty",
-                "name its skills",
-            )
+    _check_chains(prompts, len(first_frames))
+    if any(len(chain) > 1 for chain in prompts):
+        world_model.check_conditioning(latents_of(settings.conditioning_frames))
     given = [tokenizer.encode(frames[None])[0] for frames in first_frames]
     imagined: list[list[Tensor]] = [[] for _ in prompts]
     for skill, prompt, rows in skill_batches(prompts, settings.batch_size):
@@ -230,6 +228,21 @@ def imagine_skills(
             if len(prompts[row]) > skill + 1:
                 given[row] = hand_on(tokenizer, clip, settings)
     return imagined
+
+
+def _check_chains(prompts: Sequence[Sequence[str]], rollouts: int) -> None:
+    if not prompts or len(prompts) != rollouts:
+        raise BadInput(
+            "the prompts",
+            "",
+            f"{len(prompts)} lists of them",
+            f"one for each of {rollouts} rollouts",
+            "name the skills",
+        )
+    for rollout, chain in enumerate(prompts):
+        if not chain or not all(prompt.strip() for prompt in chain):
+            expected = "one prompt or more, none of them empty"
+            raise BadInput(f"rollout {rollout}", "prompts", list(chain), expected, "name its skills")
 
 
 def hand_on(tokenizer: VideoTokenizer, latents: Tensor, settings: Rollouts) -> Tensor:
