@@ -1,11 +1,11 @@
 """What shards bring: a stage in one process against the same in shards on as many processes, and over Dask.
 
-    python -m benchmarks.sharding WORKSPACE [--stages latents rollouts] [--shards 2] [--repeats 3] [--copies 1]
+    python -m benchmarks.sharding WORKSPACE [--stages latents rollouts] [--shards 2] [--repeats 3]
 
 WORKSPACE is a folder where the pipeline of this revision has run; its artifacts are copied into a clone of HEAD. Every
 process has one torch thread, on every side. A side ends when the artifact is written, whose bytes are compared; Dask's
 holds the start of its cluster, but not that of the Prefect server, which runs anyway where flows do. A process takes
-seconds to start, so that shards pay where a stage has minutes of work: --copies gives latents each clip several times.
+seconds to start, so that shards pay where a stage has minutes of work.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from pathlib import Path
 from prefect.server.api.server import SubprocessASGIServer
 
 from benchmarks.measure import by_turns, describe_machine, ratio, seconds, spread
-from world2act.data.latent_cache import SKILLS_SCHEMA
-from world2act.storage import read_parquet, sha256, write_parquet
+from world2act.storage import sha256
 
 ROOT = Path(__file__).parents[1]
 WHOLE, SHARDS, DASK = "one process", "shards, a process each", "shards over Dask"
@@ -35,7 +34,6 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", default=["latents", "rollouts"])
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--copies", type=int, default=1, help="of every skill clip, for a longer latents stage")
     arguments = parser.parse_args()
     print(f"machine: {describe_machine('torch', 'prefect', 'prefect-dask')}")
     with tempfile.TemporaryDirectory() as folder, SubprocessASGIServer() as server:
@@ -43,8 +41,6 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         for name in ("artifacts", "reports"):
             shutil.copytree(arguments.workspace / name, clone / name)
-        skills = clone / "artifacts/skills/skills.parquet"
-        write_parquet(skills, read_parquet(skills).to_pylist() * arguments.copies, SKILLS_SCHEMA)
         for stage in arguments.stages:
             measure(clone, stage, arguments.shards, arguments.repeats, server.api_url)
 

@@ -238,6 +238,18 @@ class TestSimulator:
         described = load_simulator("libero").describe()
         assert described["packages"]["robosuite"] == "1.4.0" and len(described["assets"]["sha256"]) == 64
 
+    def test_both_cameras_see_what_each_sees_alone(self) -> None:
+        both = [CAMERA, CAMERA.model_copy(update={"name": "eye_in_hand"})]
+        pictures = {}
+        for cameras in (both, both[:1], both[1:]):
+            environment = libero.make_environment(SOUP, cameras=cameras, image_size=64, settle_steps=10)
+            environment.reset(set_seed(0, "test", 0))
+            pictures[len(pictures)] = environment.observe().images
+        assert list(pictures[0]) == ["agentview", "eye_in_hand"]
+        for alone in (pictures[1], pictures[2]):
+            for name, picture in alone.items():
+                np.testing.assert_array_equal(picture, pictures[0][name])
+
     def test_unknown_camera(self) -> None:
         with pytest.raises(BadInput, match=r"demos\.cameras"):
             make(SOUP, CAMERA.model_copy(update={"name": "corner2"}))

@@ -18,6 +18,8 @@ import pytest
 
 from tests.test_metaworld import CAMERA, make
 from world2act.errors import BadInput, InfrastructureError
+from world2act.params import Camera
+from world2act.sims import metaworld
 from world2act.sims.base import Environment
 from world2act.sims.process import ProcessEnvironment, SimulatorProcess, shared_process
 from world2act.sims.wire import receive, send
@@ -60,6 +62,26 @@ def test_the_same_bytes_as_in_this_process() -> None:
         assert theirs.gripper_opening() == ours.gripper_opening()
     np.testing.assert_array_equal(theirs.render(96), ours.render(96))
     np.testing.assert_array_equal(other.observe().scene, other.observe().scene)
+    process.stop()
+
+
+def test_every_camera_comes_through() -> None:
+    cameras = [CAMERA, Camera(name="gripperPOV", position_m=None, fovy_deg=None, protocol=None)]
+    options = {"image_size": 32, "settle_steps": 5}
+    process = start()
+    described = [camera.model_dump(mode="json") for camera in cameras]
+    theirs = process.make_environment("coffee-push", cameras=described, **options)
+    ours = metaworld.make_environment("coffee-push", cameras=cameras, **options)
+    alone = metaworld.make_environment("coffee-push", cameras=cameras[1:], **options)
+    for environment in (theirs, ours, alone):
+        environment.reset(3)
+    seen, expected = theirs.observe().images, ours.observe().images
+    assert list(seen) == list(expected) == ["corner2", "gripperPOV"]
+    for name, picture in expected.items():
+        np.testing.assert_array_equal(seen[name], picture)
+    np.testing.assert_array_equal(alone.observe().images["gripperPOV"], expected["gripperPOV"])
+    np.testing.assert_array_equal(theirs.render(48), ours.render(48))
+    assert (alone.render(48) != ours.render(48)).any()
     process.stop()
 
 
