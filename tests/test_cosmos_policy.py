@@ -324,6 +324,21 @@ def test_weights_of_our_world_model_are_where_it_starts(
         assert torch.equal(started.state_dict()[key], value)
 
 
+def test_adapters_are_merged_into_what_is_saved(params: BasePolicy, dataset: EpisodeDataset, tmp_path: Path) -> None:
+    objective = make(changed(params, tuning="lora"), dataset)
+    trained = [name for name, value in objective.model.named_parameters() if value.requires_grad]
+    assert trained and all("lora" in name for name in trained)
+    with torch.no_grad():
+        for value in objective.model.parameters():
+            value += 0.1 * value.requires_grad
+    objective.save_policy(tmp_path, objective.model.state_dict())
+    plain, batch = load_policy(tmp_path).network, objective.batch(Place.of(0, 0, 1))
+    ours, theirs = (objective.loss(network, batch, Place.of(0, 0, 1))[0] for network in (objective.model, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    untrained = make(params, dataset).model
+    assert abs(objective.loss(untrained, batch, Place.of(0, 0, 1))[0] - ours) > 1e-3
+
+
 def test_released_weights_are_saved_as_they_are(params: BasePolicy, dataset: EpisodeDataset, tmp_path: Path) -> None:
     own = build_transformer(params.cosmos_policy, 16, 16, seed=5)
     torch.save(cosmos_layout(own), tmp_path / "model.pt")

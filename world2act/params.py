@@ -322,16 +322,18 @@ class Roles(Section):
 
 
 class CosmosPolicy(Section):
-    """weights, parameters, heads, head_dim, layers, adaln_lora_dim, patch_size, prediction: as in world_model. tuning:
-    none saves the weights as they are. tokenizer: the folder of vae/ and of the text encoder. prompts: embeddings made
-    elsewhere, in place of the text encoder. statistics: those that the weights were trained with, in place of the
-    training split's. layout: which latent frame holds what; views: its names of the cameras, where they are not the
-    dataset's. discount: of the value, a control step. noise_draws: noisy copies of each encoded sample.
+    """weights to prediction: as in world_model; with tuning none, the weights are saved as they are. tokenizer: the
+    folder of vae/ and of the text encoder. prompts: embeddings made elsewhere, in place of the text encoder.
+    statistics: those that the weights were trained with, in place of the training split's. layout: which latent frame
+    holds what; views: its names of the cameras, where they are not the dataset's. discount: of the value, a control
+    step. noise_draws: noisy copies of each encoded sample.
     """
 
     weights: str | None
     parameters: Count | None
-    tuning: Literal["full", "none"]
+    tuning: Literal["full", "lora", "none"]
+    lora: Lora
+    gradient_checkpointing: bool
     heads: Count
     head_dim: Count
     layers: Count

@@ -66,4 +66,6 @@ def train_policy(params: BasePolicy, objective: Imitation, base: Base, inputs: s
     if not any(parameter.requires_grad for parameter in objective.model.parameters()):
         weights = objective.model.state_dict()
         return Trained(weights, weights)
-    return train(objective, params.training, name="base_policy", base=base, inputs=inputs + objective.reads)
+    settings = params.model_dump_json(exclude={"training", "check_episodes_per_task"})
+    inputs += objective.reads + settings
+    return train(objective, params.training, name="base_policy", base=base, inputs=inputs)

@@ -44,6 +44,7 @@ from world2act.world_model.conditioning import denoise
 from world2act.world_model.text import load_text_encoder
 from world2act.world_model.tokenizer import load_tokenizer
 from world2act.world_model.transformer import build_transformer
+from world2act.world_model.tuning import merge, tune
 
 LOGNORMAL_SHARE, LOG_MEAN, LOG_STD, UNIFORM = 0.7, math.log(4), 1.2, (1.0, 85.0)
 
@@ -90,8 +91,10 @@ class CosmosPolicyObjective:
             found = "weights that are not trained here, without their statistics" if block.weights else "no weights"
             remedy = "name both, or train (tuning: full)"
             raise BadInput("params.yaml", "base_policy.cosmos_policy", found, "weights and statistics", remedy)
-        self.model = build_transformer(block, self._shape[0], text_dim, seed)
-        self.model.requires_grad_(block.tuning == "full")
+        self.model = tune(build_transformer(block, self._shape[0], text_dim, seed), block, seed)
+        self._adapted = block.tuning == "lora"
+        if block.tuning == "none":
+            self.model.requires_grad_(False)
         self.config = CosmosPolicyConfig(
             layout=layout,
             cameras=tuple(cameras),
@@ -182,4 +185,5 @@ class CosmosPolicyObjective:
         return loss, {"action_error": (squared[:, :, action].sum() / predicted).detach()}
 
     def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        weights = merge(self.model, weights) if self._adapted else weights
         save_pretrained(directory, self.config, weights, self.statistics, self.prompts, self._vae)
