@@ -19,6 +19,7 @@ from world2act.messages import one_message
 from world2act.policies import commands as policies_commands
 from world2act.report import commands as report_commands
 from world2act.serving import commands as serving_commands
+from world2act.world_model import commands as world_model_commands
 
 app = typer.Typer(
     name="world2act",
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(commands.app)
 app.add_typer(report_commands.app)
 app.add_typer(data_commands.app)
+app.add_typer(world_model_commands.app)
 app.add_typer(serving_commands.app)
 app.add_typer(policies_commands.app)
 

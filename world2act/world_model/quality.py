@@ -23,7 +23,6 @@ from world2act.data.latent_cache import Clip, LatentCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
 from world2act.params import WorldModel as WorldModelParams
-from world2act.training.ranks import gather_rows
 from world2act.world_model.baselines import BASELINES, SkillBaselines
 from world2act.world_model.chains import correlation, error, measure_chains
 from world2act.world_model.drift import summarise_chains
@@ -93,6 +92,8 @@ def measure(subject: Subject, *, rank: int = 0, ranks: int = 1) -> Quality:
     the control has no other first frame, and its columns are None; so are those of pictures beyond the first
     `evaluation_pictures` clips, skills in turn. As many episodes are imagined as chains.
     """
+    from world2act.training.ranks import gather_rows
+
     own = [clip for clip in subject.heldout if clip.episode_index % ranks == rank]
     shown = in_turn(subject.heldout, subject.settings.evaluation_pictures)
     chained = {clip.episode_index for clip in in_turn([c[0] for c in chains_of(subject.heldout)], len(shown))}

@@ -1,0 +1,205 @@
+"""The paper's central ablation: a world model of skills (Skill-WM) against one of whole episodes (Base-WM).
+
+    python -m benchmarks.skill_ablation WORKSPACE [--steps 425 850 1700] [--seeds 0 1] [--samples 4]
+
+WORKSPACE is the folder of a finished run: its demos, skills, tokenizer and latents are read, and nothing in it is
+changed. The settings are those of params.yaml here. Both models see the same frames of the same video-only episodes for
+the same number of optimiser steps of as many clips; every number of steps is a training of its own. Both then imagine
+held-out episodes from their first frame: Skill-WM skill by skill, each in its true length, from its own last frame;
+Base-WM in one go, in the true length of the whole, by the instruction. So Skill-WM is told when skills end, and Base-WM
+is not; a clip of Base-WM is longer, and so a step of it costs more.
+
+Error and correlation are of the mean of the samples, in the latents that each model works in, cut at the same skill
+boundaries and next to the mean training video of the same; PSNR is of one sample against the recorded frames, which is
+one measure for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import describe_machine
+from world2act.data.array_store import ArrayStore
+from world2act.data.latent_cache import SKILLS_SCHEMA, Clip, LatentCache, clip_keys, open_latents, write_index
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.tiling import read_frames
+from world2act.params import Params, WorldModel, load_params
+from world2act.training.loop import train
+from world2act.world_model.baselines import SkillBaselines
+from world2act.world_model.chains import correlation, error
+from world2act.world_model.conditioning import Change
+from world2act.world_model.encoding import prompt_keys, store_clips, store_prompts
+from world2act.world_model.generation import make_world_model
+from world2act.world_model.image_metrics import picture_metrics
+from world2act.world_model.imagination import Imagination, chains_of, clip_seed, imagine_chains
+from world2act.world_model.loss import DenoisingObjective
+from world2act.world_model.preparation import describe, usable_clips
+from world2act.world_model.text import load_text_encoder
+from world2act.world_model.tokenizer import FRAMES_PER_LATENT, VideoTokenizer, load_tokenizer
+from world2act.world_model.transformer import build_transformer
+
+SKILL, BASE = "Skill-WM", "Base-WM"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What both models are compared on. `chains`: the held-out episodes, as the skills of each."""
+
+    episodes: EpisodeDataset
+    tokenizer: VideoTokenizer
+    caches: dict[str, LatentCache]
+    chains: list[list[Clip]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument(
+        "--steps", type=int, nargs="+", help="trainings of so many steps each; else as params.yaml says"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--samples", type=int, default=4)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    params, artifacts = load_params(), arguments.workspace.resolve() / "artifacts"
+    settings = params.world_model.training.model_copy(
+        update={"deepspeed": str(Path(params.world_model.training.deepspeed).resolve())}
+    )
+    print(f"machine: {describe_machine('torch', 'diffusers')}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        data = read(artifacts, params, Path(folder) / "whole")
+        found: dict[tuple[str, int], list[dict[str, float]]] = {}
+        for steps in arguments.steps or [settings.steps]:
+            for seed in arguments.seeds:
+                for name, cache in data.caches.items():
+                    own = params.world_model.model_copy(
+                        update={
+                            "max_latents": max(clip.latents for clip in cache.clips),
+                            "training": settings.model_copy(update={"steps": steps, "checkpoint_every": steps}),
+                        }
+                    )
+                    row = run(name, own, params, data, seed, arguments.samples)
+                    found.setdefault((name, steps), []).append(row)
+                    print(f"{name}, {steps} steps, seed {seed}: {words(row)}", flush=True)
+        print("\nmean over seeds (and range of the error)")
+        for (name, steps), rows in found.items():
+            together = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+            errors = [row["error"] for row in rows]
+            print(f"{name}, {steps} steps: {words(together)}; error {min(errors):.4f} to {max(errors):.4f}")
+
+
+def read(artifacts: Path, params: Params, folder: Path) -> Data:
+    """The cache of the workspace, and one of the same episodes left whole, encoded now."""
+    episodes, tokenizer = EpisodeDataset.open(artifacts / "demos/video_only"), load_tokenizer(artifacts / "tokenizer")
+    skills = open_latents(artifacts / "latents")
+    chains = chains_of([clip for clip in skills.clips if clip.dataset == "video_only"])
+    rows: list[dict[str, Any]] = []
+    for chain in chains:
+        first = {name: getattr(chain[0], name) for name in SKILLS_SCHEMA.names}
+        end = {"end": chain[-1].end, "raw_end": chain[-1].end, "skill_count": 1, "prompt": chain[0].instruction}
+        rows.append(first | end)
+    datasets, encoder = (
+        {"video_only": episodes},
+        load_text_encoder(artifacts / "tokenizer", params.tokenizer.text_length),
+    )
+    prompts = prompt_keys(skills.meta["text"], [*sorted({row["prompt"] for row in rows}), ""])
+    keys = clip_keys(datasets, rows, skills.meta["encoding"])
+    store_clips(ArrayStore(folder / "clips"), tokenizer, datasets, dict(zip(keys, rows, strict=True)), 1)
+    store_prompts(ArrayStore(folder / "prompts"), encoder, prompts)
+    write_index(folder, rows, keys, prompts, skills.meta)
+    held = [chain for chain in chains if chain[0].subset == "heldout"]
+    return Data(episodes, tokenizer, {SKILL: skills, BASE: open_latents(folder)}, held)
+
+
+def run(name: str, own: WorldModel, params: Params, data: Data, seed: int, samples: int) -> dict[str, float]:
+    """Train one model, and measure it."""
+    cache = data.caches[name]
+    clips = usable_clips(cache, "train", own.max_latents).clips
+    config = describe(own, cache, clips)
+    network = build_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
+    objective = DenoisingObjective(
+        network, cache, clips, Change.of(config), conditioning_latents=own.conditioning_latents,
+        text_dropout=own.text_dropout, high_sigma_share=own.high_sigma_share, seed=seed,
+    )  # fmt: skip
+    base = params.base.model_copy(update={"seed": seed, "ranks": 1})
+    began = time.process_time()
+    trained = train(objective, own.training, name="ablation", base=base, inputs=f"{name} {seed}")
+    seconds = time.process_time() - began
+    network.load_state_dict(trained.ema)
+    imagine = Imagination(make_world_model(network, config), cache, own.sampler)
+    return evaluate(name, imagine, clips, data, seed, samples) | {"cpu_s": seconds}
+
+
+def evaluate(
+    name: str, imagine: Imagination, train_clips: Sequence[Clip], data: Data, seed: int, samples: int
+) -> dict[str, float]:
+    """Means over held-out episodes: `error`, `error_<skill>`, `correlation`, the mean video's `error_mean`, `psnr`."""
+    cache = imagine.cache
+    whole = {clip.episode_index: clip for clip in cache.clips if clip.dataset == "video_only"}
+    chains = data.chains if name == SKILL else [[whole[chain[0].episode_index]] for chain in data.chains]
+    drawn = [
+        imagine_chains(
+            imagine, data.tokenizer, chains, [[clip_seed(seed, clip, k) for clip in chain] for chain in chains], "frame"
+        )
+        for k in range(samples)
+    ]
+    means = {}
+    for clip in {clip.prompt: clip for chain in chains for clip in chain}.values():
+        same = [cache.latents(each) for each in train_clips if each.prompt == clip.prompt]
+        means[clip.prompt] = SkillBaselines(same, [video[0] for video in same])
+    rows: list[dict[str, float]] = []
+    for i, (skills, chain) in enumerate(zip(data.chains, chains, strict=True)):
+        truth = [np.array(cache.latents(clip), np.float64) for clip in chain]
+        model = [np.mean([videos[i][k] for videos in drawn], axis=0) for k in range(len(chain))]
+        mean = [means[clip.prompt].mean(clip.latents) for clip in chain]
+        truth, model, mean = (cut(skills, videos) for videos in (truth, model, mean))
+        row = {f"error_{k}": error(model[k], truth[k]) for k in range(len(skills))}
+        lengths = [clip.latents - 1 for clip in skills]
+        row["error"] = float(np.average(list(row.values()), weights=lengths))
+        row["error_mean"] = float(np.average([error(m, t) for m, t in zip(mean, truth, strict=True)], weights=lengths))
+        row["correlation"] = float(
+            np.mean([correlation(a - m, t - m) for a, m, t in zip(model, mean, truth, strict=True)])
+        )
+        rows.append(row | {"psnr": psnr(data, skills, [np.array(video) for video in drawn[0][i]])})
+    keys = sorted({key for row in rows for key in row})
+    return {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}
+
+
+def cut(skills: Sequence[Clip], videos: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """A chain's videos as they are; a whole episode's at the boundaries of its skills, which lie on the grid."""
+    if len(videos) == len(skills):
+        return list(videos)
+    edges = [clip.end // FRAMES_PER_LATENT for clip in skills]
+    return [videos[0][start : end + 1] for start, end in zip([0, *edges], edges, strict=False)]
+
+
+def psnr(data: Data, skills: Sequence[Clip], videos: Sequence[np.ndarray]) -> float:
+    """Of decoded frames, one a latent, against the recorded ones."""
+    frames = [data.tokenizer.decode(torch.from_numpy(video[None]))[0, ::FRAMES_PER_LATENT][1:] for video in videos]
+    which = range(FRAMES_PER_LATENT, skills[-1].end + 1, FRAMES_PER_LATENT)
+    return picture_metrics(np.concatenate(frames), read_frames(data.episodes, skills[0].episode_index, which), None)[
+        "psnr"
+    ]
+
+
+def words(row: dict[str, float]) -> str:
+    by_skill = ", ".join(f"{row[key]:.4f}" for key in sorted(row) if key.startswith("error_") and key[6:].isdigit())
+    return (
+        f"error {row['error']:.4f} (by skill {by_skill}; mean video {row['error_mean']:.4f}), "
+        f"correlation {row['correlation']:.2f}, PSNR {row['psnr']:.1f} dB, {row['cpu_s']:.0f} CPU s"
+    )
+
+
+if __name__ == "__main__":
+    main()

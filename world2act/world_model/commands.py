@@ -1,0 +1,61 @@
+"""The commands `world2act view` and `world2act convert-lpips`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from world2act.messages import one_message
+
+app = typer.Typer()
+
+
+@app.command()
+def view(
+    episode: Annotated[int, typer.Argument(help="An episode of artifacts/demos/video_only.", min=0)],
+    out: Annotated[Path, typer.Option(help="The folder of the mp4 and of the PNG strip.")] = Path("reports/view"),
+) -> None:
+    """Film an episode above what the world model imagines from its first frame, skill by skill."""
+    from world2act.data.latent_cache import open_latents
+    from world2act.data.lerobot_v3 import EpisodeDataset
+    from world2act.errors import BadInput
+    from world2act.params import load_params
+    from world2act.storage import file_stem, read_json
+    from world2act.world_model.generation import load_world_model
+    from world2act.world_model.guardrail import open_guardrail
+    from world2act.world_model.imagination import Imagination, chains_of
+    from world2act.world_model.tokenizer import load_tokenizer
+    from world2act.world_model.view import film_episode
+
+    with one_message():
+        artifacts, params = Path("artifacts"), load_params()
+        dataset, cache = EpisodeDataset.open(artifacts / "demos/video_only"), open_latents(artifacts / "latents")
+        chains = chains_of([clip for clip in cache.clips if clip.dataset == "video_only"])
+        chain = next((chain for chain in chains if chain[0].episode_index == episode), None)
+        if chain is None:
+            known = f"one of {[chain[0].episode_index for chain in chains if chain[0].subset == 'heldout']}, held out"
+            raise BadInput("the command line", "EPISODE", episode, known, "see artifacts/skills/discards.parquet")
+        guardrail = open_guardrail(read_json(artifacts / "world_model/config.json"))
+        imagine = Imagination(load_world_model(artifacts / "world_model"), cache, params.world_model.sampler)
+        out.mkdir(parents=True, exist_ok=True)
+        stem = out / f"{file_stem(chain[0].task)}-episode-{episode}"
+        film_episode(
+            stem, imagine, load_tokenizer(artifacts / "tokenizer"), dataset, chain, guardrail, params.base.seed
+        )
+        typer.echo(f"{stem}.mp4: {' → '.join(clip.prompt for clip in chain)} ({chain[0].subset})")
+
+
+@app.command("convert-lpips")
+def convert_lpips(
+    alexnet: Annotated[Path, typer.Argument(help="torchvision's AlexNet, a .pth file.")],
+    channels: Annotated[Path, typer.Argument(help="weights/v0.1/alex.pth of the package lpips.")],
+    out: Annotated[Path, typer.Argument(help="The file for world_model.lpips.")] = Path("lpips.safetensors"),
+) -> None:
+    """Write the weights of LPIPS as one safetensors file. Nothing but tensors is read of the .pth files."""
+    from world2act.world_model.lpips import convert
+
+    with one_message():
+        convert(alexnet, channels, out)
+        typer.echo(f"{out}: set world_model.lpips to it")
