@@ -50,7 +50,9 @@ def test_they_leave_to_the_loop_what_it_sets() -> None:
     assert stages == {1, 2, 3}
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, **NAMES)
+@pytest.mark.parametrize(
+    "configuration", [pytest.param(path, marks=pytest.mark.slow) for path in CONFIGURATIONS[:-1]] + GPU[-1:], **NAMES
+)
 def test_each_trains_the_transformer_and_goes_on_after_a_kill(configuration: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(whole, configuration, checkpointing=True) == ""
@@ -62,7 +64,11 @@ def test_each_trains_the_transformer_and_goes_on_after_a_kill(configuration: Pat
     assert len(moved) > 0.9 * len([key for key in first if key.startswith("weights/")])
 
 
-@pytest.mark.parametrize("configuration", [CONFIGURATIONS[0], GPU[1], GPU[-1]], **NAMES)
+@pytest.mark.parametrize(
+    "configuration",
+    [*(pytest.param(path, marks=pytest.mark.slow) for path in (CONFIGURATIONS[0], GPU[1])), GPU[2]],
+    **NAMES,
+)
 def test_lora_trains_adapters_of_frozen_weights(configuration: Path, tmp_path: Path) -> None:
     assert train(tmp_path / "run", configuration, lora=True) == ""
     found = result(tmp_path / "run")

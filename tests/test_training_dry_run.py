@@ -108,7 +108,7 @@ def held(configuration: str) -> None:
     write_json("held.json", {"weights": weights, "float32 copy": stepped, "optimiser": moments, "foretold": foretold})
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 1, 2)), 3])
 def test_memory_is_what_an_engine_holds(tmp_path: Path, stage: int) -> None:
     from test_training import configuration
 
