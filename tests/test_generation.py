@@ -12,7 +12,13 @@ from torch import Tensor
 from world2act.errors import BadInput
 from world2act.params import Rollouts, Sampler, compose, parse_params
 from world2act.storage import write_json
-from world2act.world_model.generation import WorldModel, imagine_skills, load_world_model, make_world_model
+from world2act.world_model.generation import (
+    WorldModel,
+    imagine_skills,
+    independent_rollouts,
+    load_world_model,
+    make_world_model,
+)
 from world2act.world_model.once import computed_once
 from world2act.world_model.rollouts import sampler_seed
 from world2act.world_model.tokenizer import VideoTokenizer, latents_of, make_vae
@@ -94,6 +100,21 @@ def test_a_rollout_is_the_same_in_every_batch(parts: Parts, batch_size: int) -> 
         imagine(parts, chains, batch_size=5), imagine(parts, chains, batch_size=batch_size), strict=True
     ):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_a_rollout_is_the_same_in_every_shard(parts: Parts, shards: int) -> None:
+    """As `run_sharded` shares the stage's units, each computed apart."""
+    world_model, tokenizer, embeds = parts
+    chains = [["lift", "place"], ["place"], ["lift", "lift", "place"], ["place", "lift"], ["place"]]
+    together, units = imagine(parts, chains), independent_rollouts(chains, settings().batch_size)
+    assert len(units) > 1 and sorted(i for unit in units for i in unit) == list(range(5))
+    for shard in range(shards):
+        for unit in units[shard::shards]:
+            first, seeds = frames(5)[unit], [seeds_of(chains)[i] for i in unit]
+            apart = imagine_skills(world_model, tokenizer, first, [chains[i] for i in unit], embeds, seeds, settings())
+            for i, clips in zip(unit, apart, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(clips, together[i], strict=True))
 
 
 def test_a_rollout_depends_on_its_seed(parts: Parts) -> None:
