@@ -47,10 +47,13 @@ _REMEDY = "use a directory that the base_policy stage wrote; restore it with `dv
 
 @dataclass(frozen=True)
 class CosmosPolicyConfig:
-    """Attributes:
-    cameras: which of the robot's cameras each picture of the layout shows. image_size: pixels a side.
-    channels: of the latents. text_dim: of the prompt embeddings. Then the sizes of the transformer.
-    prediction: what the network's output means. sampler_steps: passes of the network for a chunk.
+    """A policy: its layout, its interface, and the sizes of its transformer, named as in params.yaml.
+
+    Attributes:
+        cameras: which of the robot's cameras each picture of the layout shows, `image_size` pixels a side.
+        channels: of the latents. text_dim: of the prompt embeddings.
+        prediction: what the network's output means.
+        sampler_steps: passes of the network for a chunk.
     """
 
     layout: Layout
