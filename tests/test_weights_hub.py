@@ -87,7 +87,7 @@ def run(script: str, *arguments: str, home: Path, **environment: str) -> str:
     kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
     given = kept | {"HOME": str(home), "HF_HOME": str(home / "hf"), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
