@@ -51,9 +51,9 @@ def test_a_film_shows_recorded_above_imagined_frame_by_frame(tmp_path: Path, tok
     frames = film(tmp_path, tokenizer, Guardrail(None))
     assert len(frames) == 1 + 4 * 2 + 4 * 3 and frames[0].shape[1] >= 256
     assert (tmp_path / "mug-1.png").stat().st_size > 1000
-    footer = [frame[-60:].astype(int) for frame in frames]
-    assert np.abs(footer[8] - footer[9]).max() > 100, "the second prompt follows the first"
-    bar = [int((frame[-75:-69, :, 0] < 60).sum()) for frame in frames]
+    words = [frame[20:78].astype(int) for frame in frames]
+    assert np.abs(words[8] - words[9]).max() > 100, "the second prompt follows the first"
+    bar = [int((frame[9:15, :, 0] < 60).sum()) for frame in frames]
     assert bar == sorted(bar) and bar[0] < bar[-1], "time moves on"
 
 
@@ -67,8 +67,9 @@ def test_a_rollout_has_nothing_recorded_and_may_begin_with_five_frames(
 
 def test_nothing_passes_the_guardrail_unseen(tmp_path: Path, tokenizer: VideoTokenizer) -> None:
     frames = film(tmp_path, tokenizer, Guardrail(Strict()))
-    height = (frames[0].shape[0] - 84) // 2
-    assert frames[5][height + 40 : 2 * height - 10].max() < 20 < frames[5][40 : height - 10].max()
+    height = (frames[0].shape[0] - 80) // 2
+    recorded, imagined = frames[5][80 : 80 + height], frames[5][80 + height :]
+    assert imagined[30:-6].max() < 20 < recorded[30:-6].max()
     with pytest.raises(BadInput, match="refused by the guardrail"):
         film_chain(tmp_path / "x", tokenizer, Guardrail(Strict()), ["swing the hammer"], [], None, 20)
 

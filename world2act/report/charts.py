@@ -99,7 +99,7 @@ def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, 
         return inline_svg(figure, "bars " + " ".join(names))
 
 
-def groups(named: Mapping[str, Mapping[str, float]], *, ylabel: str) -> Markup:
+def groups(named: Mapping[str, Mapping[str, float]]) -> Markup:
     """Bars in groups, one a series: series → group → value. The first series stands out."""
     names = list(dict.fromkeys(group for values in named.values() for group in values))
     colours = [ACCENT, BASE, *[SOFT] * len(named)]
@@ -111,9 +111,9 @@ def groups(named: Mapping[str, Mapping[str, float]], *, ylabel: str) -> Markup:
             heights = [values.get(group, np.nan) for group in names]
             drawn = axes.bar(x, heights, width * 0.9, color=colours[i], alpha=1 - 0.2 * max(0, i - 2), label=name)
             axes.bar_label(drawn, [f"{height:.2g}" for height in heights], color=MUTE, fontsize=9, padding=2)
-        axes.set(xticks=range(len(names)), xticklabels=names, ylabel=ylabel)
+        axes.set(xticks=range(len(names)), xticklabels=names)
         axes.grid(axis="x", visible=False)
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2, fontsize=10)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2, ncols=2, fontsize=10)
         return inline_svg(figure, "groups " + " ".join(named))
 
 

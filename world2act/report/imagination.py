@@ -94,7 +94,6 @@ def _chains(path: Path) -> dict[str, Any]:
                 label: {f"skill {int(skill) + 1}": value for skill, value in errors.items()}
                 for label, errors in named.items()
             },
-            ylabel="mean squared error of latents",
         )
         if rows
         else None,

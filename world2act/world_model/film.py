@@ -19,7 +19,7 @@ from world2act.world_model.guardrail import Guardrail
 from world2act.world_model.preview import save_strip
 from world2act.world_model.tokenizer import VideoTokenizer
 
-_SIDE, _LABEL, _FOOT, _MARGIN = 256, 24, 84, 8  # pixels
+_SIDE, _LABEL, _HEAD, _MARGIN = 256, 24, 80, 8  # pixels; players cover the lower edge, so words stand at the upper one
 _MOST_FPS = 15
 _PAPER, _INK, _MUTE, _SOFT, _ACCENT = (246, 247, 249), (23, 32, 44), (93, 106, 123), (205, 212, 220), (15, 138, 126)
 
@@ -64,22 +64,22 @@ def _draw(
     height, width = next(iter(pictures.values())).shape[:2]
     scale = max(1, -(-_SIDE // width))
     height, width = 2 * (height * scale // 2), 2 * (width * scale // 2)
-    page = Image.new("RGB", (width, len(pictures) * (_LABEL + height) + _FOOT), _PAPER)
+    page = Image.new("RGB", (width, len(pictures) * (_LABEL + height) + _HEAD), _PAPER)
     draw, small, font = ImageDraw.Draw(page), ImageFont.load_default(12), ImageFont.load_default(14)
     for row, (name, picture) in enumerate(pictures.items()):
-        top = row * (_LABEL + height)
+        top = _HEAD + row * (_LABEL + height)
         draw.text((_MARGIN, top + 5), name, fill=_MUTE, font=small)
         page.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC), (0, top + _LABEL))
-    top, last = page.height - _FOOT, ends[-1]
+    last = ends[-1]
     skill = next((i for i, end in enumerate(ends) if frame <= end), len(ends) - 1)
     said = f"skill {skill + 1} of {len(ends)}    {frame / fps:.2f} of {last / fps:.2f} s"
-    draw.text((_MARGIN, top + 22), said, fill=_MUTE, font=small)
+    draw.text((_MARGIN, 22), said, fill=_MUTE, font=small)
     lines = textwrap.wrap(prompts[skill], max(20, width // 8), max_lines=2, placeholder=" …")
-    draw.multiline_text((_MARGIN, top + 40), "\n".join(lines), fill=_INK, font=font, spacing=2)
+    draw.multiline_text((_MARGIN, 40), "\n".join(lines), fill=_INK, font=font, spacing=2)
     for start, end in zip([0, *ends], ends, strict=False):
         left, right = (_MARGIN + (width - 2 * _MARGIN) * edge / last for edge in (start, end))
         now = min(right - 1, max(left, _MARGIN + (width - 2 * _MARGIN) * frame / last))
-        draw.rectangle((left + 1, top + 9, right - 1, top + 15), fill=_SOFT)
+        draw.rectangle((left + 1, 9, right - 1, 15), fill=_SOFT)
         if frame > start:
-            draw.rectangle((left + 1, top + 9, now, top + 15), fill=_ACCENT)
+            draw.rectangle((left + 1, 9, now, 15), fill=_ACCENT)
     return np.asarray(page)
