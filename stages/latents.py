@@ -48,6 +48,7 @@ class Work:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
+        self.tokenizer.latent_shape(*self.layout.view_size)  # no latent lies across two views
         return self.tokenizer.latent_shape(*self.layout.frame_size)
 
 

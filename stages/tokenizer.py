@@ -2,13 +2,14 @@
 
 from world2act.data.frame_cache import FrameCache
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.tiling import layout_of
 from world2act.params import Params
 from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.storage import atomic_directory, read_parquet, sha256
 from world2act.training.loop import train
 from world2act.world_model.reconstruction import ReconstructionObjective, measure_latents, measure_reconstruction
 from world2act.world_model.text import import_text_encoder, make_text_encoder
-from world2act.world_model.tokenizer import import_vae, load_tokenizer, make_vae
+from world2act.world_model.tokenizer import VideoTokenizer, import_vae, load_tokenizer, make_vae
 
 
 def main(params: Params) -> Metrics:
@@ -21,6 +22,7 @@ def main(params: Params) -> Metrics:
         cache = FrameCache.open_tiled(episodes)
         frames = [cache.episode(e.index) for e in training]
         vae = make_vae(own, params.base.seed)
+        VideoTokenizer(vae).latent_shape(*layout_of(episodes).view_size)  # no latent lies across two views
         objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
         trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))
     if not is_main():

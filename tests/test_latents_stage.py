@@ -25,8 +25,8 @@ from world2act.data.tiling import read_frames
 from world2act.dvc_process import stage_environment
 from world2act.errors import BadInput
 from world2act.gates.latents import tables
-from world2act.params import Params, compose, load_params
-from world2act.storage import sha256, write_parquet
+from world2act.params import Latents, Params, compose, load_params
+from world2act.storage import read_json, sha256, write_json, write_parquet
 from world2act.world_model import encoding
 from world2act.world_model.text import make_text_encoder
 from world2act.world_model.tokenizer import VideoTokenizer, make_vae
@@ -188,6 +188,17 @@ def test_another_vae_encodes_everything_again(params: Params, encoded: list[int]
     assert before.isdisjoint(clip.key for clip in open_latents("artifacts/latents").clips)
 
 
+def test_another_layout_or_batch_size_encodes_everything_again(params: Params, encoded: list[int]) -> None:
+    run(params, encoded)
+    for info in Path("artifacts/demos").glob("*/meta/info.json"):
+        values = read_json(info)
+        values["world2act"]["cameras"].reverse()
+        write_json(info, values)
+    assert run(params, encoded) == 20
+    assert open_latents("artifacts/latents").views.names == CAMERAS[::-1]
+    assert run(params.model_copy(update={"latents": Latents(batch_size=2)}), encoded) == 20
+
+
 def test_what_is_damaged_is_encoded_again(
     params: Params, encoded: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,8 +238,8 @@ def test_the_gate_finds_what_was_encoded_from_other_frames(params: Params, encod
     assert all(current for _, current, _ in clips())
 
 
-def test_frames_that_the_vae_would_cut_are_refused(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_that_are_no_whole_latents_are_refused(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "SIZE", 12)
     write_episodes(range(2))
-    with pytest.raises(BadInput, match="24x24"):
+    with pytest.raises(BadInput, match="12x12"):
         latents.main(params)
