@@ -62,8 +62,8 @@ class WorldModel:
             conditioning: float32 (B, k, C, h, w), the latents of each clip's first 1 + 4 (k - 1) frames.
             prompt_embeds: (B, L, D); `no_prompt_embeds` (L, D) is the empty prompt's.
             latents: T, the conditioning latents included.
-            seeds: one a sample: what it imagines depends on its seed and inputs, not on the rest of the batch, to the bit
-                on one CPU thread. Several threads split sums by the size of the batch: about 1e-6 apart, measured.
+            seeds: one a sample: what it imagines depends on its seed and inputs, not on the rest of the batch. To the
+                bit on one CPU thread; several split sums by the size of the batch, and were 1e-6 apart.
 
         Returns:
             float32 (B, T, C, h, w) normalised latents; the first k are `conditioning`.
