@@ -54,7 +54,7 @@ def precision(config: Mapping[str, Any]) -> str:
 
 def build_engine(model: nn.Module, training: Training, ranks: int) -> tuple[deepspeed.DeepSpeedEngine, AveragingAdamW]:
     """The engine, with the optimiser that it steps. Raises `BadInput` as the functions above."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of every optimiser that it does not know
     config = read_configuration(training) | {
         "train_micro_batch_size_per_gpu": micro_batch(training, ranks),
         "gradient_accumulation_steps": training.accumulation,
