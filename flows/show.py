@@ -97,7 +97,9 @@ def _curve(stage: str) -> Path:
 
 
 def _strip(stage: str) -> Path | None:
-    pictures = (path for folder in ("preview", "frames") for path in (ARTIFACTS / stage / folder).glob("*.png"))
+    pictures = (
+        path for folder in ("preview", "frames", "videos") for path in (ARTIFACTS / stage / folder).glob("*.png")
+    )
     return min(pictures, default=None)
 
 
