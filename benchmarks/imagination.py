@@ -28,13 +28,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.measure import by_turns, describe_machine, ratio, spread
-from world2act.data.latent_cache import open_latents
+from world2act.data.latent_cache import latents_of, open_latents
 from world2act.params import Params, Rollouts, Sampler, compose, parse_params
 from world2act.world_model.conditioning import conditioning_mask, denoise
 from world2act.world_model.generation import WorldModel, imagine_skills, load_world_model, make_world_model
 from world2act.world_model.sampler import SIGMA_MAX, SIGMA_MIN, sample, seeded_noise
 from world2act.world_model.text import TextEncoder, make_text_encoder
-from world2act.world_model.tokenizer import VideoTokenizer, latents_of, make_vae
+from world2act.world_model.tokenizer import VideoTokenizer, make_vae
 from world2act.world_model.transformer import build_transformer
 
 PROMPT = "push the mug under the coffee machine"

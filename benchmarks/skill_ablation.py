@@ -30,7 +30,15 @@ import torch
 
 from benchmarks.measure import describe_machine
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import SKILLS_SCHEMA, Clip, LatentCache, clip_keys, open_latents, write_index
+from world2act.data.latent_cache import (
+    FRAMES_PER_LATENT,
+    SKILLS_SCHEMA,
+    Clip,
+    LatentCache,
+    clip_keys,
+    open_latents,
+    write_index,
+)
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
 from world2act.params import Params, WorldModel, load_params
@@ -45,7 +53,7 @@ from world2act.world_model.imagination import Imagination, chains_of, clip_seed,
 from world2act.world_model.loss import DenoisingObjective
 from world2act.world_model.preparation import describe, usable_clips
 from world2act.world_model.text import load_text_encoder
-from world2act.world_model.tokenizer import FRAMES_PER_LATENT, VideoTokenizer, load_tokenizer
+from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer
 from world2act.world_model.transformer import build_transformer
 
 SKILL, BASE = "Skill-WM", "Base-WM"

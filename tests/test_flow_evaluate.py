@@ -31,8 +31,8 @@ from world2act.params import compose
 from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.policy import save_pretrained
-from world2act.policies.words import make_tokenizer
 from world2act.policies.normalisation import MinMax
+from world2act.policies.words import make_tokenizer
 from world2act.regression import compare, evaluate_release, read_record
 
 TASK, SEEDS, CREATED = "drawer-close", range(500, 506), "2026-01-01T00:00:00+00:00"

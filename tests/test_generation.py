@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from world2act.data.latent_cache import latents_of
 from world2act.errors import BadInput
 from world2act.params import Rollouts, Sampler, compose, parse_params
 from world2act.storage import write_json
@@ -21,7 +22,7 @@ from world2act.world_model.generation import (
 )
 from world2act.world_model.once import computed_once
 from world2act.world_model.rollouts import sampler_seed
-from world2act.world_model.tokenizer import VideoTokenizer, latents_of, make_vae
+from world2act.world_model.tokenizer import VideoTokenizer, make_vae
 from world2act.world_model.transformer import build_transformer
 
 ROOT = Path(__file__).parents[1]

@@ -59,7 +59,7 @@ def test_overlay_with_a_misspelt_key_names_it(own_profiles: Path) -> None:
 
 
 def test_unknown_profile_lists_those_that_exist(folder: Path) -> None:
-    with pytest.raises(BadInput, match="one of .*default, "):
+    with pytest.raises(BadInput, match=r"one of .*default, "):
         write_profile("enormous", folder)
 
 

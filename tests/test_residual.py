@@ -166,8 +166,24 @@ def test_targets_leave_out_every_conditioning_latent(policy: ResidualPolicy, tmp
     latents = torch.randn(7, 16, 4, 4, generator=torch.Generator().manual_seed(3))
     np.save(tmp_path / "latents.npy", latents.numpy())
     rows = [
-        {"rollout": 0, "task": "hammer", "seed": 5, "skill_index": 1, "offset": 4, "latents": 3, "conditioning_latents": 2},
-        {"rollout": 0, "task": "hammer", "seed": 5, "skill_index": 0, "offset": 0, "latents": 4, "conditioning_latents": 1},
+        {
+            "rollout": 0,
+            "task": "hammer",
+            "seed": 5,
+            "skill_index": 1,
+            "offset": 4,
+            "latents": 3,
+            "conditioning_latents": 2,
+        },
+        {
+            "rollout": 0,
+            "task": "hammer",
+            "seed": 5,
+            "skill_index": 0,
+            "offset": 0,
+            "latents": 4,
+            "conditioning_latents": 1,
+        },
     ]
     types = {"task": pa.string()}
     write_parquet(

@@ -14,9 +14,9 @@ from world2act.params import Lora, compose, parse_params
 from world2act.stage import is_main
 from world2act.training.objective import Place
 from world2act.world_model.conditioning import Change
-from world2act.world_model.tuning import add_lora, merge, save_adapter
 from world2act.world_model.loss import DenoisingObjective
 from world2act.world_model.transformer import build_transformer
+from world2act.world_model.tuning import add_lora, merge, save_adapter
 
 ROOT = Path(__file__).parents[1]
 LORA = Lora(rank=2, alpha=4.0, dropout=0.0, targets=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"])
@@ -33,7 +33,10 @@ class ToyWorldModel(DenoisingObjective):
             network.enable_gradient_checkpointing()
         rng = np.random.default_rng(0)
         latents, embeds = rng.normal(size=(8, 3, 16, 4, 4)).astype(np.float32), rng.normal(size=(2, 4, 8))
-        clips = [SimpleNamespace(latents=3, prompt_row=0, dataset="toy", episode_index=index, skill_index=0) for index in range(8)]
+        clips = [
+            SimpleNamespace(latents=3, prompt_row=0, dataset="toy", episode_index=index, skill_index=0)
+            for index in range(8)
+        ]
         cache: Any = SimpleNamespace(
             latents=lambda clip: latents[clip.episode_index], no_prompt=1, prompt_embeds=embeds.astype(np.float32)
         )

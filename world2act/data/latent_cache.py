@@ -23,6 +23,7 @@ from world2act.data.tiling import Layout, layout_of
 from world2act.errors import BadInput
 from world2act.storage import read_json, read_parquet, write_json, write_parquet
 
+FRAMES_PER_LATENT = 4
 SKILLS_SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
@@ -52,6 +53,13 @@ PROMPT_SCHEMA = pa.schema(
     [("prompt", pa.string()), ("key", pa.string()), ("sha256", pa.string()), ("tokens", pa.int64())]
 )
 _AGAIN = "run the latents stage again: `dvc repro latents`"
+
+
+def latents_of(frames: int) -> int:
+    """How many latents a clip of so many frames has. Raises `BadInput` where they are not 4k + 1."""
+    if frames < 1 or (frames - 1) % FRAMES_PER_LATENT:
+        raise BadInput("a clip", "frames", frames, "4k + 1", "cut clips on the grid of 4 (skills stage)")
+    return 1 + (frames - 1) // FRAMES_PER_LATENT
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ def open_latents(directory: str | Path) -> LatentCache:
     )  # fmt: skip
     for i, clip in enumerate(clips):
         fits = 0 <= clip.prompt_row < len(prompts) and prompts[clip.prompt_row] == clip.prompt
-        if not fits or clip.end - clip.start != 4 * (clip.latents - 1):
+        if not fits or clip.end - clip.start != FRAMES_PER_LATENT * (clip.latents - 1):
             expected = "its prompt in its row, and 1 + (end - start) / 4 latents"
             raise BadInput(root / "clips.parquet", f"row {i}", clip, expected, _AGAIN)
         cache.clip_store.check_size(clip.key, (clip.latents, *cache.latent_shape))
@@ -262,7 +270,7 @@ def write_index(
     rows, digests = list(prompts), {key: clips.digest(key) for key in sorted(set(keys))}
     indexed = [
         {
-            **skill, "key": key, "sha256": digests[key], "latents": 1 + (skill["end"] - skill["start"]) // 4,
+            **skill, "key": key, "sha256": digests[key], "latents": latents_of(skill["end"] - skill["start"] + 1),
             "prompt_row": rows.index(skill["prompt"]),
         }
         for skill, key in zip(skills, keys, strict=True)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import content_key
+from world2act.data.latent_cache import content_key, latents_of
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
 from world2act.storage import sha256
 from world2act.world_model.text import TextEncoder
-from world2act.world_model.tokenizer import FRAMES_PER_LATENT, VideoTokenizer
+from world2act.world_model.tokenizer import VideoTokenizer
 
 Row = Mapping[str, Any]
 """A row of skills.parquet."""
@@ -49,7 +49,7 @@ def prompt_keys(text: Row, prompts: Iterable[str]) -> dict[str, str]:
 
 def length_of(clip: Row) -> int:
     """How many latents a clip has."""
-    return 1 + (clip["end"] - clip["start"]) // FRAMES_PER_LATENT
+    return latents_of(clip["end"] - clip["start"] + 1)
 
 
 def batches_of_clips(clips: Mapping[str, Row], batch_size: int) -> list[list[str]]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.data.latent_cache import latents_of
 from world2act.device import best_device
 from world2act.errors import BadInput
 from world2act.params import Rollouts, Sampler
@@ -23,7 +24,7 @@ from world2act.storage import read_json
 from world2act.world_model.conditioning import Change
 from world2act.world_model.once import computed_once
 from world2act.world_model.sampler import sample
-from world2act.world_model.tokenizer import VideoTokenizer, latents_of
+from world2act.world_model.tokenizer import VideoTokenizer
 from world2act.world_model.transformer import load_transformer
 
 
@@ -167,7 +168,11 @@ def load_world_model(directory: str | Path) -> WorldModel:
     """
     root = Path(directory)
     network = load_transformer(root / "transformer").to(best_device())
-    return make_world_model(network, read_json(root / "config.json"))
+    try:
+        return make_world_model(network, read_json(root / "config.json"))
+    except KeyError as error:
+        key, remedy = str(error.args[0]), "an older version made it: run the world_model stage again"
+        raise BadInput(root / "config.json", key, "no such key", "what that stage writes", remedy) from error
 
 
 def make_world_model(network: nn.Module, config: dict[str, Any]) -> WorldModel:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from world2act.data.latent_cache import Clip, LatentCache
+from world2act.data.latent_cache import FRAMES_PER_LATENT, Clip, LatentCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
 from world2act.params import WorldModel as WorldModelParams
@@ -31,7 +31,7 @@ from world2act.world_model.image_metrics import picture_metrics
 from world2act.world_model.imagination import Imagination, chains_of, clip_seed
 from world2act.world_model.lpips import Lpips
 from world2act.world_model.object_position import PositionProbe, fit_probes, positions, scene, summarise_positions
-from world2act.world_model.tokenizer import FRAMES_PER_LATENT, VideoTokenizer
+from world2act.world_model.tokenizer import VideoTokenizer
 
 ERRORS = ("model", "one_sample", *BASELINES, "length_mean", "shuffled")
 PICTURES = ("reconstruction", "model", *BASELINES)

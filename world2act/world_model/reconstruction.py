@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from world2act.data.latent_cache import FRAMES_PER_LATENT
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of, read_frames
 from world2act.errors import BadInput
@@ -18,7 +19,7 @@ from world2act.params import Tokenizer as TokenizerParams
 from world2act.storage import write_parquet
 from world2act.training.objective import Place, draw
 from world2act.world_model.preview import save_strip
-from world2act.world_model.tokenizer import FRAMES_PER_LATENT, VideoTokenizer, to_video
+from world2act.world_model.tokenizer import VideoTokenizer, to_video
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan

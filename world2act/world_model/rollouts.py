@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from world2act.data.latent_cache import LatentCache
+from world2act.data.latent_cache import LatentCache, latents_of
 from world2act.errors import BadInput
 from world2act.params import Rollouts
 from world2act.storage import write_parquet
-from world2act.world_model.tokenizer import latents_of
 
 ROLLOUT_SCHEMA = pa.schema(
     [

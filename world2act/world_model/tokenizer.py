@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.data.latent_cache import FRAMES_PER_LATENT, latents_of
 from world2act.device import best_device
 from world2act.errors import BadInput
 from world2act.params import Tokenizer as TokenizerParams
@@ -22,15 +23,6 @@ from world2act.world_model.hub import locate
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
-
-FRAMES_PER_LATENT = 4
-
-
-def latents_of(frames: int) -> int:
-    """How many latents a clip of so many frames has. Raises `BadInput` where they are not 4k + 1."""
-    if frames < 1 or (frames - 1) % FRAMES_PER_LATENT:
-        raise BadInput("a clip", "frames", frames, "4k + 1", "cut clips on the grid of 4 (skills stage)")
-    return 1 + (frames - 1) // FRAMES_PER_LATENT
 
 
 class VideoTokenizer:

@@ -16,8 +16,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from world2act.data.latent_cache import FRAMES_PER_LATENT
 from world2act.errors import BadInput
-from world2act.world_model.tokenizer import FRAMES_PER_LATENT
 
 Role = Literal["policy", "world_model", "value"]
 
