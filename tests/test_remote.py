@@ -30,7 +30,7 @@ from world2act.training.ranks import initialise
 
 def configuration(address: str, **changes: Any) -> dict[str, Any]:
     values = {
-        "family": "remote", "protocol": "openpi", "address": address, "timeout_s": 5.0,
+        "family": "remote", "server": "openpi", "address": address, "timeout_s": 5.0,
         "cameras": {CAMERA: {"key": "observation/image", "size": SIZE}}, "proprio_dim": PROPRIO,
         "state": {"observation/state": [0, PROPRIO]}, "instruction": "prompt", "actions": {"actions": [0, ACTIONS]},
         "seed": "seed", "chunk_length": CHUNK, "action_dim": ACTIONS,
@@ -110,7 +110,10 @@ def test_what_the_server_refuses_is_said(folder: Path) -> None:
 def scripted(answer: Any) -> Iterator[str]:
     """A server that gives everybody the same answer; bytes and text go as they are; None: never one."""
 
+    connections: list[ServerConnection] = []
+
     def handle(connection: ServerConnection) -> None:
+        connections.append(connection)
         connection.send(packed({}))
         for _ in connection:
             if answer is not None:
@@ -119,9 +122,13 @@ def scripted(answer: Any) -> Iterator[str]:
     with serve(handle, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+            for connection in connections:
+                connection.close()
 
 
 NOT_FINITE = np.full((CHUNK, ACTIONS), np.nan, np.float32)
@@ -163,7 +170,7 @@ def test_a_server_that_never_answers_is_given_up(folder: Path, monkeypatch: pyte
         ({"address": "ws://me:secret@host:1"}, "address"),
         ({"address": "http://host:1"}, "address"),
         ({"address": "tcp://host:1"}, "address"),
-        ({"protocol": "grpc"}, "protocol"),
+        ({"server": "grpc"}, "server"),
         ({"timeout_s": 0.0}, "timeout_s"),
         ({"chunk_length": None}, "chunk_length"),
         ({"actions": {"a": [0, 2], "b": [1, 3]}}, "each once"),

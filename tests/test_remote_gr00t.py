@@ -22,7 +22,7 @@ CHUNK = 8
 
 def remote(folder: Path, address: str, **changes: Any) -> RemotePolicy:
     write_json(folder / "config.json", {
-        "family": "remote", "protocol": "gr00t", "address": address, "timeout_s": 5.0,
+        "family": "remote", "server": "gr00t", "address": address, "timeout_s": 5.0,
         "cameras": {CAMERA: {"key": "ego_view", "size": SIZE}}, "proprio_dim": PROPRIO,
         "state": {"arm": [0, 3], "hand": [3, 4]}, "instruction": LANGUAGE,
         "actions": {"arm": [0, 2], "hand": [2, 3]}, "chunk_length": CHUNK, "action_dim": 3,

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -31,8 +32,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from world2act.errors import BadInput
-from world2act.policies.base import noise_seed
+from world2act.policies.base import load_policy, noise_seed
+from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
+from world2act.policies.gr00t.model import Gr00tModel
+from world2act.policies.gr00t.policy import save_pretrained
+from world2act.policies.normalisation import MinMax
 from world2act.policies.random import RandomPolicy
+from world2act.policies.words import make_tokenizer
 from world2act.serving.batching import Batcher, Refused
 from world2act.serving.observations import Observations
 from world2act.serving.run import describe, parse_cameras
@@ -94,11 +100,12 @@ def test_several_cameras_are_named_and_never_guessed() -> None:
 
 
 def test_metadata_says_what_the_policy_wants(tmp_path: Path) -> None:
-    write_json(tmp_path / "config.json", {"family": "random", "chunk_length": CHUNK, "action_dim": ACTIONS})
+    robot = {"embodiment": "arm", "control_hz": 20}
+    write_json(tmp_path / "config.json", {"family": "random", "protocol": robot})
     policy = KnownPolicy()
     metadata = describe(policy, tmp_path, "policy v3", Observations(policy))
     assert metadata == {
-        "name": "policy v3", "family": "random", "cameras": {CAMERA: SIZE}, "proprio_dim": PROPRIO,
+        "name": "policy v3", "family": "random", "protocol": robot, "cameras": {CAMERA: SIZE}, "proprio_dim": PROPRIO,
         "chunk_length": CHUNK, "action_dim": ACTIONS,
         "keys": {
             "observation/image": f"observation.images.{CAMERA}", "observation/state": "observation.state",
@@ -207,3 +214,28 @@ def test_threads_do_not_outlive_the_server() -> None:
         ask(connection, message(observation()))
     time.sleep(0.2)
     assert threading.active_count() <= before
+
+
+def test_a_network_answers_in_a_batch_as_it_does_alone(tmp_path: Path) -> None:
+    box = MinMax(np.full(PROPRIO, -3, np.float32), np.full(PROPRIO, 3, np.float32))
+    config = Gr00tConfig(
+        cameras=(CAMERA,), image_size=SIZE, embodiment="arm", embodiment_slot=0, proprio_dim=PROPRIO,
+        action_dim=PROPRIO, chunk_length=CHUNK, sampler_steps=4,
+        vision_language=VisionLanguageSizes(32, 1, 1, 64, 4, 4, 32, 1, 2, 1, 16, 64, 20),
+        action_head=ActionHeadSizes(layers=4, heads=1, head_dim=32, hidden_dim=16, slots=1, positions=CHUNK),
+    )  # fmt: skip
+    statistics = {"action": box, "observation.state": box}
+    save_pretrained(tmp_path, config, Gr00tModel(config, 0).state_dict(), statistics, make_tokenizer(["push it"]))
+    policy = load_policy(tmp_path)
+    with running_server(policy) as address:
+
+        def one(seed: int) -> dict[str, Any]:
+            with client(address) as connection:
+                return ask(connection, message(observation(seed), seed=seed))
+
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(one, range(24)))
+    assert max(answer["server_timing"]["batch"] for answer in answers) > 1
+    for seed, answer in enumerate(answers):
+        alone = policy.predict([observation(seed)], [seed])[0]
+        np.testing.assert_allclose(answer["actions"], alone, atol=1e-5)

@@ -58,7 +58,7 @@ def test_it_serves_until_a_signal_and_logs_json_without_the_key(folder: Path, tm
     with serving(tmp_path, folder, "--seed", "3", WORLD2ACT_API_KEY=KEY) as (process, port):
         address = f"ws://127.0.0.1:{port}"
         write_json(tmp_path / "remote/config.json", {
-            "family": "remote", "protocol": "openpi", "address": address, "timeout_s": 10.0, "cameras": {},
+            "family": "remote", "server": "openpi", "address": address, "timeout_s": 10.0, "cameras": {},
             "proprio_dim": 0, "state": {}, "instruction": "task", "actions": {"actions": [0, 2]}, "seed": "seed",
             "chunk_length": 4, "action_dim": 2,
         })  # fmt: skip
@@ -70,8 +70,9 @@ def test_it_serves_until_a_signal_and_logs_json_without_the_key(folder: Path, tm
         np.testing.assert_array_equal(chunk, RandomPolicy(4, 2).predict([observation()], [5]))
         with connect(address, additional_headers={"Authorization": f"Api-Key {KEY}"}) as connection:
             assert unpacked(connection.recv(5)) == {
-                "name": "policy", "family": "random", "cameras": {}, "proprio_dim": 0, "chunk_length": 4,
-                "action_dim": 2, "keys": {"observation/state": "observation.state", "prompt": "task"},
+                "name": "policy", "family": "random", "protocol": None, "cameras": {}, "proprio_dim": 0,
+                "chunk_length": 4, "action_dim": 2,
+                "keys": {"observation/state": "observation.state", "prompt": "task"},
             }  # fmt: skip
             connection.send(packed({"task": 1}))
             assert "task" in str(connection.recv(5))

@@ -49,10 +49,15 @@ def run(
 
 
 def describe(policy: Policy, folder: Path, name: str, observations: Observations) -> dict[str, Any]:
-    """What a client is told first: what the policy reads, under which keys, and what it gives."""
+    """What a client is told first: what the policy reads, under which keys, and what it gives.
+
+    `protocol` is the robot that it was trained for (`world2act.policies.protocol`), None where config.json has none.
+    """
+    config = read_json(folder / "config.json")
     return {
         "name": name,
-        "family": read_json(folder / "config.json")["family"],
+        "family": config["family"],
+        "protocol": config.get("protocol"),
         "cameras": dict(policy.cameras),
         "proprio_dim": policy.proprio_dim,
         "chunk_length": policy.chunk_length,

@@ -32,6 +32,7 @@ class RemoteConfig(Section):
     """A remote policy: its server and its interface.
 
     Attributes:
+        server: whose protocol it speaks.
         address: ws://host:port or wss://... for openpi, tcp://host:port for GR00T.
         timeout_s: how long one answer may take.
         connections: requests that openpi's server gets at a time; GR00T's gets all in one.
@@ -45,7 +46,7 @@ class RemoteConfig(Section):
     """
 
     family: Literal["remote"]
-    protocol: Literal["openpi", "gr00t"]
+    server: Literal["openpi", "gr00t"]
     address: _Address
     timeout_s: Positive
     connections: Count = 1
@@ -60,7 +61,7 @@ class RemoteConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.address.startswith("tcp:") != (self.protocol == "gr00t"):
+        if self.address.startswith("tcp:") != (self.server == "gr00t"):
             raise ValueError("address: ws:// or wss:// for openpi, tcp:// for gr00t")
         if any(not 0 <= first < end <= self.proprio_dim for first, end in self.state.values()):
             raise ValueError(f"state: slices [first, end) of {self.proprio_dim} elements")
@@ -70,9 +71,15 @@ class RemoteConfig(Section):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a config.json. Raises `BadInput` where a key is missing, unknown or wrong."""
+        """Read a config.json, but for the robot's protocol in it (`world2act.policies.protocol`).
+
+        Raises:
+            BadInput: a key is missing, unknown or wrong.
+        """
+        values = read_json(path)
+        values.pop("protocol", None)
         try:
-            return cls(**read_json(path))
+            return cls(**values)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             key = ".".join(map(str, fault["loc"]))

@@ -29,7 +29,8 @@ class Gr00tLink:
 
     def __init__(self, config: RemoteConfig) -> None:
         self._config = config
-        self._context = zmq.Context()
+        # one a process, which nobody ends: ending it waits for every socket to be closed
+        self._context = zmq.Context.instance()
         self._socket: zmq.Socket | None = None
 
     def ask(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Mapping[str, Any]]:

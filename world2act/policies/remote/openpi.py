@@ -89,5 +89,5 @@ class OpenpiLink:
         }
 
     def _foreign(self, found: str) -> BadInput:
-        remedy = "see that address and protocol in config.json are the server's"
+        remedy = "see that address and server in config.json are right"
         return BadInput(self._config.address, "", found, "a map, as openpi's server sends it", remedy)

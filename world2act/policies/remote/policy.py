@@ -83,7 +83,7 @@ class RemotePolicy:
 
 
 def _open_link(config: RemoteConfig) -> Link:
-    if config.protocol == "gr00t":
+    if config.server == "gr00t":
         from world2act.policies.remote.gr00t import Gr00tLink
 
         return Gr00tLink(config)
