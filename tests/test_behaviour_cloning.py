@@ -16,7 +16,7 @@ from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_featu
 from world2act.errors import BadInput
 from world2act.params import BasePolicy, compose, parse_params
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.behaviour_cloning import _shifted, _spatial_softmax
+from world2act.policies.behaviour_cloning import _spatial_softmax
 from world2act.policies.imitation import make_objective
 from world2act.sims.base import Observation
 from world2act.training.objective import Place
@@ -50,7 +50,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 
 def section(**changes: object) -> BasePolicy:
     values = compose("default", ROOT)["base_policy"] | {"family": "behaviour_cloning", "chunk_length": CHUNK}
-    values["behaviour_cloning"] = {"channels": [16, 16], "dim": 32, "layers": 1, "heads": 2, "shift": 2}
+    values["behaviour_cloning"] = {"channels": [16, 16], "dim": 32, "layers": 1, "heads": 2}
     return BasePolicy.model_validate(values | changes)
 
 
@@ -78,14 +78,6 @@ def test_spatial_softmax_reads_where_a_channel_is_bright() -> None:
     maps = torch.zeros(1, 2, 5, 9)
     maps[0, 0, 1, 8] = maps[0, 1, 4, 2] = 50.0
     torch.testing.assert_close(_spatial_softmax(maps), torch.tensor([[1.0, -0.5, -0.5, 1.0]]))
-
-
-def test_shifted_pictures_move_as_said_and_repeat_their_edges() -> None:
-    images = torch.arange(2 * 9, dtype=torch.uint8).view(2, 1, 1, 3, 3)
-    moved = _shifted(images, torch.tensor([[1, 1], [2, 0]]), 1)
-    assert torch.equal(moved[0], images[0])
-    # one row up, one column to the right
-    assert moved[1, 0, 0].tolist() == [[12, 12, 13], [15, 15, 16], [15, 15, 16]]
 
 
 def test_the_same_training_gives_the_same_files(dataset: EpisodeDataset, tmp_path: Path) -> None:

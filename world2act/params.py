@@ -297,14 +297,12 @@ class Gr00t(Section):
 
 
 class BehaviourCloning(Section):
-    """channels: of the convolutions, the first two of which halve the picture. dim, layers, heads: of the transformer.
-    shift: pixels by which a training picture is moved at most."""
+    """channels: of the convolutions; the first two halve the picture. dim, layers, heads: of the transformer."""
 
     channels: list[Count] = Field(min_length=1)
     dim: Count
     layers: Count
     heads: Count
-    shift: Annotated[int, Field(ge=0)]
 
 
 class Roles(Section):

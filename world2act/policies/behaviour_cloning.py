@@ -23,14 +23,14 @@ from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import BasePolicy
-from world2act.policies.dataset import image_side
+from world2act.policies.dataset import image_side, mean_image
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
 from world2act.policies.protocol import stack_images, stack_proprio
 from world2act.policies.weights import load_weights, save_weights
 from world2act.policies.words import make_tokenizer, read_tokenizer, tokenize
 from world2act.sims.base import Observation
 from world2act.storage import read_json, write_json
-from world2act.training.objective import Place, draw, epoch_indices
+from world2act.training.objective import Place, epoch_indices
 
 FAMILY = "behaviour_cloning"
 
@@ -62,6 +62,10 @@ class Network(nn.Module):
             nn.Sequential(nn.Conv2d(i, o, k, stride=s, padding=k // 2), nn.GroupNorm(8, o), nn.ReLU())
             for i, o, k, s in zip(widths, sizes.channels, chain([5], repeat(3)), chain([2, 2], repeat(1)), strict=False)
         ]
+        cameras, side = len(sizes.cameras), sizes.image_size
+        # the mean picture of a fixed camera spares the convolutions the learning of its background
+        self.register_buffer("pixel_mean", torch.full((cameras, 3, side, side), 127.5))
+        self.register_buffer("pixel_std", torch.full((cameras, 1, 1, 1), 127.5))
         self.convolutions = nn.Sequential(*blocks)
         self.points = nn.Linear(2 * widths[-1], dim)
         self.proprio = nn.Linear(sizes.proprio_dim, dim)
@@ -79,7 +83,7 @@ class Network(nn.Module):
         Args:
             images: uint8 (B, V, 3, S, S). proprio: normalised (B, P). words: int64 (B, L), true in `word_mask`.
         """
-        maps = self.convolutions(images.flatten(0, 1) / 127.5 - 1)
+        maps = self.convolutions(((images - self.pixel_mean) / self.pixel_std).flatten(0, 1))
         points = self.points(_spatial_softmax(maps)).unflatten(0, images.shape[:2])
         queries = self.queries.expand(len(images), -1, -1)
         tokens = torch.cat([queries, points, self.proprio(proprio)[:, None], self.words(words)], 1)
@@ -132,7 +136,9 @@ class CloningObjective:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = Network(sizes)
-        self._chunks, self._shift, self._seed = chunks, block.shift, seed
+        self._chunks, self._seed = chunks, seed
+        for camera, frames in enumerate(chunks.cameras):
+            self.model.pixel_mean[camera], self.model.pixel_std[camera] = mean_image(frames, chunks.rows)
         self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
         self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
 
@@ -140,10 +146,9 @@ class CloningObjective:
         rows = epoch_indices(len(self._chunks), place, self._seed)
         actions, real = self._chunks.chunks(rows.numpy(), self.model.sizes.chunk_length)
         images = torch.from_numpy(self._chunks.images(rows.numpy())).permute(0, 1, 4, 2, 3)
-        offsets = (draw(place.generators(), "rand", 2) * (2 * self._shift + 1)).long()
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
         batch = Batch(
-            images=_shifted(images, offsets, self._shift),
+            images=images.contiguous(),
             proprio=self._proprio[rows],
             words=self._words[instruction],
             word_mask=self._word_mask[instruction],
@@ -161,14 +166,6 @@ class CloningObjective:
         save_weights(directory / "model.safetensors", weights)
         write_statistics(directory / "statistics.json", self.statistics)
         self.tokenizer.save_pretrained(directory / "tokenizer")
-
-
-def _shifted(images: Tensor, offsets: Tensor, most: int) -> Tensor:
-    """(B, V, C, S, S), each sample moved by its offset (B, 2) in 0..2·most, less `most`; the edges are repeated."""
-    side = images.shape[-1]
-    padded = F.pad(images.flatten(1, 2).float(), (most,) * 4, mode="replicate").to(images.dtype)
-    moved = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, offsets.tolist(), strict=True)]
-    return torch.stack(moved).view_as(images)
 
 
 class CloningPolicy:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
 from world2act.errors import BadInput
 from world2act.policies.normalisation import ACTION, PROPRIO
@@ -29,3 +33,16 @@ def protocol_of(dataset: EpisodeDataset) -> RobotProtocol:
         tuple(dataset.features[ACTION]["names"]),
         dataset.fps,
     )
+
+
+def mean_image(frames: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The mean (C, H, W) of some `rows` of uint8 frames (N, H, W, C), and the standard deviation around it, ()."""
+    total = torch.zeros(frames.shape[1:], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in np.array_split(rows, range(1024, len(rows), 1024)):
+        exact = torch.from_numpy(frames[part]).double()
+        total += exact.sum(0)
+        squares += exact.square().sum(0)
+    mean = total / len(rows)
+    std = (squares / len(rows) - mean.square()).mean().sqrt()
+    return mean.permute(2, 0, 1).float(), std.float()

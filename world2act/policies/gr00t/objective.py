@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Gr00t
+from world2act.policies.dataset import mean_image
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.gr00t.sizing import make_config
@@ -95,19 +95,6 @@ class ImitationObjective:
     def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Write a policy with these weights into an existing directory."""
         save_pretrained(directory, self.model.config, weights, self.statistics, self.tokenizer)
-
-
-def mean_image(frames: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The mean (C, H, W) of some `rows` of uint8 frames (N, H, W, C), and the standard deviation around it, ()."""
-    total = torch.zeros(frames.shape[1:], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for part in np.array_split(rows, range(1024, len(rows), 1024)):
-        exact = torch.from_numpy(frames[part]).double()
-        total += exact.sum(0)
-        squares += exact.square().sum(0)
-    mean = total / len(rows)
-    std = (squares / len(rows) - mean.square()).mean().sqrt()
-    return mean.permute(2, 0, 1).float(), std.float()
 
 
 def masked_error(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor:
