@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_server import CAMERA, PROPRIO, SIZE, observation
-
-pytest.importorskip("zmq")
 from gr00t_server import HORIZON, LANGUAGE, Gr00tServer, expected, running_gr00t_server
+from policy_server import CAMERA, PROPRIO, SIZE, observation
 
 from world2act.errors import BadInput, InfrastructureError
 from world2act.policies.base import load_policy
