@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from world2act.params import Price
+from world2act.params.skills import Price
 from world2act.sims import metaworld
 from world2act.skills.alignment import MAX_PROMPT, Discard, Skill, align
 from world2act.skills.contact import Event

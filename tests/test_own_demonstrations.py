@@ -12,7 +12,8 @@ from conftest import ROOT, Clone
 from test_operations import commands
 
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.params import LocalModel, OpenAIEndpoint, Skills
+from world2act.params import Skills
+from world2act.params.skills import LocalModel, OpenAIEndpoint
 from world2act.storage import read_json
 
 SOURCE = "path/to/demonstrations"

@@ -12,7 +12,8 @@ import pytest
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
-from world2act.params import Contact, Motion, compose
+from world2act.params import compose
+from world2act.params.skills import Contact, Motion
 from world2act.sims import metaworld
 from world2act.skills.alignment import Discard, align
 from world2act.skills.contact import Event, contact_events

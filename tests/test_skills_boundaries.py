@@ -12,7 +12,8 @@ from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature
 from world2act.data.recording import PHASE, STATE, gripper_opening
 from world2act.errors import BadInput
-from world2act.params import Motion, Touch, compose, parse_params
+from world2act.params import compose, parse_params
+from world2act.params.skills import Motion, Touch
 from world2act.sims.base import load_simulator
 from world2act.skills.boundaries import boundary_metrics, count_boundaries, count_matches, expert_boundaries, f1
 from world2act.skills.contact import Event, touch_events

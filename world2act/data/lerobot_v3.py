@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from world2act.data.episodes import EncodedEpisode, array_statistics, image_statistics
+from world2act.data.schema import INDICES, data_schema
 from world2act.data.statistics import streamed_statistics
 from world2act.errors import BadInput
 from world2act.storage import read_json, read_parquet, write_json
@@ -34,23 +35,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _CHUNK_FILES, _DATA_MB, _VIDEO_MB = 1000, 100, 200
 _EPISODES_A_GROUP, _ROWS_READ = 100, 65536
-_PNG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LANGUAGE = "language_persistent"
-_LANGUAGE = {  # a row of LeRobot's column of annotations
-    "role": pa.string(),
-    "content": pa.string(),
-    "style": pa.string(),
-    "timestamp": pa.float32(),
-    "camera": pa.string(),
-    "tool_calls": pa.list_(pa.string()),
-}
-INDICES = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
 _REMEDY = "restore it with `dvc checkout`, or delete it and run `dvc repro` to make it again"
 
 
@@ -70,7 +55,7 @@ class DatasetWriter:
     ) -> None:
         self._path, self._fps, self._robot_type, self._extra = path, fps, robot_type, dict(extra)
         self._features = dict(sorted(features.items()))
-        self._schema = _data_schema(self._features)
+        self._schema = data_schema(self._features)
         self._splits: dict[str, str] = {}
         self._tasks: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []
@@ -384,7 +369,7 @@ class EpisodeDataset:
             BadInput: a file is missing or damaged, a column missing or of another type, or an episode's rows are not
                 one row group.
         """
-        schema = _data_schema({name: feature for name, feature in self.features.items() if name not in INDICES})
+        schema = data_schema({name: feature for name, feature in self.features.items() if name not in INDICES})
         if sum(self.lengths) != self.info["total_frames"]:
             found, expected = f"{sum(self.lengths)} frames", f"{self.info['total_frames']}, the total_frames"
             raise BadInput(self.path / "meta/episodes", "length", found, expected, _REMEDY)
@@ -459,33 +444,6 @@ def array_feature(names: Sequence[str], dtype: str = "float32") -> dict[str, Any
 def language_feature() -> dict[str, Any]:
     """The feature `LANGUAGE`: what is said of an episode, the same rows beside each of its frames."""
     return {"dtype": "language", "names": None, "shape": [1]}
-
-
-def _data_schema(features: Mapping[str, dict[str, Any]]) -> pa.Schema:
-    """The arrow schema, and the metadata by which the `datasets` library knows images from structs."""
-    scalars = {name: {"dtype": dtype, "shape": [1]} for name, dtype in INDICES.items()}
-    kinds = {name: _column(feature) for name, feature in ({**features} | scalars).items()}
-    huggingface = json.dumps({"info": {"features": {name: kind for name, (_, kind) in kinds.items()}}}, sort_keys=True)
-    return pa.schema([pa.field(name, kind) for name, (kind, _) in kinds.items()], {"huggingface": huggingface})
-
-
-def _column(feature: Mapping[str, Any]) -> tuple[pa.DataType, dict[str, Any]]:
-    """The arrow type of a feature's column, and what the `datasets` library calls it."""
-    dtype, width = feature["dtype"], feature["shape"][0]
-    if dtype == "image":
-        return _PNG, {"_type": "Image"}
-    if dtype == "language":
-        row: dict[str, Any] = {name: {"_type": "Value", "dtype": str(kind)} for name, kind in _LANGUAGE.items()}
-        row |= {"timestamp": _value("float32"), "tool_calls": {"_type": "List", "feature": _value("string")}}
-        return pa.list_(pa.struct(list(_LANGUAGE.items()))), {"_type": "List", "feature": row}
-    number = pa.bool_() if dtype == "bool" else pa.type_for_alias(dtype)
-    if width == 1:
-        return number, _value(dtype)
-    return pa.list_(number, width), {"_type": "Sequence", "feature": _value(dtype), "length": width}
-
-
-def _value(dtype: str) -> dict[str, str]:
-    return {"_type": "Value", "dtype": dtype}
 
 
 def _cameras(info: dict[str, Any]) -> list[str]:

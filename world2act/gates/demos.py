@@ -18,7 +18,8 @@ from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE
 from world2act.errors import BadInput
 from world2act.gates.engine import Table, why
 from world2act.gates.probes import is_finite, readable
-from world2act.params import GateDemos, Params
+from world2act.params import Params
+from world2act.params.gates import GateDemos
 from world2act.storage import read_parquet
 
 _FRAMES = 5

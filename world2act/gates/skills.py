@@ -13,7 +13,8 @@ import pandas as pd
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.gates.engine import Table, why
-from world2act.params import GateSkills, Params
+from world2act.params import Params
+from world2act.params.gates import GateSkills
 from world2act.skills.boundaries import count_boundaries, f1
 from world2act.storage import read_parquet
 

@@ -20,7 +20,8 @@ from world2act.data.recording import ACTION, PHASE, check_recording
 from world2act.errors import BadInput
 from world2act.ingest.staging import open_staged
 from world2act.ingest.uploads import Upload
-from world2act.params import Demos, GateDemos, Params
+from world2act.params import Demos, Params
+from world2act.params.gates import GateDemos
 
 _AGAIN = "record the episode again"
 

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from world2act.params import Contact, Motion, Touch
+from world2act.params.skills import Contact, Motion, Touch
 from world2act.report.charts import ACCENT, BASE, FULL, INK, LINE, MUTE, SOFT, STYLE, inline_svg
 from world2act.skills.contact import Event
 from world2act.skills.motion import turning_angle

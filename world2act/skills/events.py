@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import STATE, ee_force, ee_position, gripper_opening
 from world2act.errors import BadInput
-from world2act.params import Contact, Motion, Skills, Touch
+from world2act.params import Skills
+from world2act.params.skills import Contact, Motion, Touch
 from world2act.skills.contact import Event, contact_events, touch_events
 from world2act.skills.motion import motion_events
 

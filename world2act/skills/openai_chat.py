@@ -19,7 +19,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from world2act.errors import InfrastructureError
-from world2act.params import OpenAIEndpoint
+from world2act.params.skills import OpenAIEndpoint
 from world2act.skills.model_provider import ChatError, Keep
 from world2act.skills.prompts import Messages
 from world2act.skills.replies import Reply

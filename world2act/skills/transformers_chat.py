@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from world2act.params import LocalModel, Price
+from world2act.params.skills import LocalModel, Price
 from world2act.skills.model_provider import ChatError, Keep
 from world2act.skills.prompts import Messages
 from world2act.skills.replies import Reply

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from world2act.errors import BadInput
-from world2act.params import Count, Positive, Section
+from world2act.params.section import Count, Positive, Section
 from world2act.storage import read_json
 
 TOKEN = "WORLD2ACT_REMOTE_KEY"

@@ -6,28 +6,20 @@ params.yaml is the profile in force, written by `world2act profile NAME` and rea
 
 from __future__ import annotations
 
-import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from world2act.errors import BadInput
+from world2act.params.gates import Gates
+from world2act.params.section import Count, Positive, Section, Share
+from world2act.params.skills import Skills
 
 PROFILES = Path("conf/profile")
 PARAMS = Path("params.yaml")
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Training(Section):
@@ -98,113 +90,6 @@ class Demos(Section):
     max_steps: Count
     recorded: list[str]
     ingested: bool
-
-
-class Contact(Section):
-    """Calibrated open width w_0 and closure threshold of one embodiment, metres."""
-
-    open_width_m: Positive
-    threshold_m: Positive
-    release_m: Positive
-    min_frames: Count
-
-
-class Touch(Section):
-    """Outer force on one embodiment's hand, newtons: touch begins at `threshold_n` and ends below `release_n`."""
-
-    threshold_n: Positive
-    release_n: Positive
-    min_frames: Count
-
-
-class Motion(Section):
-    """What one embodiment's end effector does where it turns: it moves at least `stroke_m` metres in the
-    `window_frames` before and again in those after, and the two directions differ by at least `turn_deg`. The arm
-    turns `response_frames` after it was told to."""
-
-    window_frames: Count
-    turn_deg: Annotated[float, Field(gt=0, lt=180)]
-    stroke_m: Positive
-    response_frames: Annotated[int, Field(ge=0)]
-
-
-def _safe_url(value: str) -> str:
-    """https, or plain http to this machine; what does not pass is shown without what may be a credential."""
-    try:
-        url = urlsplit(value)
-        host = url.hostname or ""
-        local = host == "localhost" or ((host[:1].isdigit() or ":" in host) and ip_address(host).is_loopback)
-    except ValueError:
-        raise _unfit("an address that cannot be read") from None
-    if not host or not (url.scheme == "https" or (url.scheme == "http" and local)):
-        raise _unfit(f"{url.scheme}://{host}")
-    if "@" in url.netloc or url.query or url.fragment:
-        raise _unfit("an address with a user, a password or a query in it")
-    return value
-
-
-def _unfit(found: str) -> PydanticCustomError:
-    expected = "https, or http to this machine; a key only in the environment"
-    return PydanticCustomError("unfit", expected, {"found": found})
-
-
-def _variable_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-        raise PydanticCustomError(
-            "unfit", "the NAME of an environment variable", {"found": "something else, not shown in case it is a key"}
-        )
-    return value
-
-
-class Price(Section):
-    """A million tokens, in the currency of your bill."""
-
-    prompt: Annotated[float, Field(ge=0)]
-    completion: Annotated[float, Field(ge=0)]
-
-
-class OpenAIEndpoint(Section):
-    """key_variable: the environment variable that holds the key, or null. response_format: what the server can hold a
-    model to. temperature: null where the model takes none. timeout_s: of one try as a whole.
-    """
-
-    base_url: Annotated[str, AfterValidator(_safe_url)]
-    model: str = Field(min_length=1)
-    key_variable: Annotated[str, AfterValidator(_variable_name)] | None
-    response_format: Literal["json_schema", "json_object", "text"]
-    temperature: Annotated[float, Field(ge=0)] | None
-    max_tokens: Count
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"]
-    timeout_s: Positive
-    retries: Annotated[int, Field(ge=0)]
-    requests_per_minute: Positive
-    concurrency: Count
-    price_per_million: Price
-
-
-class LocalModel(Section):
-    """A folder that `save_pretrained` wrote. sha256: of the folder, as the error about another one says it."""
-
-    path: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    device: str
-    dtype: Literal["float32", "bfloat16", "float16"]
-    batch_size: Count
-    max_tokens: Count
-
-
-class Skills(Section):
-    """divide: false leaves each episode whole, its instruction being the prompt: the paper's Base-WM."""
-
-    divide: bool
-    provider: Literal["schema", "openai", "transformers"]
-    schema_file: str
-    prompt_file: str
-    openai: OpenAIEndpoint | None
-    transformers: LocalModel | None
-    contact: dict[str, Contact]
-    motion: dict[str, Motion]
-    touch: dict[str, Touch]
 
 
 class Tokenizer(Section):
@@ -410,96 +295,6 @@ class Evaluate(Section):
     confidence: Share
     videos_per_task: Count
     video_size: Count
-
-
-class GateDemos(Section):
-    """contrast and change in grey levels of 255; shares of variance explained, at least."""
-
-    contrast: Positive
-    change: Positive
-    motion_explained: Share
-    scene_r2: float
-
-
-class GateSkills(Section):
-    """synchronised: the share of episodes of a task that were split rather than discarded, at least. boundary_f1: of
-    the boundaries within 5 frames of the expert's, at least, on tasks with and without a grasp."""
-
-    synchronised: Share
-    boundary_f1_prehensile: Share
-    boundary_f1_non_prehensile: Share
-
-
-class GateTokenizer(Section):
-    """At least, of held-out clips: of the median, of every one, and of the median over its first frame held still."""
-
-    psnr_db: Positive
-    lowest_psnr_db: Positive
-    over_still_db: float
-
-
-class GateLatents(Section):
-    """Per channel over the training clips: |mean| at most, and standard deviation in a range."""
-
-    mean: Positive
-    std: tuple[Positive, Positive] = Field(strict=False)
-
-
-class GateWorldModel(Section):
-    """Largest ratio of the model's error to a baseline's, least gain in correlation over shuffled first frames."""
-
-    over_first_frame: Positive
-    over_skill_mean: Positive
-    correlation_gain: float
-
-
-class GateRollouts(Section):
-    """Per channel against the training latents: shift of the mean in standard deviations, and their ratio."""
-
-    shift: Positive
-    spread: tuple[Positive, Positive] = Field(strict=False)
-
-
-class GateBasePolicy(Section):
-    """Success of the base policy less that of the random one over the check episodes, at least; share of episodes
-    that ended in an infrastructure error, at most."""
-
-    success_gain: float
-    error_share: Share
-
-
-class GateBridge(Section):
-    """Top-1 retrieval over all held-out clips, in multiples of chance, at least."""
-
-    times_chance: Annotated[float, Field(ge=0)]
-
-
-class GatePostTrain(Section):
-    """residual: mean magnitude of the residual action at most. cosine_drop: at most, start to end."""
-
-    residual: Positive
-    cosine_drop: Positive
-
-
-class GateEvaluate(Section):
-    """error_share: of episodes that ended in an infrastructure error, at most."""
-
-    error_share: Share
-
-
-class Gates(Section):
-    """Thresholds of the gates, a section an artifact."""
-
-    demos: GateDemos
-    skills: GateSkills
-    tokenizer: GateTokenizer
-    latents: GateLatents
-    world_model: GateWorldModel
-    rollouts: GateRollouts
-    base_policy: GateBasePolicy
-    bridge: GateBridge
-    post_train: GatePostTrain
-    evaluate: GateEvaluate
 
 
 class Params(Section):
