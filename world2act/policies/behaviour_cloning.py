@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.device import best_device
 from world2act.errors import BadInput
 from world2act.params import BasePolicy
 from world2act.policies.dataset import image_side, mean_image
@@ -211,5 +212,5 @@ def from_pretrained(directory: str | Path) -> CloningPolicy:
     statistics = read_statistics(root / "statistics.json", {ACTION: sizes.action_dim, PROPRIO: sizes.proprio_dim})
     network = Network(sizes)
     load_weights(network, root / "model.safetensors")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     return CloningPolicy(network.to(device), statistics, read_tokenizer(root / "tokenizer"))

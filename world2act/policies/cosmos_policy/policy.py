@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.device import best_device
 from world2act.errors import BadInput
 from world2act.policies.cosmos_policy.layout import (
     Frame,
@@ -230,5 +231,5 @@ def from_pretrained(directory: str | Path) -> CosmosPolicy:
         network = build_transformer(config, config.channels, config.text_dim, 0)
     path = root / "model.safetensors"
     network = checkpoint.assign_strictly(network, checkpoint.read_tensors(path), path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     return CosmosPolicy(config, network.to(device), load_tokenizer(root), statistics, prompts)

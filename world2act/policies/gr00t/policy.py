@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from world2act.device import best_device
 from world2act.policies.gr00t.configuration import Gr00tConfig
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
@@ -76,5 +77,5 @@ def from_pretrained(directory: str | Path) -> Gr00tPolicy:
     tokenizer = read_tokenizer(root / "tokenizer")
     model = Gr00tModel(config)
     load_weights(model, root / "model.safetensors")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     return Gr00tPolicy(model.to(device), statistics, tokenizer)
