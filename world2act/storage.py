@@ -66,6 +66,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         raise
 
 
+class DiskFull(InfrastructureError):
+    """Of a file; the folder that it was meant for says it again by its own name."""
+
+
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
     try:
@@ -73,17 +77,20 @@ def _disk_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM and not _SHORT_WRITE.match(str(error)):
             raise
-        raise InfrastructureError(
-            f"{target}\n  found:    {error.strerror or error} while writing\n  expected: room for the new artifact"
-            "\n  remedy:   free disk space and run the stage again; the last good artifact is untouched"
-        ) from error
+        raise _no_room(target, f"{error.strerror or error} while writing") from error
     except (pa.ArrowException, SafetensorError) as error:
         if not any(word in str(error) for word in ("No space left", "File too large", "quota")):
             raise
-        raise InfrastructureError(
-            f"{target}\n  found:    {error}\n  expected: room for the new artifact"
-            "\n  remedy:   free disk space and run the stage again; the last good artifact is untouched"
-        ) from error
+        raise _no_room(target, str(error)) from error
+    except DiskFull as error:
+        raise _no_room(target, "no space left on the device, or a file too large") from error
+
+
+def _no_room(target: Path, found: str) -> DiskFull:
+    return DiskFull(
+        f"{target}\n  found:    {found}\n  expected: room for the new artifact"
+        "\n  remedy:   free disk space and run the stage again; the last good artifact is untouched"
+    )
 
 
 def _swap(new: Path, target: Path) -> None:
