@@ -81,7 +81,9 @@ def convert_prompts(source: Path, target: Path) -> int:
         with source.open("rb") as stream:
             values = _TensorUnpickler(stream).load()
     except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, ValueError, TypeError) as error:
-        raise BadInput(source, "", str(error).splitlines()[0], expected, f"{remedy}; nothing of it was run") from error
+        raise BadInput(
+            source, "", str(error).partition("\n")[0], expected, f"{remedy}; nothing of it was run"
+        ) from error
     except FileNotFoundError as error:
         raise BadInput(source, "", "no such file", expected, "correct the path") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values) or not values:
