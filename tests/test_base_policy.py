@@ -44,7 +44,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 def section() -> Gr00t:
     values = compose("default", ROOT)["base_policy"]["gr00t"]
     small = {"vision_dim": 32, "language_dim": 32, "action_head_dim": 32, "vision_layers": 1, "language_layers": 1}
-    return Gr00t.model_validate(values | small | {"vision_patch": 8, "noise_draws": 3})
+    return Gr00t.model_validate(values | {"sizes": values["sizes"] | small | {"vision_patch": 8}, "noise_draws": 3})
 
 
 def place(step: int, batch_size: int = 8) -> Place:
@@ -155,6 +155,7 @@ def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: 
 @pytest.mark.parametrize(("key", "value"), [("vision_dim", 40), ("vision_patch", 12)])
 def test_sizes_that_do_not_fit_are_named(dataset: EpisodeDataset, section: Gr00t, key: str, value: int) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
+    sizes = section.sizes.model_copy(update={key: value})
     with pytest.raises(BadInput) as error:
-        ImitationObjective(section.model_copy(update={key: value}), 4, dataset, chunks, seed=0)
-    assert error.value.key == f"base_policy.gr00t.{key}"
+        ImitationObjective(section.model_copy(update={"sizes": sizes}), 4, dataset, chunks, seed=0)
+    assert error.value.key == f"base_policy.gr00t.sizes.{key}"

@@ -167,8 +167,8 @@ class WorldModel(Section):
     training: Training
 
 
-class Gr00t(Section):
-    """noise_draws: noisy chunks for each encoded observation. sampler_steps: Euler steps from noise to actions."""
+class Gr00tSizes(Section):
+    """Widths and layers of a network that is drawn from the seed."""
 
     vision_dim: Count
     vision_layers: Count
@@ -177,8 +177,37 @@ class Gr00t(Section):
     language_layers: Count
     action_head_dim: Count
     action_head_layers: Count
+
+
+class Gr00t(Section):
+    """weights: NVIDIA's folder, or NAME@COMMIT on the hub, whose config.json has every size; or null for a network of
+    `sizes`, drawn from the seed. parameters: how many it must have. tuning: everything; projector and diffusion
+    transformer with the `top_language_layers` last layers of the language model; low-rank adapters and the projector;
+    or the weights as they are. embodiment: whose encoders and decoder, and whose statistics where the weights have
+    them. views, state, action: what the weights name so → our camera, our proprioception or actions by name; null
+    where the names agree. noise_draws: noisy chunks for each encoded observation. sampler_steps: Euler steps from noise
+    to actions."""
+
+    weights: str | None
+    parameters: Count | None
+    tuning: Literal["full", "projector_dit", "lora", "none"]
+    top_language_layers: Annotated[int, Field(ge=0)]
+    lora: Lora
+    gradient_checkpointing: bool
+    embodiment: str
+    views: dict[str, str] | None
+    state: dict[str, list[str]] | None
+    action: dict[str, list[str]] | None
+    sizes: Gr00tSizes | None
     sampler_steps: Count
     noise_draws: Count
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Gr00t:
+        if (self.weights is None) == (self.sizes is None):
+            found = "neither" if self.weights is None else "both"
+            raise PydanticCustomError("unfit", "weights, or sizes and weights: null", {"found": found})
+        return self
 
 
 class BehaviourCloning(Section):

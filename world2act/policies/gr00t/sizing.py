@@ -17,15 +17,16 @@ def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocab
     Raises:
         BadInput: a width is no multiple of 32, images are not square and of one size, or do not divide into patches.
     """
+    sizes = params.sizes
     for key in ("vision_dim", "language_dim", "action_head_dim"):
-        if getattr(params, key) % _HEAD_DIM:
+        if getattr(sizes, key) % _HEAD_DIM:
             expected = f"a multiple of {_HEAD_DIM}"
-            raise BadInput("params.yaml", f"base_policy.gr00t.{key}", getattr(params, key), expected, "round it")
+            raise BadInput("params.yaml", f"base_policy.gr00t.sizes.{key}", getattr(sizes, key), expected, "round it")
     height = image_side(dataset)
-    if height % (2 * params.vision_patch):
+    if height % (2 * sizes.vision_patch):
         expected = f"a patch of which an even number makes {height} pixels"
         raise BadInput(
-            "params.yaml", "base_policy.gr00t.vision_patch", params.vision_patch, expected, "choose 4, 8 or 16"
+            "params.yaml", "base_policy.gr00t.sizes.vision_patch", sizes.vision_patch, expected, "choose 4, 8 or 16"
         )
     return Gr00tConfig(
         cameras=tuple(dataset.cameras),
@@ -37,25 +38,25 @@ def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocab
         chunk_length=chunk_length,
         sampler_steps=params.sampler_steps,
         vision_language=VisionLanguageSizes(
-            vision_dim=params.vision_dim,
-            vision_layers=params.vision_layers,
-            vision_heads=params.vision_dim // _HEAD_DIM,
-            vision_mlp_dim=4 * params.vision_dim,
-            vision_patch=params.vision_patch,
-            vision_positions=height // params.vision_patch,
-            language_dim=params.language_dim,
-            language_layers=params.language_layers,
-            language_heads=params.language_dim // _HEAD_DIM,
-            language_kv_heads=params.language_dim // _HEAD_DIM,
+            vision_dim=sizes.vision_dim,
+            vision_layers=sizes.vision_layers,
+            vision_heads=sizes.vision_dim // _HEAD_DIM,
+            vision_mlp_dim=4 * sizes.vision_dim,
+            vision_patch=sizes.vision_patch,
+            vision_positions=height // sizes.vision_patch,
+            language_dim=sizes.language_dim,
+            language_layers=sizes.language_layers,
+            language_heads=sizes.language_dim // _HEAD_DIM,
+            language_kv_heads=sizes.language_dim // _HEAD_DIM,
             language_head_dim=_HEAD_DIM,
-            language_mlp_dim=3 * params.language_dim,
+            language_mlp_dim=3 * sizes.language_dim,
             vocabulary=vocabulary,
         ),
         action_head=ActionHeadSizes(
-            layers=params.action_head_layers,
-            heads=params.action_head_dim // _HEAD_DIM,
+            layers=sizes.action_head_layers,
+            heads=sizes.action_head_dim // _HEAD_DIM,
             head_dim=_HEAD_DIM,
-            hidden_dim=params.action_head_dim,
+            hidden_dim=sizes.action_head_dim,
             slots=1,
             positions=chunk_length,
         ),
