@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ceph import S3
 from conftest import ROOT
 from prefect.client.orchestration import get_client
@@ -28,9 +29,9 @@ from flows.evaluate import REGRESSED_EVENT, evaluate
 from world2act.errors import BadInput
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.params import compose
-from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
+from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, NetworkConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.policy import save_pretrained
+from world2act.policies.gr00t.policy import PixelScale, save_pretrained
 from world2act.policies.normalisation import MinMax
 from world2act.policies.words import make_tokenizer
 from world2act.regression import compare, evaluate_release, read_record
@@ -38,9 +39,11 @@ from world2act.regression import compare, evaluate_release, read_record
 TASK, SEEDS, CREATED = "drawer-close", range(500, 506), "2026-01-01T00:00:00+00:00"
 TINY = Gr00tConfig(
     cameras=("corner2",), image_size=32, embodiment="sawyer", embodiment_slot=1, proprio_dim=4, action_dim=4,
-    chunk_length=8, sampler_steps=1,
-    vision_language=VisionLanguageSizes(32, 1, 1, 64, 8, 4, 32, 1, 2, 1, 16, 64, 20),
-    action_head=ActionHeadSizes(layers=1, heads=1, head_dim=32, hidden_dim=16, slots=2, positions=8),
+    chunk_length=8,
+    network=NetworkConfig(
+        VisionLanguageSizes(32, 1, 1, 64, 8, 4, 32, 1, 2, 1, 16, 64, 1e4, 20, 19),
+        ActionHeadSizes(1, 1, 32, 16, 2, 8, state_dim=4, action_dim=4, horizon=8, sampler_steps=1),
+    ),
 )  # fmt: skip
 
 
@@ -52,7 +55,8 @@ def save_policy(path: Path, push: float) -> Path:
     box = MinMax(np.full(4, -2, np.float32), np.full(4, 2, np.float32))
     statistics = {"action": MinMax(centre - spread, centre + spread), "observation.state": box}
     words = make_tokenizer(["push the drawer shut"])
-    save_pretrained(path, TINY, Gr00tModel(TINY, seed=3).state_dict(), statistics, words)
+    pixels = PixelScale(torch.full((1, 3, 32, 32), 127.5), torch.full((1, 1, 1, 1), 127.5))
+    save_pretrained(path, TINY, Gr00tModel(TINY.network, seed=3).state_dict(), pixels, statistics, words)
     return path
 
 

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,9 @@ from torch import Tensor
 from world2act.errors import BadInput
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.gr00t.action_head import ActionHead
-from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
-from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.policy import save_pretrained
+from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, NetworkConfig, VisionLanguageSizes
+from world2act.policies.gr00t.model import Gr00tModel, Inputs
+from world2act.policies.gr00t.policy import PixelScale, save_pretrained
 from world2act.policies.normalisation import MinMax
 from world2act.policies.words import make_tokenizer, tokenize
 from world2act.sims.base import Observation
@@ -19,9 +18,12 @@ from world2act.sims.base import Observation
 INSTRUCTIONS = ["slide the window open", "pick up the hammer and drive the nail into the block"]
 TINY = Gr00tConfig(
     cameras=("front", "wrist"), image_size=32, embodiment="arm", embodiment_slot=1, proprio_dim=5, action_dim=3,
-    chunk_length=4, sampler_steps=4,
-    vision_language=VisionLanguageSizes(32, 1, 1, 64, 8, 4, 32, 1, 2, 1, 16, 64, 20),
-    action_head=ActionHeadSizes(layers=4, heads=1, head_dim=32, hidden_dim=16, slots=2, positions=4),
+    chunk_length=4,
+    network=NetworkConfig(
+        VisionLanguageSizes(32, 1, 1, 64, 8, 4, 32, 1, 2, 1, 16, 64, 1e4, 20, 19),
+        ActionHeadSizes(layers=4, heads=1, head_dim=32, hidden_dim=16, slots=2, positions=4, state_dim=5, action_dim=3,
+                        horizon=4),
+    ),
 )  # fmt: skip
 
 
@@ -35,18 +37,18 @@ def observation(seed: int, instruction: str = INSTRUCTIONS[0]) -> Observation:
 def saved(tmp_path: Path) -> Path:
     box = MinMax(np.full(3, -1, np.float32), np.ones(3, np.float32))
     statistics = {"action": box, "observation.state": MinMax(np.full(5, -2, np.float32), np.full(5, 2, np.float32))}
-    save_pretrained(tmp_path, TINY, Gr00tModel(TINY, seed=3).state_dict(), statistics, make_tokenizer(INSTRUCTIONS))
+    weights = Gr00tModel(TINY.network, seed=3).state_dict()
+    pixels = PixelScale(torch.full((2, 3, 32, 32), 127.5), torch.full((2, 1, 1, 1), 127.5))
+    save_pretrained(tmp_path, TINY, weights, pixels, statistics, make_tokenizer(INSTRUCTIONS))
     return tmp_path
 
 
 def test_same_architecture_as_the_published_checkpoint() -> None:
     """3,286,610,368 parameters: ours, plus what an imitation policy does not use."""
-    config = Gr00tConfig(
-        cameras=("ego",), image_size=252, embodiment="new", embodiment_slot=10, proprio_dim=128, action_dim=128,
-        chunk_length=50, sampler_steps=4,
-        vision_language=VisionLanguageSizes(1152, 27, 16, 4304, 14, 16, 2048, 16, 16, 8, 128, 6144, 151680),
-        action_head=ActionHeadSizes(layers=32, heads=32, head_dim=48, hidden_dim=1024, slots=32, positions=1024),
-    )  # fmt: skip
+    config = NetworkConfig(
+        VisionLanguageSizes(1152, 27, 16, 4304, 14, 16, 2048, 16, 16, 8, 128, 6144, 1e6, 151680, 151669),
+        ActionHeadSizes(32, 32, 48, 1024, 32, 1024, state_dim=128, action_dim=128, horizon=50),
+    )
     with torch.device("meta"):
         model = Gr00tModel(config)
     assert sum(p.numel() for p in model.action_head.parameters()) == 1_418_624_000
@@ -83,76 +85,80 @@ def test_the_noise_the_instruction_and_every_image_matter(saved: Path) -> None:
 
 
 def test_each_embodiment_has_weights_of_its_own() -> None:
-    head = ActionHead(TINY.action_head, context_dim=8, proprio_dim=5, action_dim=3)
-    inputs = _head_inputs()
-    first, second = (head(*inputs, slot) for slot in (0, 1))
+    head = ActionHead(TINY.network.action_head, 8)
+    *observed, noisy, times = _head_inputs()
+    first, second = (head(head.context(*observed, slot), noisy, times) for slot in (0, 1))
     assert (first - second).abs().max() > 1e-3
     second.sum().backward()
     assert head.action_decoder.layer1.W.grad[0].abs().max() == 0 < head.action_decoder.layer1.W.grad[1].abs().max()
 
 
 def test_blocks_attend_words_first_and_images_next_and_never_padding() -> None:
-    head = ActionHead(TINY.action_head, context_dim=8, proprio_dim=5, action_dim=3)
-    (images, words), mask, *rest = _head_inputs()
-    velocity = head((images, words), mask, *rest, 0)
-    padded = words.clone()
-    padded[:, 2:] += 5
-    torch.testing.assert_close(head((images, padded), mask, *rest, 0), velocity)
-    seen: list[int] = []
-    for block in head.transformer_blocks:
-        block.register_forward_pre_hook(lambda _, args: seen.append(-1 if args[2] is None else args[2].shape[1]))
-    head((images, words), mask, *rest, 0)
-    assert seen == [words.shape[1], -1, images.shape[1], -1]
+    head = ActionHead(TINY.network.action_head, 8)
+    features, image_mask, mask, state, noisy, times = _head_inputs()
+
+    def seen(block: int) -> list[bool]:
+        """Which tokens of the first prompt the gradient of a block's output reaches."""
+        features.grad = None
+        outputs: list[Tensor] = []
+        hook = head.model.transformer_blocks[block].attn1.register_forward_hook(lambda *_: outputs.append(_[-1]))
+        head(head.context(features.requires_grad_(), image_mask, mask, state, 0), noisy, times)
+        hook.remove()
+        outputs[0][0].sum().backward()
+        return (features.grad[0].abs().sum(-1) > 0).tolist()
+
+    tokens = [True] * 6
+    assert seen(0) == [False, *tokens[:2], False, False, False], "words"
+    features, image_mask, mask, state, noisy, times = _head_inputs()
+    for block in head.model.transformer_blocks[:2]:
+        torch.nn.init.zeros_(block.attn1.to_out[0].weight)
+    assert seen(2) == [False, False, False, *tokens[:3]], "images"
 
 
 def test_chunks_of_one_observation_do_not_see_one_another() -> None:
-    head = ActionHead(TINY.action_head, context_dim=8, proprio_dim=5, action_dim=3)
-    features, mask, proprio, noisy, times = _head_inputs()
-    together = head(features, mask, proprio, noisy, times, 0)
+    head = ActionHead(TINY.network.action_head, 8)
+    *observed, noisy, times = _head_inputs()
+    context = head.context(*observed, 0)
+    together = head(context, noisy, times)
     for k in range(noisy.shape[1]):
-        alone = head(features, mask, proprio, noisy[:, k : k + 1], times[:, k : k + 1], 0)
+        alone = head(context, noisy[:, k : k + 1], times[:, k : k + 1])
         torch.testing.assert_close(together[:, k : k + 1], alone)
 
 
 def test_sampling_follows_the_flow_in_euler_steps() -> None:
-    model = Gr00tModel(TINY, seed=1).eval()
-    images = torch.randint(0, 255, (2, 2, 3, 32, 32), dtype=torch.uint8)
-    words, mask = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)
-    proprio, noise = torch.randn(2, 5), torch.randn(2, 4, 3)
+    model = Gr00tModel(TINY.network, seed=1).eval()
+    inputs, noise = _inputs(), torch.randn(2, 4, 3)
     actions = noise
     with torch.no_grad():
         for t in (0.0, 0.25, 0.5, 0.75):
-            actions = (
-                actions + 0.25 * model(images, words, mask, proprio, actions[:, None], torch.full((2, 1), t))[:, 0]
-            )
-    torch.testing.assert_close(model.sample(images, words, mask, proprio, noise), actions)
+            actions = actions + 0.25 * model(inputs, actions[:, None], torch.full((2, 1), t))[:, 0]
+    torch.testing.assert_close(model.sample(inputs, noise), actions)
 
 
 def test_patches_keep_their_place_through_pixel_unshuffle() -> None:
-    model = Gr00tModel(replace(TINY, cameras=("front",)), seed=1).backbone
-    vision = {}
-    model.vision_model.register_forward_hook(lambda _, args, out: vision.update(last=out.last_hidden_state))
-    image = torch.rand(1, 3, 32, 32)
-    tokens = model._vision(image)
-    grid = vision["last"].reshape(4, 4, -1)
-    square = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    expected = torch.stack([torch.cat([grid[2 * r + i, 2 * c + j] for i, j in square]) for r, c in square])
+    """Of an image that is wider than high; a token is four patches, channel by channel, as in NVIDIA's source."""
+    model = Gr00tModel(TINY.network, seed=1).backbone["model"]
+    vision, seen = {}, {}
+    encoder = model.vision_model["vision_model"]
+    encoder.register_forward_hook(lambda _, args, out: vision.update(last=out.last_hidden_state))
+    encoder.embeddings.patch_embedding.register_forward_hook(lambda _, args, out: seen.update(inputs=args[0]))
+    image = torch.rand(1, 3, 32, 48)
+    tokens = model.vision(image)
+    grid = vision["last"].reshape(4, 6, -1)
+    places = [(row, column) for row in range(2) for column in range(3)]
+    expected = torch.stack([grid[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].flatten(0, 1).T.flatten() for r, c in places])
     torch.testing.assert_close(tokens[0], expected)
-    patch = model.vision_model.embeddings.patch_embedding
-    pixels = image[0, :, 8:16, 16:24].permute(1, 2, 0).flatten()
-    seen: dict[str, Tensor] = {}
-    patch.register_forward_hook(lambda _, args, out: seen.update(inputs=args[0]))
-    model._vision(image)
-    torch.testing.assert_close(seen["inputs"][0, 4 + 2], pixels)
+    torch.testing.assert_close(seen["inputs"][0, 6 + 2], image[0, :, 8:16, 16:24].permute(1, 2, 0).flatten())
+    assert len(places) == TINY.network.vision_language.image_tokens(32, 48)
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
-    one = Gr00tModel(TINY, seed=5).state_dict()
+    one = Gr00tModel(TINY.network, seed=5).state_dict()
     torch.manual_seed(2)
-    two = Gr00tModel(TINY, seed=5).state_dict()
+    two = Gr00tModel(TINY.network, seed=5).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
-    three = Gr00tModel(TINY, seed=6).state_dict()
+    three = Gr00tModel(TINY.network, seed=6).state_dict()
     assert any(not torch.equal(one[key], three[key]) for key in one)
 
 
@@ -190,9 +196,18 @@ def test_a_damaged_policy_is_named(saved: Path, fault: str) -> None:
         load_policy(saved)
 
 
-def _head_inputs() -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor]:
+def _inputs() -> Inputs:
+    """Two prompts: eight image tokens, and words before and after them."""
+    prompt = torch.tensor([[1, 2, *[19] * 8, 3, 4]] * 2)
+    pixels = torch.randn(2, 2, 3, 32, 32)
+    return Inputs(pixels, prompt, torch.ones_like(prompt, dtype=torch.bool), torch.randn(2, 1, 5), 1)
+
+
+def _head_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Padding, two words, three image tokens."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 6, 8, generator=generator), torch.randn(2, 3, 8, generator=generator)
-    mask = torch.tensor([[True, True, False]] * 2)
-    noisy = torch.randn(2, 3, 4, 3, generator=generator)
-    return features, mask, torch.randn(2, 5, generator=generator), noisy, torch.rand(2, 3, generator=generator)
+    images = torch.tensor([[False, False, False, True, True, True]] * 2)
+    mask = torch.tensor([[False, True, True, True, True, True]] * 2)
+    features, state = torch.randn(2, 6, 8, generator=generator), torch.randn(2, 1, 5, generator=generator)
+    noisy, times = torch.randn(2, 3, 4, 3, generator=generator), torch.rand(2, 3, generator=generator)
+    return features, images, mask, state, noisy, times

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import torch
 from policy_server import (
     ACTIONS,
     CAMERA,
@@ -33,9 +34,9 @@ from websockets.sync.client import connect
 
 from world2act.errors import BadInput
 from world2act.policies.base import load_policy, noise_seed
-from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
+from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, NetworkConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.policy import save_pretrained
+from world2act.policies.gr00t.policy import PixelScale, save_pretrained
 from world2act.policies.normalisation import MinMax
 from world2act.policies.random import RandomPolicy
 from world2act.policies.words import make_tokenizer
@@ -220,12 +221,16 @@ def test_a_network_answers_in_a_batch_as_it_does_alone(tmp_path: Path) -> None:
     box = MinMax(np.full(PROPRIO, -3, np.float32), np.full(PROPRIO, 3, np.float32))
     config = Gr00tConfig(
         cameras=(CAMERA,), image_size=SIZE, embodiment="arm", embodiment_slot=0, proprio_dim=PROPRIO,
-        action_dim=PROPRIO, chunk_length=CHUNK, sampler_steps=4,
-        vision_language=VisionLanguageSizes(32, 1, 1, 64, 4, 4, 32, 1, 2, 1, 16, 64, 20),
-        action_head=ActionHeadSizes(layers=4, heads=1, head_dim=32, hidden_dim=16, slots=1, positions=CHUNK),
+        action_dim=PROPRIO, chunk_length=CHUNK,
+        network=NetworkConfig(
+            VisionLanguageSizes(32, 1, 1, 64, 4, 4, 32, 1, 2, 1, 16, 64, 1e4, 20, 19),
+            ActionHeadSizes(4, 1, 32, 16, 1, CHUNK, state_dim=PROPRIO, action_dim=PROPRIO, horizon=CHUNK),
+        ),
     )  # fmt: skip
+    weights = Gr00tModel(config.network, 0).state_dict()
+    pixels = PixelScale(torch.full((1, 3, SIZE, SIZE), 127.5), torch.full((1, 1, 1, 1), 127.5))
     statistics = {"action": box, "observation.state": box}
-    save_pretrained(tmp_path, config, Gr00tModel(config, 0).state_dict(), statistics, make_tokenizer(["push it"]))
+    save_pretrained(tmp_path, config, weights, pixels, statistics, make_tokenizer(["push it"]))
     policy = load_policy(tmp_path)
     with running_server(policy) as address:
 

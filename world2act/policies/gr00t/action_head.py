@@ -1,14 +1,17 @@
 """Features, proprioception and a noisy action chunk → the velocity of the flow towards the actions.
 
 GR00T-N1.6's flow-matching head: an "AlternateVLDiT" whose odd blocks are self-attention and whose even blocks attend
-to words (every fourth, from the first) or image tokens (the others), with one set of encoder and decoder weights for
-each embodiment.
+to words or to image tokens, with one set of encoder and decoder weights for each embodiment. The names of its modules
+are those of NVIDIA's checkpoints. Source: NVIDIA/Isaac-GR00T, gr00t/model/gr00t_n1d6/gr00t_n1d6.py,
+gr00t/model/modules/{dit,embodiment_conditioned_mlp}.py.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from diffusers.models.attention import Attention, FeedForward
+from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +19,24 @@ from torch.nn import functional as F
 from world2act.policies.gr00t.configuration import ActionHeadSizes
 
 _TIME_CHANNELS = 256
-_TIME_BUCKETS = 1000  # flow time 0..1 enters the sinusoids as 0..1000
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the head takes from an observation, computed once for every step of the flow.
+
+    Attributes:
+        state: tokens (B, T, D).
+        attended: keys and values (B, heads, L, head_dim) of each cross-attention block.
+        words, images: bool (B, 1, 1, L), which tokens of the prompt a block attends to.
+        slot: the embodiment's set of weights.
+    """
+
+    state: Tensor
+    attended: list[tuple[Tensor, Tensor]]
+    words: Tensor
+    images: Tensor
+    slot: int
 
 
 class EmbodimentLinear(nn.Module):
@@ -44,7 +64,7 @@ class EmbodimentMlp(nn.Module):
 
 
 class ActionEncoder(nn.Module):
-    """Noisy actions (N, M, A) and flow times (N,) → tokens (N, M, D)."""
+    """Noisy actions (N, M, A) and flow times (N,), in buckets, → tokens (N, M, D)."""
 
     def __init__(self, slots: int, action_dim: int, dim: int) -> None:
         super().__init__()
@@ -55,7 +75,7 @@ class ActionEncoder(nn.Module):
 
     def forward(self, actions: Tensor, times: Tensor, slot: int) -> Tensor:
         tokens = self.W1(actions, slot)
-        time = self.time(times * _TIME_BUCKETS).to(tokens.dtype)[:, None].expand_as(tokens)
+        time = self.time(times).to(tokens.dtype)[:, None].expand_as(tokens)
         return self.W3(F.silu(self.W2(torch.cat([tokens, time], -1), slot)), slot)
 
 
@@ -71,88 +91,135 @@ class AdaLayerNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values can be kept: those of the observation serve every step of the flow."""
+
+    def __init__(self, sizes: ActionHeadSizes, context_dim: int) -> None:
+        super().__init__()
+        self.heads = sizes.heads
+        self.to_q = nn.Linear(sizes.dim, sizes.dim)
+        self.to_k = nn.Linear(context_dim, sizes.dim)
+        self.to_v = nn.Linear(context_dim, sizes.dim)
+        self.to_out = nn.Sequential(nn.Linear(sizes.dim, sizes.dim), nn.Dropout(sizes.dropout))
+
+    def attend(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, S, head_dim) of a context (B, S, C)."""
+        return self._split(self.to_k(context)), self._split(self.to_v(context))
+
+    def forward(self, x: Tensor, attended: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        attention = F.scaled_dot_product_attention(self._split(self.to_q(x)), *attended, attn_mask=mask)
+        return self.to_out(attention.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
 class Block(nn.Module):
     """Attention within the chunk, or from the chunk to a context of `context_dim`; then feed-forward."""
 
     def __init__(self, sizes: ActionHeadSizes, context_dim: int | None) -> None:
         super().__init__()
         self.norm1 = AdaLayerNorm(sizes.dim)
-        self.attn1 = Attention(
-            sizes.dim, cross_attention_dim=context_dim, heads=sizes.heads, dim_head=sizes.head_dim, bias=True
-        )
-        self.ff = FeedForward(sizes.dim, activation_fn="gelu-approximate")
+        self.attn1 = Attention(sizes, context_dim or sizes.dim)
+        self.ff = FeedForward(sizes.dim, dropout=sizes.dropout, activation_fn="gelu-approximate", final_dropout=True)
+        self.final_dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
-        """x (B·K, T, D); context (B, S, C) is shared by the K chunks of an observation; mask bool (B, S)."""
+    def forward(self, x: Tensor, time: Tensor, attended: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+        """x (B·K, T, D); what is attended to (B, heads, S, head_dim) is shared by the K chunks of an observation."""
         queries = self.norm1(x, time)
-        if context is None:
-            x = x + self.attn1(queries)
+        if attended is None:
+            attention = self.attn1(queries, self.attn1.attend(queries), None)
         else:
             # queries do not see one another here, so the K chunks of an observation can stand in one sequence
-            joint = queries.reshape(len(context), -1, x.shape[-1])
-            mask = None if mask is None else mask[:, None].expand(-1, joint.shape[1], -1)
-            x = x + self.attn1(joint, encoder_hidden_states=context, attention_mask=_additive(mask, x)).reshape_as(x)
+            joint = queries.reshape(len(attended[0]), -1, x.shape[-1])
+            attention = self.attn1(joint, attended, mask).reshape_as(x)
+        x = x + self.final_dropout(attention)
         return x + self.ff(F.layer_norm(x, x.shape[-1:]))
+
+
+class TimestepEncoder(nn.Module):
+    """Flow times (N,), in buckets, → embeddings (N, D)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.time_proj = Timesteps(_TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=1)
+        self.timestep_embedder = TimestepEmbedding(_TIME_CHANNELS, dim)
+
+    def forward(self, times: Tensor) -> Tensor:
+        return self.timestep_embedder(self.time_proj(times).to(self.timestep_embedder.linear_1.weight.dtype))
+
+
+class DiffusionTransformer(nn.Module):
+    """Tokens of state and actions → their last hidden states, at a flow time, under a context."""
+
+    def __init__(self, sizes: ActionHeadSizes, context_dim: int) -> None:
+        super().__init__()
+        self.text_every, self.gradient_checkpointing = sizes.text_every, False
+        self.timestep_encoder = TimestepEncoder(sizes.dim)
+        self.transformer_blocks = nn.ModuleList(
+            Block(sizes, context_dim if index % 2 == 0 else None) for index in range(sizes.layers)
+        )
+        self.proj_out_1 = nn.Linear(sizes.dim, 2 * sizes.dim)
+        self.proj_out_2 = nn.Linear(sizes.dim, sizes.hidden_dim)
+
+    def attend(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [block.attn1.attend(features) for block in self.transformer_blocks[::2]]
+
+    def forward(self, x: Tensor, times: Tensor, context: Context) -> Tensor:
+        time = self.timestep_encoder(times)
+        for index, block in enumerate(self.transformer_blocks):
+            attended, mask = None, None
+            if index % 2 == 0:
+                attended = context.attended[index // 2]
+                mask = context.words if index // 2 % self.text_every == 0 else context.images
+            if self.gradient_checkpointing and self.training:
+                x = torch.utils.checkpoint.checkpoint(block, x, time, attended, mask, use_reentrant=False)
+            else:
+                x = block(x, time, attended, mask)
+        shift, scale = self.proj_out_1(F.silu(time))[:, None].chunk(2, -1)
+        return self.proj_out_2(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
 
 
 class ActionHead(nn.Module):
     """The flow's velocity for K noisy chunks of each of B observations."""
 
-    def __init__(self, sizes: ActionHeadSizes, *, context_dim: int, proprio_dim: int, action_dim: int) -> None:
+    def __init__(self, sizes: ActionHeadSizes, context_dim: int) -> None:
         super().__init__()
+        self.sizes = sizes
         slots, dim, hidden = sizes.slots, sizes.dim, sizes.hidden_dim
+        self.model = DiffusionTransformer(sizes, context_dim)
+        self.state_encoder = EmbodimentMlp(slots, sizes.state_dim, hidden, dim)
+        self.action_encoder = ActionEncoder(slots, sizes.action_dim, dim)
+        self.action_decoder = EmbodimentMlp(slots, hidden, hidden, sizes.action_dim)
         self.vlln = nn.LayerNorm(context_dim)
-        self.state_encoder = EmbodimentMlp(slots, proprio_dim, hidden, dim)
-        self.action_encoder = ActionEncoder(slots, action_dim, dim)
         self.position_embedding = nn.Embedding(sizes.positions, dim)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
-        self.time_proj = Timesteps(_TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=1)
-        self.timestep_embedder = TimestepEmbedding(_TIME_CHANNELS, dim)
-        self.transformer_blocks = nn.ModuleList(
-            Block(sizes, context_dim if index % 2 == 0 else None) for index in range(sizes.layers)
-        )
-        self.proj_out_1 = nn.Linear(dim, 2 * dim)
-        self.proj_out_2 = nn.Linear(dim, hidden)
-        self.action_decoder = EmbodimentMlp(slots, hidden, hidden, action_dim)
+        if sizes.state_dropout:
+            self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
 
-    def forward(
-        self,
-        features: tuple[Tensor, Tensor],
-        word_mask: Tensor,
-        proprio: Tensor,
-        noisy: Tensor,
-        times: Tensor,
-        slot: int,
-    ) -> Tensor:
-        """One evaluation of the velocity.
+    def context(self, features: Tensor, image_mask: Tensor, mask: Tensor, state: Tensor, slot: int) -> Context:
+        """What the velocity depends on beside the chunk.
 
         Args:
-            features: of images (B, I, C) and words (B, L, C); word_mask: bool (B, L).
-            proprio: normalised (B, P).
-            noisy: (B, K, M, A) chunks at flow times (B, K) in [0, 1]; 0 is noise, 1 is the actions.
+            features: of the prompt (B, L, C); image_mask, mask: bool (B, L), image tokens and whatever is no padding.
+            state: normalised and padded proprioception (B, T, state_dim).
             slot: the embodiment's set of weights.
-
-        Returns:
-            velocity (B, K, M, A).
         """
-        images, words = (self.vlln(part) for part in features)
-        flat, times = noisy.flatten(0, 1), times.flatten()
-        actions = self.action_encoder(flat, times, slot) + self.position_embedding.weight[: flat.shape[1]]
-        state = self.state_encoder(proprio, slot)[:, None, None].expand(-1, noisy.shape[1], -1, -1).flatten(0, 1)
-        x = torch.cat([state, actions], 1)
-        time = self.timestep_embedder(self.time_proj(times * _TIME_BUCKETS).to(x.dtype))
-        for index, block in enumerate(self.transformer_blocks):
-            if index % 2:
-                x = block(x, time, None, None)
-            elif index % 4:
-                x = block(x, time, images, None)
-            else:
-                x = block(x, time, words, word_mask)
-        shift, scale = self.proj_out_1(F.silu(time))[:, None].chunk(2, -1)
-        x = self.proj_out_2(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
-        return self.action_decoder(x[:, 1:], slot).unflatten(0, noisy.shape[:2])
+        tokens = self.state_encoder(state.to(features.dtype), slot)
+        if self.training and self.sizes.state_dropout:
+            dropped = torch.rand(len(tokens), 1, 1, device=tokens.device) < self.sizes.state_dropout
+            tokens = torch.where(dropped, self.mask_token, tokens)
+        if self.training and self.sizes.state_noise:
+            tokens = tokens + self.sizes.state_noise * torch.randn_like(tokens)
+        words, images = ((part & mask)[:, None, None] for part in (~image_mask, image_mask))
+        return Context(tokens, self.model.attend(self.vlln(features)), words, images, slot)
 
-
-def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """True → 0, false → the most negative number: what diffusers' attention adds to its scores."""
-    return None if mask is None else (~mask).to(like.dtype) * torch.finfo(like.dtype).min
+    def forward(self, context: Context, noisy: Tensor, times: Tensor) -> Tensor:
+        """Velocity (B, K, M, A) of (B, K, M, A) chunks at flow times (B, K) in [0, 1); 0 is noise, 1 is the actions."""
+        flat, dtype = noisy.flatten(0, 1), context.state.dtype
+        buckets = (times.flatten() * self.sizes.time_buckets).long()
+        actions = self.action_encoder(flat.to(dtype), buckets, context.slot)
+        actions = actions + self.position_embedding.weight[: flat.shape[1]]
+        state = context.state[:, None].expand(-1, noisy.shape[1], -1, -1).flatten(0, 1)
+        x = self.model(torch.cat([state, actions], 1), buckets, context)
+        return self.action_decoder(x[:, state.shape[1] :], context.slot).unflatten(0, noisy.shape[:2])

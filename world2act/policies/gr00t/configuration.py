@@ -1,4 +1,4 @@
-"""Every dimension of a GR00T-N1.6-family policy: what stands in its config.json."""
+"""Every dimension of a GR00T-N1.6-family network, and what a policy of ours adds to it in its config.json."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from world2act.errors import BadInput
 from world2act.storage import read_json
 
 FAMILY = "gr00t"
+UNSHUFFLE = 2  # 2 x 2 patches of SigLIP2 make one image token
 _REMEDY = "use a directory that the base_policy stage wrote; restore it with `dvc checkout`"
 
 
@@ -18,7 +19,7 @@ class VisionLanguageSizes:
     """SigLIP2 encoder, pixel-unshuffle by 2, projector, the first layers of a Qwen3 decoder.
 
     `vision_positions` is the side of SigLIP2's square table of position embeddings, in patches; other image sizes
-    interpolate it.
+    interpolate it. `image_token` is the id that stands in a prompt where an image token goes.
     """
 
     vision_dim: int
@@ -33,13 +34,29 @@ class VisionLanguageSizes:
     language_kv_heads: int
     language_head_dim: int
     language_mlp_dim: int
+    language_rope_theta: float
     vocabulary: int
+    image_token: int
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """How many image tokens a prompt needs for one image of these pixels, multiples of two patches."""
+        return (height // self.vision_patch // UNSHUFFLE) * (width // self.vision_patch // UNSHUFFLE)
 
 
 @dataclass(frozen=True)
 class ActionHeadSizes:
-    """State and action encoders, diffusion transformer, decoder. `slots` counts embodiments, `positions` the longest
-    chunk; `hidden_dim` is inside the state encoder and at the diffusion transformer's output."""
+    """State and action encoders, diffusion transformer, decoder.
+
+    Attributes:
+        hidden_dim: inside the state encoder and at the diffusion transformer's output.
+        slots: embodiments with encoders and a decoder of their own.
+        state_dim, action_dim: what every robot's numbers are padded to; horizon: the steps of a chunk.
+        positions: the rows of the table of position embeddings, of which a chunk takes the first.
+        text_every: of the cross-attention blocks, one in so many attends to words, the others to images.
+        dropout, state_dropout, state_noise: of training alone.
+        time_buckets: the whole numbers that flow time 0..1 is cut into.
+        sampler_steps: Euler steps from noise to actions.
+    """
 
     layers: int
     heads: int
@@ -47,6 +64,15 @@ class ActionHeadSizes:
     hidden_dim: int
     slots: int
     positions: int
+    state_dim: int
+    action_dim: int
+    horizon: int
+    text_every: int = 2
+    dropout: float = 0.0
+    state_dropout: float = 0.0
+    state_noise: float = 0.0
+    time_buckets: int = 1000
+    sampler_steps: int = 4
 
     @property
     def dim(self) -> int:
@@ -54,13 +80,29 @@ class ActionHeadSizes:
 
 
 @dataclass(frozen=True)
+class NetworkConfig:
+    """The network, whatever robot it acts for."""
+
+    vision_language: VisionLanguageSizes
+    action_head: ActionHeadSizes
+
+    @classmethod
+    def of(cls, path: Path, values: dict[str, Any]) -> Self:
+        """From the block `network` of the config.json at `path`. Raises `BadInput`: a key is missing or unknown."""
+        check_keys(path, "network", values, cls)
+        parts = {"vision_language": VisionLanguageSizes, "action_head": ActionHeadSizes}
+        for key, kind in parts.items():
+            check_keys(path, f"network.{key}", values[key], kind)
+        return cls(**{key: kind(**values[key]) for key, kind in parts.items()})
+
+
+@dataclass(frozen=True)
 class Gr00tConfig:
-    """A policy: its sizes and its interface.
+    """A policy: its network and its interface.
 
     Attributes:
         cameras: which images it sees, in this order, each `image_size` pixels a side.
         embodiment: the robot it acts for; `embodiment_slot` is that robot's set of encoder and decoder weights.
-        sampler_steps: Euler steps from noise to actions.
     """
 
     cameras: tuple[str, ...]
@@ -70,9 +112,7 @@ class Gr00tConfig:
     proprio_dim: int
     action_dim: int
     chunk_length: int
-    sampler_steps: int
-    vision_language: VisionLanguageSizes
-    action_head: ActionHeadSizes
+    network: NetworkConfig
 
     def to_dict(self) -> dict[str, Any]:
         return {"family": FAMILY, **asdict(self), "cameras": list(self.cameras)}
@@ -82,12 +122,14 @@ class Gr00tConfig:
         """Read a config.json. Raises `BadInput` when a key is missing or unknown."""
         values = read_json(path)
         values = {key: value for key, value in values.items() if key not in ("family", "protocol")}
-        for key, kind in (("", cls), ("vision_language", VisionLanguageSizes), ("action_head", ActionHeadSizes)):
-            found = values.get(key, {}) if key else values
-            expected = {field.name for field in fields(kind)}
-            if set(found) != expected:
-                raise BadInput(path, key, sorted(found), sorted(expected), _REMEDY)
+        check_keys(path, "", values, cls)
         values["cameras"] = tuple(values["cameras"])
-        values["vision_language"] = VisionLanguageSizes(**values["vision_language"])
-        values["action_head"] = ActionHeadSizes(**values["action_head"])
+        values["network"] = NetworkConfig.of(path, values["network"])
         return cls(**values)
+
+
+def check_keys(path: Path, key: str, found: Any, kind: type) -> None:
+    """Raise `BadInput` where the block `key` of the file at `path` does not have exactly the fields of `kind`."""
+    names, expected = sorted(found) if isinstance(found, dict) else found, sorted(f.name for f in fields(kind))
+    if names != expected:
+        raise BadInput(path, key, names, expected, _REMEDY)

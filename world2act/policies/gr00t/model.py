@@ -1,59 +1,76 @@
-"""The GR00T-N1.6 network: vision-language model and flow-matching action head, in normalised units."""
+"""The GR00T-N1.6 network: vision-language model and flow-matching action head, in normalised units.
+
+One network for every size. Its state_dict has the keys of NVIDIA's checkpoints: `backbone.model.*`, `action_head.*`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
-from world2act.policies.gr00t.action_head import ActionHead
-from world2act.policies.gr00t.configuration import Gr00tConfig
-from world2act.policies.gr00t.vision_language import VisionLanguageModel
+from world2act.policies.gr00t.action_head import ActionHead, Context
+from world2act.policies.gr00t.configuration import NetworkConfig
+from world2act.policies.gr00t.vision_language import Eagle
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """B observations as the network takes them; the processor makes them.
+
+    Attributes:
+        pixels: float (B, V, 3, H, W), images of one size, multiples of two patches, in the order of their tokens.
+        prompt: int64 (B, L) ids; `VisionLanguageSizes.image_token` stands once for each image token.
+        mask: bool (B, L), false on padding, which may stand on either side.
+        state: float (B, T, state_dim), normalised proprioception, zero where padded; T is 1.
+        slot: of the embodiment.
+    """
+
+    pixels: Tensor
+    prompt: Tensor
+    mask: Tensor
+    state: Tensor
+    slot: int
+
+    def to(self, device: torch.device) -> Inputs:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "slot"}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 class Gr00tModel(nn.Module):
-    """Weights drawn from `seed`, whatever the global generator stands at.
+    """Weights drawn from `seed`, whatever the global generator stands at."""
 
-    Pixels enter as their difference from `pixel_mean` (V, 3, S, S), divided by `pixel_std` (V, 1, 1, 1): 127.5 and
-    127.5 are SigLIP2's own range of -1 to 1, the mean picture of a fixed camera spares a small encoder the learning of
-    its background.
-    """
-
-    def __init__(self, config: Gr00tConfig, seed: int = 0) -> None:
+    def __init__(self, config: NetworkConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        cameras, side = len(config.cameras), config.image_size
-        self.register_buffer("pixel_mean", torch.full((cameras, 3, side, side), 127.5))
-        self.register_buffer("pixel_std", torch.full((cameras, 1, 1, 1), 127.5))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.backbone = VisionLanguageModel(config.vision_language)
-            self.action_head = ActionHead(
-                config.action_head,
-                context_dim=config.vision_language.language_dim,
-                proprio_dim=config.proprio_dim,
-                action_dim=config.action_dim,
-            )
+            self.backbone = nn.ModuleDict({"model": Eagle(config.vision_language)})
+            self.action_head = ActionHead(config.action_head, config.vision_language.language_dim)
 
-    def forward(
-        self, images: Tensor, words: Tensor, word_mask: Tensor, proprio: Tensor, noisy: Tensor, times: Tensor
-    ) -> Tensor:
-        """Velocity (B, K, M, A) of K noisy chunks (B, K, M, A) at times (B, K): the observation is encoded once.
+    def forward(self, inputs: Inputs, noisy: Tensor, times: Tensor) -> Tensor:
+        """Velocity (B, K, M, A) of K noisy chunks (B, K, M, A) at times (B, K): the observation is encoded once."""
+        return self.action_head(self.encode(inputs), noisy, times)
 
-        Images are uint8 (B, V, 3, S, S); the rest as in `ActionHead`.
-        """
-        features = self.backbone(self._scale(images), words, word_mask)
-        return self.action_head(features, word_mask, proprio, noisy, times, self.config.embodiment_slot)
+    def encode(self, inputs: Inputs) -> Context:
+        features = self.backbone["model"](inputs.pixels, inputs.prompt, inputs.mask)
+        image_mask = inputs.prompt == self.config.vision_language.image_token
+        return self.action_head.context(features, image_mask, inputs.mask, inputs.state, inputs.slot)
 
     @torch.inference_mode()
-    def sample(self, images: Tensor, words: Tensor, word_mask: Tensor, proprio: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
         """Follow the flow from noise (B, M, A) to normalised actions (B, M, A) in `sampler_steps` Euler steps."""
-        steps, slot = self.config.sampler_steps, self.config.embodiment_slot
-        features = self.backbone(self._scale(images), words, word_mask)
-        actions = noise[:, None]
+        steps = self.config.action_head.sampler_steps
+        context, actions = self.encode(inputs), noise[:, None]
         for step in range(steps):
             times = torch.full(actions.shape[:2], step / steps, device=actions.device)
-            actions = actions + self.action_head(features, word_mask, proprio, actions, times, slot) / steps
+            actions = actions + self.action_head(context, actions, times) / steps
         return actions[:, 0]
 
-    def _scale(self, images: Tensor) -> Tensor:
-        return (images - self.pixel_mean) / self.pixel_std
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute the activations of every layer again in the backward pass instead of keeping them."""
+        eagle = self.backbone["model"]
+        for part in (eagle.vision_model["vision_model"], eagle.language_model["model"]):
+            part.gradient_checkpointing_enable({"use_reentrant": False})
+        self.action_head.model.gradient_checkpointing = True

@@ -17,8 +17,8 @@ from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Gr00t
 from world2act.policies.dataset import mean_image
-from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.policy import save_pretrained
+from world2act.policies.gr00t.model import Gr00tModel, Inputs
+from world2act.policies.gr00t.policy import PixelScale, prompts, save_pretrained
 from world2act.policies.gr00t.sizing import make_config
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
 from world2act.policies.words import make_tokenizer, tokenize
@@ -31,10 +31,10 @@ _TIME_SCALE = 0.999
 class Batch:
     """B observations with K noisy chunks each; `target` and `real` are (B, K, M, A) and (B, M)."""
 
-    images: Tensor
-    words: Tensor
-    word_mask: Tensor
-    proprio: Tensor
+    pixels: Tensor
+    prompt: Tensor
+    mask: Tensor
+    state: Tensor
     noisy: Tensor
     times: Tensor
     target: Tensor
@@ -58,17 +58,17 @@ class ImitationObjective:
     ) -> None:
         self.tokenizer = make_tokenizer(chunks.instructions)
         self.statistics = {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
-        self.model = Gr00tModel(make_config(params, chunk_length, dataset, len(self.tokenizer)), seed)
+        self.config = make_config(params, chunk_length, dataset, len(self.tokenizer))
+        self.model = Gr00tModel(self.config.network, seed)
         self._chunks, self._draws, self._seed = chunks, params.noise_draws, seed
-        for camera, frames in enumerate(chunks.cameras):
-            mean, std = mean_image(frames, chunks.rows)
-            self.model.pixel_mean[camera], self.model.pixel_std[camera] = mean, std
+        means, stds = zip(*(mean_image(frames, chunks.rows) for frames in chunks.cameras), strict=True)
+        self.pixels = PixelScale(torch.stack(means), torch.stack(stds)[:, None, None, None])
         self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
         self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
 
     def batch(self, place: Place) -> Batch:
         rows = epoch_indices(len(self._chunks), place, self._seed)
-        actions, real = self._chunks.chunks(rows.numpy(), self.model.config.chunk_length)
+        actions, real = self._chunks.chunks(rows.numpy(), self.config.chunk_length)
         actions = torch.from_numpy(self.statistics[ACTION].normalise(actions))[:, None]
         generators = place.generators()
         noise = draw(generators, "randn", self._draws, *actions.shape[2:])
@@ -76,11 +76,13 @@ class ImitationObjective:
         times = (1 - draw(generators, "rand", self._draws) ** (1 / 1.5)) * _TIME_SCALE
         t = times[..., None, None]
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
+        pixels = self.pixels(torch.from_numpy(self._chunks.images(rows.numpy())).permute(0, 1, 4, 2, 3))
+        prompt, mask = prompts(self.config.network, pixels, self._words[instruction], self._word_mask[instruction])
         batch = Batch(
-            images=torch.from_numpy(self._chunks.images(rows.numpy())).permute(0, 1, 4, 2, 3).contiguous(),
-            words=self._words[instruction],
-            word_mask=self._word_mask[instruction],
-            proprio=self._proprio[rows],
+            pixels=pixels,
+            prompt=prompt,
+            mask=mask,
+            state=self._proprio[rows][:, None],
             noisy=(1 - t) * noise + t * actions,
             times=times,
             target=actions - noise,
@@ -89,12 +91,13 @@ class ImitationObjective:
         return Batch(**{key: value.to(place.device) for key, value in vars(batch).items()})
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
-        velocity = model(batch.images, batch.words, batch.word_mask, batch.proprio, batch.noisy, batch.times)
+        inputs = Inputs(batch.pixels, batch.prompt, batch.mask, batch.state, self.config.embodiment_slot)
+        velocity = model(inputs, batch.noisy, batch.times)
         return masked_error(velocity, batch.target, batch.real), {}
 
     def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Write a policy with these weights into an existing directory."""
-        save_pretrained(directory, self.model.config, weights, self.statistics, self.tokenizer)
+        save_pretrained(directory, self.config, weights, self.pixels, self.statistics, self.tokenizer)
 
 
 def masked_error(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor:

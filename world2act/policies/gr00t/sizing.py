@@ -6,9 +6,10 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import Gr00t
 from world2act.policies.dataset import image_side
-from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, VisionLanguageSizes
+from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, NetworkConfig, VisionLanguageSizes
 
 _HEAD_DIM = 32
+_ROPE_THETA = 1e4
 
 
 def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocabulary: int) -> Gr00tConfig:
@@ -28,36 +29,44 @@ def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocab
         raise BadInput(
             "params.yaml", "base_policy.gr00t.sizes.vision_patch", sizes.vision_patch, expected, "choose 4, 8 or 16"
         )
+    action_dim = dataset.features["action"]["shape"][0]
+    proprio_dim = dataset.features["observation.state"]["shape"][0]
+    vision_language = VisionLanguageSizes(
+        vision_dim=sizes.vision_dim,
+        vision_layers=sizes.vision_layers,
+        vision_heads=sizes.vision_dim // _HEAD_DIM,
+        vision_mlp_dim=4 * sizes.vision_dim,
+        vision_patch=sizes.vision_patch,
+        vision_positions=height // sizes.vision_patch,
+        language_dim=sizes.language_dim,
+        language_layers=sizes.language_layers,
+        language_heads=sizes.language_dim // _HEAD_DIM,
+        language_kv_heads=sizes.language_dim // _HEAD_DIM,
+        language_head_dim=_HEAD_DIM,
+        language_mlp_dim=3 * sizes.language_dim,
+        language_rope_theta=_ROPE_THETA,
+        vocabulary=vocabulary + 1,
+        image_token=vocabulary,
+    )
+    action_head = ActionHeadSizes(
+        layers=sizes.action_head_layers,
+        heads=sizes.action_head_dim // _HEAD_DIM,
+        head_dim=_HEAD_DIM,
+        hidden_dim=sizes.action_head_dim,
+        slots=1,
+        positions=chunk_length,
+        state_dim=proprio_dim,
+        action_dim=action_dim,
+        horizon=chunk_length,
+        sampler_steps=params.sampler_steps,
+    )
     return Gr00tConfig(
         cameras=tuple(dataset.cameras),
         image_size=height,
         embodiment=dataset.info["robot_type"],
         embodiment_slot=0,
-        proprio_dim=dataset.features["observation.state"]["shape"][0],
-        action_dim=dataset.features["action"]["shape"][0],
+        proprio_dim=proprio_dim,
+        action_dim=action_dim,
         chunk_length=chunk_length,
-        sampler_steps=params.sampler_steps,
-        vision_language=VisionLanguageSizes(
-            vision_dim=sizes.vision_dim,
-            vision_layers=sizes.vision_layers,
-            vision_heads=sizes.vision_dim // _HEAD_DIM,
-            vision_mlp_dim=4 * sizes.vision_dim,
-            vision_patch=sizes.vision_patch,
-            vision_positions=height // sizes.vision_patch,
-            language_dim=sizes.language_dim,
-            language_layers=sizes.language_layers,
-            language_heads=sizes.language_dim // _HEAD_DIM,
-            language_kv_heads=sizes.language_dim // _HEAD_DIM,
-            language_head_dim=_HEAD_DIM,
-            language_mlp_dim=3 * sizes.language_dim,
-            vocabulary=vocabulary,
-        ),
-        action_head=ActionHeadSizes(
-            layers=sizes.action_head_layers,
-            heads=sizes.action_head_dim // _HEAD_DIM,
-            head_dim=_HEAD_DIM,
-            hidden_dim=sizes.action_head_dim,
-            slots=1,
-            positions=chunk_length,
-        ),
+        network=NetworkConfig(vision_language, action_head),
     )
