@@ -13,6 +13,7 @@ def main(params: Params) -> Metrics:
     from world2act.policies.card import write_card
     from world2act.policies.dataset import protocol_of
     from world2act.policies.imitation import make_objective, train_policy
+    from world2act.policies.lerobot import write_lerobot
 
     section, demos = params.base_policy, ARTIFACTS / "demos"
     dataset = EpisodeDataset.open(demos / "labelled")
@@ -32,6 +33,7 @@ def main(params: Params) -> Metrics:
             "parameters": sum(value.numel() for value in trained.ema.values()),
             "training_frames": len(chunks),
         }
+        write_lerobot(directory)
         write_card(directory, params, ["demos"], metrics)
     return metrics
 

@@ -16,6 +16,7 @@ def main(params: Params) -> Metrics:
     from world2act.policies.base import load_policy
     from world2act.policies.card import write_card
     from world2act.policies.dataset import protocol_of
+    from world2act.policies.lerobot import write_lerobot
     from world2act.policies.protocol import RobotProtocol
     from world2act.policies.residual import ResidualPolicy
     from world2act.policies.residual.history import write_history
@@ -73,6 +74,7 @@ def main(params: Params) -> Metrics:
         policy.save_pretrained(directory, ARTIFACTS / "base_policy")
         protocol_of(labelled).write(directory)
         metrics = write_history(directory / "history.parquet")
+        write_lerobot(directory)
         write_card(directory, params, ["demos", "rollouts", "bridge", "base_policy"], metrics)
     return metrics
 

@@ -6,7 +6,7 @@ robot, or of other cameras, is refused before it moves anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -60,10 +60,15 @@ class RobotProtocol:
     def read(cls, directory: Path) -> Self:
         """The protocol of a saved policy. Raises `BadInput` when its config.json has none, or not a whole one."""
         path = directory / "config.json"
-        found = read_json(path).get("protocol")
+        return cls.of_config(read_json(path), path)
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any], where: str | Path) -> Self:
+        """The protocol that a policy's configuration, read from `where`, states. Raises `BadInput`, see `read`."""
+        found = config.get("protocol")
         expected = {field.name for field in fields(cls)}
         if not isinstance(found, dict) or set(found) != expected:
-            raise BadInput(path, "protocol", found, sorted(expected), "use a policy that the base_policy stage wrote")
+            raise BadInput(where, "protocol", found, sorted(expected), "use a policy that the base_policy stage wrote")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
 
     def write(self, directory: Path) -> None:

@@ -84,7 +84,7 @@ class CosmosPolicyConfig:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a config.json. Raises `BadInput` when a key is missing or unknown."""
-        values = {key: value for key, value in read_json(path).items() if key not in ("family", "protocol")}
+        values = {key: value for key, value in read_json(path).items() if key not in ("family", "protocol", "type")}
         expected = {*_written(), "layout", "given"}
         if values.keys() != expected:
             raise BadInput(path, "", sorted(values), sorted(expected), _REMEDY)

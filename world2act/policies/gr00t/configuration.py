@@ -38,9 +38,10 @@ class VisionLanguageSizes:
     vocabulary: int
     image_token: int
 
-    def image_tokens(self, height: int, width: int) -> int:
-        """How many image tokens a prompt needs for one image of these pixels, multiples of two patches."""
-        return (height // self.vision_patch // UNSHUFFLE) * (width // self.vision_patch // UNSHUFFLE)
+    @property
+    def token_side(self) -> int:
+        """Pixels a side of what becomes one image token."""
+        return UNSHUFFLE * self.vision_patch
 
 
 @dataclass(frozen=True)
@@ -98,24 +99,14 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Gr00tConfig:
-    """A policy: its network and its interface.
+    """A policy: its network, and what it gives; the rest of its interface is its processor's."""
 
-    Attributes:
-        cameras: which images it sees, in this order, each `image_size` pixels a side.
-        embodiment: the robot it acts for; `embodiment_slot` is that robot's set of encoder and decoder weights.
-    """
-
-    cameras: tuple[str, ...]
-    image_size: int
-    embodiment: str
-    embodiment_slot: int
-    proprio_dim: int
-    action_dim: int
     chunk_length: int
+    action_dim: int
     network: NetworkConfig
 
     def to_dict(self) -> dict[str, Any]:
-        return {"family": FAMILY, **asdict(self), "cameras": list(self.cameras)}
+        return {"family": FAMILY, **asdict(self)}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -123,7 +114,6 @@ class Gr00tConfig:
         values = read_json(path)
         values = {key: value for key, value in values.items() if key not in ("family", "protocol")}
         check_keys(path, "", values, cls)
-        values["cameras"] = tuple(values["cameras"])
         values["network"] = NetworkConfig.of(path, values["network"])
         return cls(**values)
 
