@@ -13,7 +13,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-import torch
 from policy_server import (
     ACTIONS,
     CAMERA,
@@ -32,14 +31,12 @@ from policy_server import (
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests.gr00t_policies import tiny_network, tiny_processor
 from world2act.errors import BadInput
 from world2act.policies.base import load_policy, noise_seed
-from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, NetworkConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.policy import PixelScale, save_pretrained
-from world2act.policies.normalisation import MinMax
+from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.random import RandomPolicy
-from world2act.policies.words import make_tokenizer
 from world2act.serving.batching import Batcher, Refused
 from world2act.serving.observations import Observations
 from world2act.serving.run import describe, parse_cameras
@@ -186,6 +183,37 @@ def test_a_full_queue_refuses_and_what_nobody_awaits_is_not_run() -> None:
     assert policy.batches == [1, 1]
 
 
+def test_a_quick_policy_needs_no_thread_until_it_is_slow_once() -> None:
+    threads: list[str] = []
+
+    class Watched(KnownPolicy):
+        def predict(self, observations: Any, seeds: Any) -> np.ndarray:
+            threads.append(threading.current_thread().name)
+            return super().predict(observations, seeds)
+
+    async def main() -> None:
+        policy, own = Watched(), threading.current_thread().name
+        async with Batcher(policy, batch=4, waiting=4, timeout_s=5) as batcher:
+            assert not threads
+            while own not in threads[-1:]:
+                assert len(threads) < 200, "it is never trusted"
+                answer = await batcher.predict(observation(), 3)
+            np.testing.assert_array_equal(answer.actions, policy.expected(observation(), 3))
+            assert own not in threads[:4]
+            with pytest.raises(RuntimeError, match="secret"):
+                await batcher.predict(observation(instruction="fail"), 0)
+            await batcher.predict(observation(instruction="slow"), 0)
+            before = len(threads)
+            slow = asyncio.create_task(batcher.predict(observation(instruction="slow"), 0))
+            began = time.monotonic()
+            await asyncio.sleep(0.05)
+            assert time.monotonic() - began < 0.5, "the loop slept with it"
+            await slow
+            assert own not in threads[before:]
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "robot.example"])
 def test_beyond_loopback_only_with_a_key(host: str) -> None:
     with pytest.raises(BadInput, match="WORLD2ACT_API_KEY"), running_server(KnownPolicy(), host=host):
@@ -218,19 +246,12 @@ def test_threads_do_not_outlive_the_server() -> None:
 
 
 def test_a_network_answers_in_a_batch_as_it_does_alone(tmp_path: Path) -> None:
-    box = MinMax(np.full(PROPRIO, -3, np.float32), np.full(PROPRIO, 3, np.float32))
-    config = Gr00tConfig(
-        cameras=(CAMERA,), image_size=SIZE, embodiment="arm", embodiment_slot=0, proprio_dim=PROPRIO,
-        action_dim=PROPRIO, chunk_length=CHUNK,
-        network=NetworkConfig(
-            VisionLanguageSizes(32, 1, 1, 64, 4, 4, 32, 1, 2, 1, 16, 64, 1e4, 20, 19),
-            ActionHeadSizes(4, 1, 32, 16, 1, CHUNK, state_dim=PROPRIO, action_dim=PROPRIO, horizon=CHUNK),
-        ),
-    )  # fmt: skip
-    weights = Gr00tModel(config.network, 0).state_dict()
-    pixels = PixelScale(torch.full((1, 3, SIZE, SIZE), 127.5), torch.full((1, 1, 1, 1), 127.5))
-    statistics = {"action": box, "observation.state": box}
-    save_pretrained(tmp_path, config, weights, pixels, statistics, make_tokenizer(["push it"]))
+    network = tiny_network(state_dim=PROPRIO, action_dim=PROPRIO, horizon=CHUNK, patch=4)
+    box = np.array([[-3] * PROPRIO, [3] * PROPRIO])
+    processor = tiny_processor(
+        network, cameras=[CAMERA], image_size=SIZE, instructions=["push it"], actions=box, proprio=box
+    )
+    save_pretrained(tmp_path, network, Gr00tModel(network, 0).state_dict(), processor)
     policy = load_policy(tmp_path)
     with running_server(policy) as address:
 

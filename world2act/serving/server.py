@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -24,13 +25,15 @@ from websockets.frames import CloseCode
 
 from world2act.errors import BadInput
 from world2act.policies.base import noise_seed
-from world2act.policies.remote.openpi_messages import pack, unpack
-from world2act.serving.batching import Batcher, Prediction, Refused
+from world2act.policies.remote.openpi_messages import Packer, unpack
+from world2act.serving.batching import Batcher, Refused
 from world2act.serving.log import LOGGER, log
 from world2act.serving.observations import Observations
+from world2act.sims.base import Observation
 
 API_KEY = "WORLD2ACT_API_KEY"
 _CLOSE_TIMEOUT_S = 2.0
+_FRAME_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,11 @@ class PolicyServer:
         self, batcher: Batcher, observations: Observations, metadata: Mapping[str, Any], *,
         limits: Limits, seed: int, api_key: str | None,
     ) -> None:  # fmt: skip
-        self._batcher, self._observations, self._limits, self._seed = batcher, observations, limits, seed
-        self._metadata = pack(dict(metadata))
+        self._batcher, self._observations, self._limits = batcher, observations, limits
+        # the same for every connection
+        self._noise_seed = lru_cache(4096)(lambda number: noise_seed(seed, number))
+        self._packer = Packer()
+        self._metadata = self._packer.pack(dict(metadata))
         self._expected = _bytes(f"Api-Key {api_key}") if api_key else None
         self._idle: set[ServerConnection] = set()
         self._stopping = False
@@ -126,13 +132,21 @@ class PolicyServer:
         try:
             await self._send(connection, self._metadata)
             while not self._stopping:
-                message = await self._receive(connection)
+                self._idle.add(connection)
+                try:
+                    message = await connection.recv()
+                finally:
+                    self._idle.discard(connection)
                 began = time.monotonic()
-                prediction = await self._answer(message, answered)
+                observation, seed = self._read(message)
+                prediction = await self._batcher.predict(
+                    observation, self._noise_seed(answered) if seed is None else seed
+                )
                 timing = {"infer_ms": prediction.infer_ms, "wait_ms": prediction.wait_ms, "batch": prediction.batch}
                 if previous is not None:
                     timing["prev_total_ms"] = previous
-                await self._send(connection, pack({"actions": prediction.actions, "server_timing": timing}))
+                answer = self._packer.pack({"actions": prediction.actions, "server_timing": timing})
+                await self._send(connection, answer)
                 answered, previous = answered + 1, (time.monotonic() - began) * 1000
             await connection.close(CloseCode.GOING_AWAY, "the server stops")
         except ConnectionClosed as error:
@@ -148,24 +162,20 @@ class PolicyServer:
             log("failed", client=_name(connection), answered=answered, number=number, failed=True)
             await self._fail(connection, f"internal error {number}; the server's log has the rest")
 
-    async def _receive(self, connection: ServerConnection) -> str | bytes:
-        self._idle.add(connection)
-        try:
-            return await connection.recv()
-        finally:
-            self._idle.discard(connection)
-
-    async def _answer(self, message: str | bytes, number: int) -> Prediction:
+    def _read(self, message: str | bytes) -> tuple[Observation, int | None]:
         if isinstance(message, str):
             raise BadInput("message", "", "a text frame", "a binary frame of msgpack", "send msgpack")
         try:
             values = unpack(message)
         except ValueError as error:
             raise BadInput("message", "", error, "msgpack with numeric arrays", "use openpi-client") from error
-        observation, seed = self._observations.read(values)
-        return await self._batcher.predict(observation, noise_seed(self._seed, number) if seed is None else seed)
+        return self._observations.read(values)
 
     async def _send(self, connection: ServerConnection, message: str | bytes) -> None:
+        transport = connection.transport
+        room = transport.get_write_buffer_limits()[1] - transport.get_write_buffer_size()
+        if len(message) + _FRAME_BYTES <= room:
+            return await connection.send(message)  # which waits for nobody
         async with asyncio.timeout(self._limits.request_s):
             await connection.send(message)
 
