@@ -8,9 +8,9 @@ from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.device import best_device
 from world2act.params import Params, WorldModel
-from world2act.stage import ARTIFACTS, Metrics, is_dry_run, is_main, run_stage
+from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.storage import atomic_directory, sha256, write_json, write_parquet
-from world2act.training.dry_run import build_or_outline
+from world2act.training.dry_run import build_or_outline, must_train
 from world2act.training.loop import train
 from world2act.training.ranks import initialise, share_weights
 from world2act.world_model.conditioning import Change
@@ -39,7 +39,9 @@ def main(params: Params) -> Metrics:
         channels, text_dim = cache.latent_shape[0], cache.prompt_embeds.shape[2]
         return tune(build_transformer(section, channels, text_dim, seed), section, seed)
 
-    network = build_or_outline(build, own, params.base.ranks) if is_dry_run() else build(own)
+    must_train(own.tuning, "world_model.tuning")
+    drawn = own.model_copy(update={"weights": None})
+    network = build_or_outline(lambda: build(own), lambda: build(drawn), own.training, params.base.ranks)
     if own.tuning == "none":
         weights = ema = network.state_dict()
     else:

@@ -13,6 +13,7 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import Base, BasePolicy
 from world2act.policies.base import Policy, family_module
+from world2act.training.dry_run import must_train
 from world2act.training.loop import Trained, train
 from world2act.training.objective import Objective
 
@@ -64,6 +65,7 @@ def train_policy(params: BasePolicy, objective: Imitation, base: Base, inputs: s
         inputs: a fingerprint of the demonstrations.
     """
     if not any(parameter.requires_grad for parameter in objective.model.parameters()):
+        must_train("none", f"base_policy.{params.family}.tuning")
         weights = objective.model.state_dict()
         return Trained(weights, weights)
     settings = params.model_dump_json(exclude={"training", "check_episodes_per_task"})

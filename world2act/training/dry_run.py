@@ -16,8 +16,7 @@ from torch import nn
 
 from world2act.errors import BadInput
 from world2act.params import Training
-from world2act.params import WorldModel as WorldModelParams
-from world2act.stage import is_main
+from world2act.stage import is_dry_run, is_main
 from world2act.training.engine import build_engine, micro_batch, read_configuration
 from world2act.training.objective import Objective, Place
 from world2act.training.optimizer import moments
@@ -32,39 +31,48 @@ _SHOWN_STEPS = 2
 class Reads(Protocol):
     """An objective that can say which samples a batch holds without drawing it."""
 
-    def reads(self, place: Place) -> list[tuple[str, int]]:
+    def reading(self, place: Place) -> list[tuple[str, int]]:
         """Name and bytes of what is read for each sample."""
 
 
 def build_or_outline(
-    build: Callable[[WorldModelParams], nn.Module], section: WorldModelParams, ranks: int
+    build: Callable[[], nn.Module], outline: Callable[[], nn.Module], training: Training, ranks: int
 ) -> nn.Module:
-    """What `build` gives, or its outline (shapes without values, of no weights) where this machine cannot hold it.
+    """What `build` gives; in a dry run on a machine that cannot hold it, its outline: shapes without values.
+
+    Args:
+        outline: builds the same without reading weights, on the meta device.
 
     Raises:
-        BadInput: nothing is to be trained; and as `build` does.
+        BadInput: as `build` and `outline` do.
     """
-    if section.tuning == "none":
-        raise BadInput("params.yaml", "world_model.tuning", "none", "full or lora", "there is nothing to train")
+    if not is_dry_run():
+        return build()
     with torch.device("meta"):
-        outline = build(section.model_copy(update={"weights": None}))
+        shapes = outline()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    needed = here * sum(memory(outline, section.training, ranks).values())
-    return build(section) if needed < _free() else outline
+    needed = here * sum(memory(shapes, training, ranks).values())
+    return build() if needed < _free() else shapes
+
+
+def must_train(tuning: str, key: str) -> None:
+    """Raises `BadInput` in a dry run of what is not to be trained; `key` is where params.yaml says so."""
+    if is_dry_run() and tuning == "none":
+        raise BadInput("params.yaml", key, "none", "what to train", "there is nothing to train: run the stage itself")
 
 
 def memory(model: nn.Module, training: Training, ranks: int) -> dict[str, int]:
     """Bytes that a rank holds of the model between two steps, by what they are.
 
-    Everything is float32: `torch_autocast` computes in bfloat16 and keeps float32. DeepSpeed's own estimates
-    (`estimate_zero2_model_states_mem_needs`) are for weights and gradients of 16 bits.
+    What is trained is float32: `torch_autocast` computes in bfloat16 and keeps float32. What is frozen is kept as it
+    is. DeepSpeed's own estimates (`estimate_zero2_model_states_mem_needs`) are for weights and gradients of 16 bits.
     """
-    total = sum(_numel(weight) for weight in model.parameters())
+    weights = sum(_numel(weight) * weight.element_size() for weight in model.parameters())
     trained = sum(_numel(weight) for weight in model.parameters() if weight.requires_grad)
     stage = read_configuration(training).get("zero_optimization", {}).get("stage", 0)
     share = -(-trained // ranks)
     return {
-        "weights": _FLOAT32 * (total if stage < 3 else -(-total // ranks)),
+        "weights": weights if stage < 3 else -(-weights // ranks),
         "gradients": _FLOAT32 * (trained if stage < 2 else share),
         "float32 copy that is stepped": _FLOAT32 * (share if stage else 0),
         "optimiser, average included": _FLOAT32 * len(moments(training.ema_decay)) * (share if stage else trained),
@@ -136,7 +144,7 @@ def _reads(
     for step in range(first, min(first + _SHOWN_STEPS, training.steps)):
         for part in range(training.accumulation):
             share = {"rank": rank, "ranks": ranks, "part": part, "parts": training.accumulation}
-            names, sizes = zip(*objective.reads(Place.of(seed, step, training.batch_size, **share)), strict=True)
+            names, sizes = zip(*objective.reading(Place.of(seed, step, training.batch_size, **share)), strict=True)
             rows.append({"step": step, "rank": rank, "part": part, "names": list(names), "bytes": sum(sizes)})
     return rows
 

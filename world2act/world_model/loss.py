@@ -89,7 +89,7 @@ class DenoisingObjective:
         length, _ = self._of_step(place.step)
         return self._choose(length, place.generators())
 
-    def reads(self, place: Place) -> list[tuple[str, int]]:
+    def reading(self, place: Place) -> list[tuple[str, int]]:
         """Each sample's clip, and its bytes in the cache."""
         clips = [self._clips[index] for index in self.choose(place)]
         return [

@@ -1,8 +1,8 @@
-"""What of the world model's transformer is trained: all of it, or low-rank adapters, by peft as diffusers carries it.
+"""What of the world model's transformer is trained: all of it, or low-rank adapters, by peft.
 
 In: a transformer and the section `world_model` of params.yaml. Out: an adapter in peft's layout that diffusers opens
 again (`load_lora_adapter`), and the weights of a plain transformer with the adapter merged into them, which every
-consumer reads.
+consumer reads. `add_lora` and `merge` serve any module that has `from_config` and `config`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from world2act.errors import BadInput
 from world2act.params import Lora
@@ -32,13 +32,16 @@ def tune(network: CosmosTransformer3DModel, params: WorldModelParams, seed: int)
     return network
 
 
-def add_lora(network: CosmosTransformer3DModel, lora: Lora, seed: int) -> None:
+def add_lora(network: nn.Module, lora: Lora, seed: int, key: str = "world_model.lora") -> None:
     """Freeze the network and add an adapter, which changes nothing before it is trained.
+
+    Args:
+        key: of params.yaml, where `lora` stands.
 
     Raises:
         BadInput: no layer has the name of a target.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     # a pattern rather than a list, which peft makes a set and writes in an order of its own at every run
     pattern = rf"(.*\.)?({'|'.join(map(re.escape, lora.targets))})"
@@ -47,11 +50,11 @@ def add_lora(network: CosmosTransformer3DModel, lora: Lora, seed: int) -> None:
     for target in lora.targets:
         if not any(f".{name}".endswith(f".{target}") for name in names):
             expected = "the end of a layer's name, such as to_q or ff.net.2"
-            raise BadInput("params.yaml", "world_model.lora.targets", target, expected, "correct it, or leave it out")
+            raise BadInput("params.yaml", f"{key}.targets", target, expected, "correct it, or leave it out")
     network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network.add_adapter(config)
+        inject_adapter_in_model(config, network)
 
 
 def save_adapter(network: CosmosTransformer3DModel, state: Mapping[str, Tensor], directory: Path) -> None:
@@ -59,19 +62,25 @@ def save_adapter(network: CosmosTransformer3DModel, state: Mapping[str, Tensor],
     _with(network, state).save_lora_adapter(directory, safe_serialization=True)
 
 
-def merge(network: CosmosTransformer3DModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a plain transformer that computes what `network` does with `state`; both stay as they are."""
+def merge(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a plain network that computes what `network` does with `state`; both stay as they are."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     merged = _with(network, {name: value.clone() for name, value in state.items()})
-    merged.fuse_lora()
-    merged.unload_lora()
-    return merged.state_dict()
+    for layer in merged.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+    weights = merged.state_dict().items()
+    return {name.replace(".base_layer.", "."): value for name, value in weights if ".lora_" not in name}
 
 
-def _with(network: CosmosTransformer3DModel, state: Mapping[str, Tensor]) -> CosmosTransformer3DModel:
+def _with(network: nn.Module, state: Mapping[str, Tensor]) -> Any:
     """A network of the same make that holds the tensors of `state` themselves."""
+    from peft import inject_adapter_in_model
+
     with torch.device("meta"):
         carrier = type(network).from_config(network.config)
         for name, config in network.peft_config.items():
-            carrier.add_adapter(config, adapter_name=name)
+            inject_adapter_in_model(config, carrier, name)
     carrier.load_state_dict(state, assign=True)
     return carrier
