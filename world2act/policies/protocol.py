@@ -90,6 +90,11 @@ class RobotProtocol:
             raise BadInput(where, ", ".join(f"protocol.{name}" for name in wrong), found, expected, _REMEDY)
 
 
+def family_config(path: Path) -> dict[str, Any]:
+    """A policy's config.json without what is not its family's own: `family`, `protocol`, and `type` for LeRobot."""
+    return {key: value for key, value in read_json(path).items() if key not in ("family", "protocol", "type")}
+
+
 def stack_images(observations: Sequence[Observation], cameras: Sequence[str], size: int) -> np.ndarray:
     """The pictures of B observations, uint8 (B, V, size, size, 3).
 

@@ -30,10 +30,10 @@ from world2act.policies.cosmos_policy.layout import (
     pixel_frames,
 )
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
-from world2act.policies.protocol import stack_images, stack_proprio
+from world2act.policies.protocol import family_config, stack_images, stack_proprio
 from world2act.policies.weights import save_weights
 from world2act.sims.base import Observation
-from world2act.storage import read_json, read_tensors, write_json, write_tensors
+from world2act.storage import read_tensors, write_json, write_tensors
 from world2act.world_model import checkpoint
 from world2act.world_model.conditioning import Prediction, denoise
 from world2act.world_model.sampler import SIGMA_MAX, karras_sigmas, seeded_noise, step_weights
@@ -84,7 +84,7 @@ class CosmosPolicyConfig:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a config.json. Raises `BadInput` when a key is missing or unknown."""
-        values = {key: value for key, value in read_json(path).items() if key not in ("family", "protocol", "type")}
+        values = family_config(path)
         expected = {*_written(), "layout", "given"}
         if values.keys() != expected:
             raise BadInput(path, "", sorted(values), sorted(expected), _REMEDY)

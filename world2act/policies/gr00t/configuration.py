@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from world2act.errors import BadInput
-from world2act.storage import read_json
+from world2act.policies.protocol import family_config
 
 FAMILY = "gr00t"
 UNSHUFFLE = 2  # 2 x 2 patches of SigLIP2 make one image token
@@ -111,8 +111,7 @@ class Gr00tConfig:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a config.json. Raises `BadInput` when a key is missing or unknown."""
-        values = read_json(path)
-        values = {key: value for key, value in values.items() if key not in ("family", "protocol")}
+        values = family_config(path)
         check_keys(path, "", values, cls)
         values["network"] = NetworkConfig.of(path, values["network"])
         return cls(**values)
