@@ -197,20 +197,29 @@ class ActionHead(nn.Module):
         if sizes.state_dropout:
             self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
 
-    def context(self, features: Tensor, image_mask: Tensor, mask: Tensor, state: Tensor, slot: int) -> Context:
+    def context(
+        self,
+        features: Tensor,
+        image_mask: Tensor,
+        mask: Tensor,
+        state: Tensor,
+        slot: int,
+        dropped: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Context:
         """What the velocity depends on beside the chunk.
 
         Args:
             features: of the prompt (B, L, C); image_mask, mask: bool (B, L), image tokens and whatever is no padding.
             state: normalised and padded proprioception (B, T, state_dim).
             slot: the embodiment's set of weights.
+            dropped: bool (B,), observations whose state is hidden; noise: (B, T, D), added to the state's tokens.
         """
         tokens = self.state_encoder(state.to(features.dtype), slot)
-        if self.training and self.sizes.state_dropout:
-            dropped = torch.rand(len(tokens), 1, 1, device=tokens.device) < self.sizes.state_dropout
-            tokens = torch.where(dropped, self.mask_token, tokens)
-        if self.training and self.sizes.state_noise:
-            tokens = tokens + self.sizes.state_noise * torch.randn_like(tokens)
+        if dropped is not None:
+            tokens = torch.where(dropped[:, None, None], self.mask_token.to(tokens.dtype), tokens)
+        if noise is not None:
+            tokens = tokens + noise.to(tokens.dtype)
         words, images = ((part & mask)[:, None, None] for part in (~image_mask, image_mask))
         return Context(tokens, self.model.attend(self.vlln(features)), words, images, slot)
 

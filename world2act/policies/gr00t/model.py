@@ -6,6 +6,7 @@ One network for every size. Its state_dict has the keys of NVIDIA's checkpoints:
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class Inputs:
         mask: bool (B, L), false on padding, which may stand on either side.
         state: float (B, T, state_dim), normalised proprioception, zero where padded; T is 1.
         slot: of the embodiment.
+        dropped: bool (B,), observations whose state is hidden; noise: (B, T, D), added to the state's tokens. Both
+            are of training alone.
     """
 
     pixels: Tensor
@@ -32,10 +35,12 @@ class Inputs:
     mask: Tensor
     state: Tensor
     slot: int
+    dropped: Tensor | None = None
+    noise: Tensor | None = None
 
     def to(self, device: torch.device) -> Inputs:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "slot"}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if torch.is_tensor(value)})
 
 
 class Gr00tModel(nn.Module):
@@ -49,6 +54,10 @@ class Gr00tModel(nn.Module):
             self.backbone = nn.ModuleDict({"model": Eagle(config.vision_language)})
             self.action_head = ActionHead(config.action_head, config.vision_language.language_dim)
 
+    @classmethod
+    def from_config(cls, config: NetworkConfig) -> Self:
+        return cls(config)
+
     def forward(self, inputs: Inputs, noisy: Tensor, times: Tensor) -> Tensor:
         """Velocity (B, K, M, A) of K noisy chunks (B, K, M, A) at times (B, K): the observation is encoded once."""
         return self.action_head(self.encode(inputs), noisy, times)
@@ -56,7 +65,9 @@ class Gr00tModel(nn.Module):
     def encode(self, inputs: Inputs) -> Context:
         features = self.backbone["model"](inputs.pixels, inputs.prompt, inputs.mask)
         image_mask = inputs.prompt == self.config.vision_language.image_token
-        return self.action_head.context(features, image_mask, inputs.mask, inputs.state, inputs.slot)
+        return self.action_head.context(
+            features, image_mask, inputs.mask, inputs.state, inputs.slot, inputs.dropped, inputs.noise
+        )
 
     @torch.inference_mode()
     def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
