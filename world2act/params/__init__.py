@@ -181,14 +181,16 @@ class Gr00tSizes(Section):
 
 class Gr00t(Section):
     """weights: NVIDIA's folder, or NAME@COMMIT on the hub, whose config.json has every size; or null for a network of
-    `sizes`, drawn from the seed. parameters: how many it must have. tuning: everything; projector and diffusion
-    transformer with the `top_language_layers` last layers of the language model; low-rank adapters and the projector;
-    or the weights as they are. embodiment: whose encoders and decoder, and whose statistics where the weights have
-    them. views, state, action: what the weights name so → our camera, our proprioception or actions by name; null
-    where the names agree. noise_draws: noisy chunks for each encoded observation. sampler_steps: Euler steps from noise
-    to actions."""
+    `sizes`, drawn from the seed. tokenizer: the folder of theirs, where it is in none of their own. parameters: how
+    many the network must have, counted as NVIDIA does. tuning: everything; projector and diffusion transformer with the
+    `top_language_layers` last layers of the language model; low-rank adapters and the projector; or the weights as they
+    are. embodiment: whose encoders and decoder, and whose statistics: those of the weights, or the training split's
+    where they have none. views, state, action: what the weights name so → our camera, our proprioception or actions by
+    name; null where the names agree. noise_draws: noisy chunks for each encoded observation. sampler_steps: Euler steps
+    from noise to actions."""
 
     weights: str | None
+    tokenizer: str | None
     parameters: Count | None
     tuning: Literal["full", "projector_dit", "lora", "none"]
     top_language_layers: Annotated[int, Field(ge=0)]
@@ -203,10 +205,16 @@ class Gr00t(Section):
     noise_draws: Count
 
     @model_validator(mode="after")
-    def _one_source(self) -> Gr00t:
+    def _agree(self) -> Gr00t:
         if (self.weights is None) == (self.sizes is None):
             found = "neither" if self.weights is None else "both"
             raise PydanticCustomError("unfit", "weights, or sizes and weights: null", {"found": found})
+        if self.tuning == "none" and self.weights is None:
+            found = "none, of a network that is drawn"
+            raise PydanticCustomError("unfit", "weights, or another tuning", {"found": found})
+        if self.top_language_layers and self.tuning != "projector_dit":
+            found = f"{self.top_language_layers} top_language_layers, of tuning {self.tuning}"
+            raise PydanticCustomError("unfit", "0, or tuning: projector_dit", {"found": found})
         return self
 
 
