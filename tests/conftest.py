@@ -1,12 +1,14 @@
-"""What tests share: one run of the whole pipeline on the tiny profile, and one S3 server."""
+"""What tests share: one run of the whole pipeline on the tiny profile, one S3 server; and in which order they run."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,28 @@ ROOT = Path(__file__).parents[1]
 CLONE = "a clone"
 # beside simulator processes, two torch threads on small models take longer than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The files that take longest, in the order in which they begin: what begins last is short, and no process works alone
+# at the end. The first makes `tiny_run`; the others that read it come when it is there.
+FIRST = (
+    "bad_input", "training", "survival", "infra_deepspeed", "flow", "flow_evaluate", "ingest", "release",
+    "operations", "own_demonstrations", "e2e", "garbage", "world_model_page", "flow_ingest", "release_flows",
+    "readme", "sharding", "ui", "skills_preview", "ingest_demos", "demos", "training_dry_run",
+)  # fmt: skip
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as processors: a third of the time a test waits, for a server or for a process to end."""
+    return math.ceil(1.5 * (os.cpu_count() or 1))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # by the number of tests, where --dist loadfile is in force
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(FIRST)}
+    count = Counter(item.path for item in items)
+    items.sort(key=lambda item: (order.get(item.path.stem, len(order)), -count[item.path], item.path))
 
 
 @dataclass(frozen=True)
@@ -74,17 +98,48 @@ def make_clone(folder: Path) -> Clone:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The pipeline after its first run, by Prefect. Tests read it; what changes anything works on a copy.
-
-    Where several processes run the tests, the first that asks makes it, and the others wait.
-    """
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run's processes together. The first that asks for what it holds makes it; the others wait."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny"
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def prefect_database(shared: Path) -> Path:
+    """A database as Prefect makes it at a server's first start, which takes three times as long as any other."""
+    folder = shared / "prefect"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+            subprocess.run(command, env=kept | {"PREFECT_HOME": str(folder)}, capture_output=True, check=True)
+            (folder / "made").touch()
+    return folder / "prefect.db"
+
+
+@pytest.fixture(scope="module")
+def prefect_server(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server of a module's own, which the flows that it calls find."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    folder = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, folder / "prefect-test.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
+        with prefect_test_harness(server_startup_timeout=300):
+            yield
+
+
+@pytest.fixture(scope="session")
+def tiny_run(shared: Path, prefect_database: Path) -> Clone:
+    """The pipeline after its first run, by Prefect. Tests read it; what changes anything works on a copy."""
+    folder = shared / "tiny"
     with FileLock(f"{folder}.lock"):
         outcome = folder / "exit status"
         if not outcome.exists():
             clone = make_clone(folder)
+            (folder / "prefect").mkdir(exist_ok=True)
+            shutil.copy(prefect_database, folder / "prefect")
             done = clone.run("python", "-m", "flows.pipeline")
             (clone.root / "flow.log").write_text(done.stdout + done.stderr)
             outcome.write_text(str(done.returncode))
@@ -94,10 +149,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A Prefect server and worker on a small workspace, started by the first test that asks for them."""
     folder = tmp_path_factory.mktemp("service")
-    with running_service(folder, make_workspace(folder / "workspace")) as running:
+    with running_service(folder, make_workspace(folder / "workspace"), prefect_database) as running:
         yield running
 
 

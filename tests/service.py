@@ -217,9 +217,11 @@ def kill_tree(process: subprocess.Popen[bytes]) -> list[str]:
 
 
 @contextmanager
-def running_service(folder: Path, root: Path) -> Iterator[Service]:
-    """A server and a worker on a workspace."""
+def running_service(folder: Path, root: Path, database: Path) -> Iterator[Service]:
+    """A server, on a copy of a database, and a worker on a workspace."""
     service = Service(folder, root)
+    (folder / "prefect").mkdir()
+    shutil.copy(database, folder / "prefect")
     try:
         service.start_server()
         service.set_up()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.testing.utilities import prefect_test_harness
 from world2act_client.manifest import MANIFEST_TYPE, POINTER_TYPE, FileEntry, Manifest, Pointer, digest_of
 from world2act_client.signing import load_signing_key, make_key_pair, seal
 from world2act_client.store import Store, manifest_key, object_key, pointer_key
@@ -36,6 +35,7 @@ from world2act.policies.normalisation import MinMax
 from world2act.policies.words import make_tokenizer
 from world2act.regression import compare, evaluate_release, read_record
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
 TASK, SEEDS, CREATED = "drawer-close", range(500, 506), "2026-01-01T00:00:00+00:00"
 TINY = Gr00tConfig(
     cameras=("corner2",), image_size=32, embodiment="sawyer", embodiment_slot=1, proprio_dim=4, action_dim=4,
@@ -101,12 +101,6 @@ class Shop:
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
         return {key: json.loads(self.store.read(key)) for key, *_ in self.store.list("evaluations/")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=300):
-        yield
 
 
 @pytest.fixture

@@ -14,18 +14,13 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.testing.utilities import prefect_test_harness
 from recordings import episodes, files_of, make_workspace, write_upload
 
 from flows.graph import read_graph
 from flows.ingest import PIPELINE, ingest
 from world2act.storage import read_json
 
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=300):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture

@@ -249,7 +249,9 @@ def test_nodes_prepare_one_workspace_and_start_their_share(tmp_path: Path) -> No
         "second": {"cmd": "cp first.txt second.txt", "deps": ["first.txt"], "outs": ["second.txt"]},
     }
     (source / "dvc.yaml").write_text(json.dumps({"stages": stages}))
-    # what the other nodes start
+    # what the other nodes start: packages, or the ones that are installed would come first
+    for package in ("world2act", "world2act/training"):
+        (source / package / "__init__.py").touch()
     (source / "world2act/training/launch.py").write_text("import sys; print('joins', sys.argv[1])")
     names = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost"}
     names |= {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@localhost"}

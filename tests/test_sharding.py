@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,7 +19,6 @@ import torch
 from conftest import ROOT, Clone
 from dvc.repo import Repo
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.spread import SHARDED, spread_stage
 from world2act.dvc_process import stage_environment
@@ -167,12 +165,6 @@ def test_rollouts_that_share_a_batch_stay_together() -> None:
     assert independent_rollouts(prompts, 2) == [[0, 2, 3, 5], [1, 4], [6], [7]]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 def task_states() -> dict[str, str]:
     with get_client(sync_client=True) as client:
         return {task.name: task.state_name for task in client.read_task_runs()}
@@ -185,7 +177,7 @@ def wait_for(condition: object, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
-def test_a_spread_survives_a_worker_and_computes_only_what_is_missing(server: None, workspace: Path) -> None:
+def test_a_spread_survives_a_worker_and_computes_only_what_is_missing(prefect_server: None, workspace: Path) -> None:
     """A shard dies in its second unit; the other ends; a second spread computes what is left, and no more."""
     Path("kill-3").touch()
     with pytest.raises(World2ActError, match=r"1 of 2 shards failed: 2/2\n.*exit status -9"):
@@ -201,7 +193,7 @@ def test_a_spread_survives_a_worker_and_computes_only_what_is_missing(server: No
 
 
 @pytest.mark.slow
-def test_a_killed_dask_worker_loses_only_its_shard_of_the_moment(server: None, workspace: Path) -> None:
+def test_a_killed_dask_worker_loses_only_its_shard_of_the_moment(prefect_server: None, workspace: Path) -> None:
     """The cluster gives its shard to another worker, and the shard's own process ends with the worker."""
     from distributed import Client, LocalCluster
 

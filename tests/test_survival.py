@@ -115,14 +115,16 @@ def test_run_whose_worker_died_with_it_gives_its_slot_back(service: Service, roo
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_worker_killed_in_each_stage_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_killed_in_each_stage_of_the_pipeline(
+    tmp_path: Path, prefect_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = make_clone(tmp_path).root
     # the slot of a run that died is free only after its heartbeat is missed, which the test above waits for
     write_deployments(root, "concurrency_limit")
     monkeypatch.chdir(root)
     stages = list(read_graph())
     interrupted: Counter[str] = Counter()
-    with running_service(tmp_path, root) as service:
+    with running_service(tmp_path, root, prefect_database) as service:
         for stage in (each for each in stages if not each.startswith("validate_")):
             run = service.run(PIPELINE)
             until(lambda stage=stage: runs(service, stage), 1800, f"{stage} did not start: {service.log_tail()}")
