@@ -41,7 +41,7 @@ def main(params: Params) -> Metrics:
 
     must_train(own.tuning, "world_model.tuning")
     drawn = own.model_copy(update={"weights": None})
-    network = build_or_outline(lambda: build(own), lambda: build(drawn), own.training, params.base.ranks)
+    network = build_or_outline(lambda: build(own), lambda: build(drawn), own.training)
     if own.tuning == "none":
         weights = ema = network.state_dict()
     else:

@@ -35,9 +35,7 @@ class Reads(Protocol):
         """Name and bytes of what is read for each sample."""
 
 
-def build_or_outline(
-    build: Callable[[], nn.Module], outline: Callable[[], nn.Module], training: Training, ranks: int
-) -> nn.Module:
+def build_or_outline(build: Callable[[], nn.Module], outline: Callable[[], nn.Module], training: Training) -> nn.Module:
     """What `build` gives; in a dry run on a machine that cannot hold it, its outline: shapes without values.
 
     Args:
@@ -50,6 +48,7 @@ def build_or_outline(
         return build()
     with torch.device("meta"):
         shapes = outline()
+    ranks = int(os.environ["WORLD_SIZE"])
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     needed = here * sum(memory(shapes, training, ranks).values())
     return build() if needed < _free() else shapes

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import deepspeed
+import torch
 from torch import nn
 
 from world2act.errors import BadInput
@@ -50,6 +51,12 @@ def read_configuration(training: Training) -> dict[str, Any]:
 def precision(config: Mapping[str, Any]) -> str:
     """What of a configuration changes the numbers, and not only where they are kept."""
     return json.dumps({key: config[key] for key in _PRECISION if key in config}, sort_keys=True)
+
+
+def frozen_dtype(training: Training) -> torch.dtype:
+    """What weights that are not trained are kept in: what is computed with."""
+    autocast = read_configuration(training).get("torch_autocast", {})
+    return torch.bfloat16 if autocast.get("enabled") and autocast.get("dtype") == "bfloat16" else torch.float32
 
 
 def build_engine(model: nn.Module, training: Training, ranks: int) -> tuple[deepspeed.DeepSpeedEngine, AveragingAdamW]:
