@@ -292,6 +292,7 @@ def _base_policy(root: Path) -> None:
         for i in range(2)
     ]
     write_parquet(root / "check.parquet", rows, _SCHEMA)
+    write_json(root / "config.json", {"family": "behaviour_cloning"})
     write_json(root / "statistics.json", {"action": {"min": [-1.0] * 4, "max": [1.0] * 4}})
     write_tensors(root / "model.safetensors", {"head.weight": np.ones((2, 2), np.float32)})
 
@@ -319,7 +320,7 @@ def _post_train(artifacts: Path) -> None:
     root = artifacts / "post_train"
     for name in ("model.safetensors", "base/model.safetensors"):
         write_tensors(root / name, {"head.weight": np.ones((2, 2), np.float32)})
-    for file in ("check.parquet", "statistics.json", "model.safetensors"):
+    for file in ("check.parquet", "statistics.json", "model.safetensors", "config.json"):
         (root / "base" / file).write_bytes((artifacts / "base_policy" / file).read_bytes())
     rows = [{"step": i, "loss": 2.0, "cosine": 0.1 + 0.01 * i, "cosine_base": 0.1, "residual": 0.02} for i in range(10)]
     write_parquet(root / "history.parquet", rows, SCHEMA)

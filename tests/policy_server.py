@@ -70,7 +70,7 @@ def message(seen: Observation, **changes: Any) -> dict[str, Any]:
 @contextmanager
 def running_server(
     policy: Policy, *, api_key: str | None = None, limits: Limits | None = None, seed: int = 0,
-    cameras: Mapping[str, str] | None = None, host: str = "127.0.0.1", port: int = 0,
+    cameras: Mapping[str, str] | None = None, embodiment: str | None = None, host: str = "127.0.0.1", port: int = 0,
 ) -> Iterator[str]:  # fmt: skip
     """Serve in another thread; yields ws://host:port. Leaving the block stops it as a signal does."""
     limits = limits or Limits()
@@ -81,7 +81,7 @@ def running_server(
     async def serve() -> None:
         batching = Batcher(policy, batch=limits.batch, waiting=limits.waiting, timeout_s=limits.request_s)
         async with batching as batcher:
-            observations = Observations(policy, cameras)
+            observations = Observations(policy, cameras, embodiment)
             server = PolicyServer(batcher, observations, {"name": "known"}, limits=limits, seed=seed, api_key=api_key)
             async with server.listening(host, port) as opened:
                 address.append(f"ws://127.0.0.1:{opened}")

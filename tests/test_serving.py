@@ -97,6 +97,14 @@ def test_several_cameras_are_named_and_never_guessed() -> None:
         parse_cameras(["wrist"])
 
 
+def test_a_robot_may_say_which_one_it_is() -> None:
+    policy, seen = KnownPolicy(), observation()
+    with running_server(policy, embodiment="sawyer") as address, client(address) as connection:
+        for who in ({}, {"embodiment": "sawyer"}):
+            answer = ask(connection, message(seen, seed=1, **who))
+            np.testing.assert_array_equal(answer["actions"], policy.expected(seen, 1))
+
+
 def test_metadata_says_what_the_policy_wants(tmp_path: Path) -> None:
     robot = {"embodiment": "arm", "control_hz": 20}
     write_json(tmp_path / "config.json", {"family": "random", "protocol": robot})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +16,17 @@ import numpy as np
 import pytest
 from client_release import Shelf
 from policy_server import CAMERA, KnownPolicy, message, observation, packed, running_server, unpacked
+from remote_stages import make_workspace, save_policy
 from websockets.sync.client import connect
 from world2act_client.errors import NotFound, Tampered
 
 from world2act.errors import BadInput
 from world2act.policies.base import load_policy
 from world2act.policies.random import RandomPolicy
+from world2act.serving.run import run
+from world2act.serving.server import Limits
 from world2act.serving.sources import find_policy
-from world2act.storage import write_json
+from world2act.storage import read_json, read_tensors, write_json, write_tensors
 
 CONFIG = {"family": "random", "chunk_length": 4, "action_dim": 2}
 KEY = "a-key-that-nobody-may-see"
@@ -32,6 +36,16 @@ KEY = "a-key-that-nobody-may-see"
 def folder(tmp_path: Path) -> Path:
     write_json(tmp_path / "policy/config.json", CONFIG)
     return tmp_path / "policy"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network of random weights, as the base_policy stage saves one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("workspace"))
+        make_workspace()
+        save_policy(Path("served"))
+        return Path("served").resolve()
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -101,6 +115,37 @@ def test_what_cannot_be_served_is_one_message(folder: Path, tmp_path: Path, argu
     variables = {name: value for name, value in os.environ.items() if not name.startswith("WORLD2ACT_")}
     done = subprocess.run(command(*arguments), cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("statistics.json missing", "statistics.json"),
+        ("statistics of another width", "action"),
+        ("model.safetensors missing", "model.safetensors"),
+        ("another robot's weights", "found:"),
+    ],
+)
+def test_a_network_that_is_not_whole_is_not_served(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, says: str
+) -> None:
+    """Before anything listens: a message that names the file and the key."""
+    folder = shutil.copytree(network, tmp_path / "policy")
+    name = damage.split()[0]
+    if damage.endswith("missing"):
+        (folder / name).unlink()
+    elif damage.startswith("statistics"):
+        write_json(
+            folder / "statistics.json", read_json(folder / "statistics.json") | {"action": {"min": [0], "max": [1]}}
+        )
+    else:
+        values = read_tensors(folder / "model.safetensors")
+        write_tensors(
+            folder / "model.safetensors", {key: np.resize(value, (1, *value.shape)) for key, value in values.items()}
+        )
+    with pytest.raises(BadInput, match=says) as error:
+        run(str(folder), None, "127.0.0.1", 0, cameras={}, seed=0, limits=Limits())
+    assert "remedy:" in str(error.value)
 
 
 def test_a_release_is_served_verified(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

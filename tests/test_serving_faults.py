@@ -25,7 +25,7 @@ IMAGE = f"observation.images.{CAMERA}"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with running_server(KnownPolicy(), limits=Limits(message_bytes=4 * 2**20)) as address:
+    with running_server(KnownPolicy(), limits=Limits(message_bytes=4 * 2**20), embodiment="sawyer") as address:
         yield address
 
 
@@ -77,6 +77,8 @@ def blank(*shape: int, dtype: type = np.uint8) -> np.ndarray:
         ({"seed": -1}, ["seed"]),
         ({"seed": 1.5}, ["seed", "a float"]),
         ({"seed": True}, ["seed", "a bool"]),
+        ({"embodiment": "panda"}, ["embodiment", "panda", "sawyer"]),
+        ({"embodiment": 1}, ["embodiment", "a int", "sawyer"]),
     ],
 )
 def test_a_bad_observation_is_named(

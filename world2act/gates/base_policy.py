@@ -9,7 +9,7 @@ import great_expectations.expectations as gxe
 import pandas as pd
 
 from world2act.gates.engine import Table, weights_table, why
-from world2act.gates.probes import weight_rows
+from world2act.gates.probes import has_weights, weight_rows
 from world2act.params import Params
 from world2act.storage import read_json, read_parquet
 
@@ -21,6 +21,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/base_policy. Raises `BadInput` when a file is missing or damaged."""
     limits, root = params.gates.base_policy, artifacts / "base_policy"
     episodes = read_parquet(root / "check.parquet", ["policy", "task", "seed", "success", "error"]).to_pandas()
+    weights = has_weights(root)
     return [
         Table(
             "check",
@@ -53,21 +54,24 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                 ),
             ],
         ),
-        Table(
-            "statistics",
-            pd.DataFrame(_statistic_rows(root)),
-            ("feature", "dimension"),
-            [
-                gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                    column_A="max",
-                    column_B="min",
-                    or_equal=True,
-                    **why("Normalisation boxes are not inside out.", _AGAIN),
-                ),
-            ],
-        ),
-        weights_table(weight_rows(root, ["model.safetensors"]), _AGAIN),
+        *([_statistics(root), weights_table(weight_rows(root, ["model.safetensors"]), _AGAIN)] if weights else []),
     ]
+
+
+def _statistics(root: Path) -> Table:
+    return Table(
+        "statistics",
+        pd.DataFrame(_statistic_rows(root)),
+        ("feature", "dimension"),
+        [
+            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                column_A="max",
+                column_B="min",
+                or_equal=True,
+                **why("Normalisation boxes are not inside out.", _AGAIN),
+            ),
+        ],
+    )
 
 
 def _comparison(episodes: pd.DataFrame) -> pd.DataFrame:
@@ -89,6 +93,16 @@ def _comparison(episodes: pd.DataFrame) -> pd.DataFrame:
 def _statistic_rows(root: Path) -> list[dict[str, Any]]:
     return [
         {"feature": feature, "dimension": i, "min": low, "max": high}
-        for feature, box in sorted(read_json(root / "statistics.json").items())
-        for i, (low, high) in enumerate(zip(box["min"], box["max"], strict=True))
+        for feature, box in _boxes(read_json(root / "statistics.json"), "")
+        for i, (low, high) in enumerate(zip(np.ravel(box["min"]), np.ravel(box["max"]), strict=True))
     ]
+
+
+def _boxes(values: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every feature, which a family may keep by embodiment and by part."""
+    if "min" in values:
+        yield name, values
+    else:
+        for key, value in sorted(values.items()):
+            yield from _boxes(value, f"{name}.{key}".lstrip("."))
+

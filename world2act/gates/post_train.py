@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from world2act.gates.engine import Table, provenance_table, weights_table, why
-from world2act.gates.probes import weight_rows
+from world2act.gates.probes import has_weights, weight_rows
 from world2act.params import Params
 from world2act.storage import read_json, read_parquet, sha256
 
@@ -21,6 +21,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/post_train. Raises `BadInput` when a file is missing or damaged."""
     limits, root = params.gates.post_train, artifacts / "post_train"
     history = read_parquet(root / "history.parquet", ["step", "loss", "cosine", "residual"]).to_pandas()
+    weights = ["model.safetensors", *(["base/model.safetensors"] if has_weights(root / "base") else [])]
     recorded = str(read_json(root / "config.json").get("base_sha256"))
     window = max(1, len(history) // 5)
     course = pd.DataFrame(
@@ -74,7 +75,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                 ),
             ],
         ),
-        weights_table(weight_rows(root, ["model.safetensors", "base/model.safetensors"]), _AGAIN),
+        weights_table(weight_rows(root, weights), _AGAIN),
         provenance_table(
             [
                 {"part": "base policy beside it", "recorded": recorded, "found": sha256(artifacts / "base_policy")},

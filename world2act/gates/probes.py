@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from world2act.errors import BadInput
-from world2act.storage import read_tensors
+from world2act.storage import read_json, read_tensors
 
 
 def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndarray:
@@ -37,6 +37,11 @@ def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndar
 
 def is_finite(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).all())
+
+
+def has_weights(policy: Path) -> bool:
+    """Whether a policy's folder holds weights and statistics: that of one which another process serves has neither."""
+    return read_json(policy / "config.json")["family"] != "remote"
 
 
 def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ _FAMILIES = {
     "gr00t": "vision-language features, actions by flow matching (GR00T-N1.6)",
     "cosmos_policy": "a video model that denoises actions, future and value as latent frames (Cosmos Policy)",
     "behaviour_cloning": "convolutions and a transformer, squared error",
+    "remote": "served by another process or machine; only its address stands here",
     "residual": "World2Act: a residual over a frozen policy that follows imagined video",
 }
 

@@ -6,6 +6,7 @@ The keys are those of our data sets (LeRobot's), and openpi's for LIBERO:
     observation.state           observation/state          floats (proprio_dim,)
     task                        prompt                     the instruction
     seed                                                   optional: of the sampling noise
+    embodiment                                             optional: which robot asks; a policy of another refuses
 
 What a policy does not read is ignored, since robots send what all of their policies may want.
 """
@@ -22,7 +23,7 @@ from world2act.errors import BadInput
 from world2act.policies.base import Policy
 from world2act.sims.base import Observation
 
-STATE, TASK, SEED = "observation.state", "task", "seed"
+STATE, TASK, SEED, EMBODIMENT = "observation.state", "task", "seed", "embodiment"
 OPENPI_IMAGE, OPENPI_STATE, OPENPI_TASK = "observation/image", "observation/state", "prompt"
 MAX_INSTRUCTION = 2000
 _LARGEST = float(np.finfo(np.float32).max)
@@ -36,13 +37,14 @@ class Observations:
     Args:
         cameras: an openpi key of an image → the policy's camera; without it, `observation/image` is the policy's
             camera where it has only one.
+        embodiment: the robot that the policy was trained for, where that is known.
 
     Raises:
         BadInput: `cameras` names one that the policy does not have.
     """
 
-    def __init__(self, policy: Policy, cameras: Mapping[str, str] | None = None) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, cameras: Mapping[str, str] | None = None, embodiment: str | None = None) -> None:
+        self._policy, self._embodiment = policy, embodiment
         if not cameras:
             cameras = dict.fromkeys([OPENPI_IMAGE], *policy.cameras) if len(policy.cameras) == 1 else {}
         for key, camera in cameras.items():
@@ -58,6 +60,11 @@ class Observations:
         if not isinstance(message, dict):
             raise BadInput(_WHERE, "", _kind(message), "a map of keys", "send a map")
         policy = self._policy
+        asks = message.get(EMBODIMENT, self._embodiment)
+        if asks != self._embodiment:
+            found = asks[:60] if isinstance(asks, str) else _kind(asks)
+            expected = self._embodiment or "no embodiment: the policy does not say its own"
+            raise BadInput(_WHERE, EMBODIMENT, found, expected, "ask a policy that was trained for this robot")
         images = {
             camera: _image(*self._find(message, IMAGES + camera), size) for camera, size in policy.cameras.items()
         }

@@ -4,6 +4,15 @@ Speaks openpi's websocket protocol, which `world2act serve` speaks too, and that
 stands over such a policy as over any other, since World2Act's residual needs no more than its action chunk.
 """
 
+from typing import Any
+
 from world2act.policies.remote.policy import RemotePolicy, from_pretrained
 
-__all__ = ["RemotePolicy", "from_pretrained"]
+__all__ = ["RemotePolicy", "from_pretrained", "make_objective"]
+
+
+def make_objective(*arguments: Any) -> Any:
+    """See `declaration`: torch, which a client can do without, comes with it."""
+    from world2act.policies.remote import declaration
+
+    return declaration.make_objective(*arguments)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from world2act.errors import BadInput
 from world2act.params.section import Count, Positive, Section
+from world2act.policies.protocol import family_config
 from world2act.storage import read_json
 
 TOKEN = "WORLD2ACT_REMOTE_KEY"
@@ -43,6 +45,7 @@ class RemoteConfig(Section):
         seed: openpi: the key under which the server takes a seed, as `world2act serve` does ("seed"). Without it, or
             with GR00T, the server draws its own noise, and the same seed need not give the same chunk.
         chunk_length: actions that are used of each chunk; the server may give more.
+        protocol: the robot that it acts for (`world2act.policies.protocol`), compared with what `world2act serve` says.
     """
 
     family: Literal["remote"]
@@ -58,6 +61,7 @@ class RemoteConfig(Section):
     seed: str | None = None
     chunk_length: Count
     action_dim: Count
+    protocol: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -71,22 +75,26 @@ class RemoteConfig(Section):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a config.json, but for the robot's protocol in it (`world2act.policies.protocol`).
+        """Read a config.json. Raises `BadInput` as `parse` does."""
+        own = {key: value for key, value in read_json(path).items() if key in ("family", "protocol")}
+        return cls.parse(own | family_config(path), path)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str | Path, prefix: str = "") -> Self:
+        """Check `values`, which stand in the file `where` under the key `prefix`.
 
         Raises:
             BadInput: a key is missing, unknown or wrong.
         """
-        values = read_json(path)
-        values.pop("protocol", None)
         try:
             return cls(**values)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            key = ".".join(map(str, fault["loc"]))
+            key = ".".join(map(str, [*filter(None, [prefix]), *fault["loc"]]))
             # what stands under an unknown key, or in an address, may be a credential
             unshown = {"missing": "nothing", "extra_forbidden": "an unknown key", "string_pattern_mismatch": "not that"}
-            found = unshown.get(fault["type"], fault["input"] if key else "values that do not fit")
-            raise BadInput(path, key, found, fault["msg"], _REMEDY) from error
+            found = unshown.get(fault["type"], fault["input"] if fault["loc"] else "values that do not fit")
+            raise BadInput(where, key, found, fault["msg"], _REMEDY) from error
 
 
 class Unreachable(Exception):

@@ -67,8 +67,22 @@ class OpenpiLink:
             raise Unreachable(str(error)) from error
         except InvalidHandshake as error:
             raise Unreachable(str(error)) from error
-        self._map(connection.recv(self._config.timeout_s))  # its metadata
+        try:
+            self._check(self._map(connection.recv(self._config.timeout_s)))
+        except BaseException:
+            connection.close()
+            raise
         return connection
+
+    def _check(self, metadata: Mapping[str, Any]) -> None:
+        """Refuse a policy of another robot, where both sides say which: `world2act serve` does."""
+        served, ours = metadata.get("protocol"), self._config.protocol
+        if not isinstance(served, dict) or ours is None:
+            return
+        wrong = sorted(key for key in ours if served.get(key) != ours[key])
+        if wrong:
+            key, remedy = wrong[0], "serve a policy of this robot, or name the server that does"
+            raise BadInput(self._config.address, f"protocol.{key}", served.get(key), ours[key], remedy)
 
     def _map(self, message: str | bytes) -> Mapping[str, Any]:
         try:
