@@ -293,7 +293,8 @@ def _base_policy(root: Path) -> None:
     ]
     write_parquet(root / "check.parquet", rows, _SCHEMA)
     write_json(root / "config.json", {"family": "behaviour_cloning"})
-    write_json(root / "statistics.json", {"action": {"min": [-1.0] * 4, "max": [1.0] * 4}})
+    box = {"min": [-1.0] * 4, "max": [1.0] * 4}
+    write_json(root / "statistics.json", {"new_embodiment": {"state": {"state": box}, "action": {"action": box}}})
     write_tensors(root / "model.safetensors", {"head.weight": np.ones((2, 2), np.float32)})
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import great_expectations.expectations as gxe
+import numpy as np
 import pandas as pd
 
 from world2act.gates.engine import Table, weights_table, why
@@ -105,4 +107,3 @@ def _boxes(values: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, A
     else:
         for key, value in sorted(values.items()):
             yield from _boxes(value, f"{name}.{key}".lstrip("."))
-
