@@ -76,10 +76,12 @@ def test_frames_and_words_belong_to_their_actions(dataset: EpisodeDataset) -> No
 
 def test_padding_does_not_enter_the_loss() -> None:
     velocity, target = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    real = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    expected = torch.cat([(velocity - target)[0, :, :2].flatten(), (velocity - target)[1].flatten()]).square().mean()
-    velocity[0, :, 2:] = 1e6
-    torch.testing.assert_close(masked_error(velocity, target, real), expected)
+    learned = torch.tensor([[True, True, False, False], [True, True, True, True]])[..., None].repeat(1, 1, 5)
+    learned[..., 4] = False
+    error = (velocity - target)[..., :4]
+    expected = torch.cat([error[0, :, :2].flatten(), error[1].flatten()]).square().mean()
+    velocity[0, :, 2:] = velocity[..., 4] = 1e6
+    torch.testing.assert_close(masked_error(velocity, target, learned), expected)
 
 
 def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeDataset, section: Gr00t) -> None:
@@ -93,8 +95,8 @@ def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeD
         torch.testing.assert_close(actions[:, k], actions[:, 0], atol=1e-4, rtol=1e-4)
         assert (noise[:, k] - noise[:, 0]).abs().min() > 1e-6
     # the second action dimension tells the frame: consecutive within the chunk, and the whole range is [-1, 1]
-    frames = objective.statistics["action"].restore(actions[:, 0].numpy())[..., 1]
-    real = batch.real.numpy()
+    frames = objective.processor.actions(actions[:, 0].numpy(), np.zeros((8, 2)))[..., 1]
+    real = batch.learned[..., 1].numpy()
     steps = np.diff(frames, axis=1)[real[:, 1:]]
     np.testing.assert_allclose(steps, 1, atol=1e-3)
 
@@ -102,7 +104,7 @@ def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeD
 def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDataset, section: Gr00t) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
-    scaled = objective.pixels(torch.from_numpy(chunks.images(slice(None))).permute(0, 1, 4, 2, 3))
+    scaled = objective.processor.pixels(chunks.images(slice(None)))
     torch.testing.assert_close(scaled.mean(0), torch.zeros_like(scaled[0]), atol=1e-5, rtol=0)
     assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 

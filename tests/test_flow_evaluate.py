@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from ceph import S3
 from conftest import ROOT
 from prefect.client.orchestration import get_client
@@ -25,26 +24,17 @@ from world2act_client.signing import load_signing_key, make_key_pair, seal
 from world2act_client.store import Store, manifest_key, object_key, pointer_key
 
 from flows.evaluate import REGRESSED_EVENT, evaluate
+from tests.gr00t_policies import tiny_network, tiny_processor
 from world2act.errors import BadInput
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.params import compose
-from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, NetworkConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.policies.gr00t.policy import PixelScale, save_pretrained
-from world2act.policies.normalisation import MinMax
-from world2act.policies.words import make_tokenizer
+from world2act.policies.gr00t.policy import save_pretrained
 from world2act.regression import compare, evaluate_release, read_record
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 TASK, SEEDS, CREATED = "drawer-close", range(500, 506), "2026-01-01T00:00:00+00:00"
-TINY = Gr00tConfig(
-    cameras=("corner2",), image_size=32, embodiment="sawyer", embodiment_slot=1, proprio_dim=4, action_dim=4,
-    chunk_length=8,
-    network=NetworkConfig(
-        VisionLanguageSizes(32, 1, 1, 64, 8, 4, 32, 1, 2, 1, 16, 64, 1e4, 20, 19),
-        ActionHeadSizes(1, 1, 32, 16, 2, 8, state_dim=4, action_dim=4, horizon=8, sampler_steps=1),
-    ),
-)  # fmt: skip
+TINY = tiny_network(state_dim=4, action_dim=4, horizon=8, layers=1, steps=1)
 
 
 def save_policy(path: Path, push: float) -> Path:
@@ -52,11 +42,11 @@ def save_policy(path: Path, push: float) -> Path:
     path.mkdir()
     centre = np.array([0, push, -0.3 * push, -1], np.float32)
     spread = np.array([0.05, 0.05, 0.05, 0], np.float32)
-    box = MinMax(np.full(4, -2, np.float32), np.full(4, 2, np.float32))
-    statistics = {"action": MinMax(centre - spread, centre + spread), "observation.state": box}
-    words = make_tokenizer(["push the drawer shut"])
-    pixels = PixelScale(torch.full((1, 3, 32, 32), 127.5), torch.full((1, 1, 1, 1), 127.5))
-    save_pretrained(path, TINY, Gr00tModel(TINY.network, seed=3).state_dict(), pixels, statistics, words)
+    processor = tiny_processor(
+        TINY, cameras=["corner2"], image_size=32, instructions=["push the drawer shut"],
+        actions=np.stack([centre - spread, centre + spread]), proprio=np.array([[-2] * 4, [2] * 4]),
+    )  # fmt: skip
+    save_pretrained(path, TINY, Gr00tModel(TINY, seed=3).state_dict(), processor)
     return path
 
 

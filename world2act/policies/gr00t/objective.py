@@ -18,10 +18,9 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.params import Gr00t
 from world2act.policies.dataset import mean_image
 from world2act.policies.gr00t.model import Gr00tModel, Inputs
-from world2act.policies.gr00t.policy import PixelScale, prompts, save_pretrained
+from world2act.policies.gr00t.policy import save_pretrained
+from world2act.policies.gr00t.processing import Names, PixelScale, Processor, Robot, Settings, make_tokenizer
 from world2act.policies.gr00t.sizing import make_config
-from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
-from world2act.policies.words import make_tokenizer, tokenize
 from world2act.training.objective import Place, draw, epoch_indices
 
 _TIME_SCALE = 0.999
@@ -29,7 +28,7 @@ _TIME_SCALE = 0.999
 
 @dataclass(frozen=True)
 class Batch:
-    """B observations with K noisy chunks each; `target` and `real` are (B, K, M, A) and (B, M)."""
+    """B observations with K noisy chunks each; `target` is (B, K, M, A), `learned` bool (B, M, A)."""
 
     pixels: Tensor
     prompt: Tensor
@@ -38,7 +37,7 @@ class Batch:
     noisy: Tensor
     times: Tensor
     target: Tensor
-    real: Tensor
+    learned: Tensor
 
 
 class ImitationObjective:
@@ -56,51 +55,69 @@ class ImitationObjective:
     def __init__(
         self, params: Gr00t, chunk_length: int, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int
     ) -> None:
-        self.tokenizer = make_tokenizer(chunks.instructions)
-        self.statistics = {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
-        self.config = make_config(params, chunk_length, dataset, len(self.tokenizer))
-        self.model = Gr00tModel(self.config.network, seed)
+        tokenizer = make_tokenizer(chunks.instructions)
+        network = make_config(params, chunk_length, dataset, tokenizer)
+        self.model = Gr00tModel(network, seed)
         self._chunks, self._draws, self._seed = chunks, params.noise_draws, seed
         means, stds = zip(*(mean_image(frames, chunks.rows) for frames in chunks.cameras), strict=True)
-        self.pixels = PixelScale(torch.stack(means), torch.stack(stds)[:, None, None, None])
-        self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
-        self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
+        self.processor = Processor.of_dataset(
+            Settings(
+                # the pictures of a fixed camera, as they are
+                shortest_image_edge=None,
+                crop_fraction=None,
+                max_state_dim=network.action_head.state_dim,
+                max_action_dim=network.action_head.action_dim,
+                max_action_horizon=network.action_head.horizon,
+                clip_outliers=False,
+            ),
+            Robot.of(dataset),
+            Names(),
+            tokenizer,
+            actions=chunks.actions,
+            proprio=chunks.proprio,
+            chunk_length=chunk_length,
+            embodiment=params.embodiment,
+            slot=0,
+            token_side=network.vision_language.token_side,
+            scale=PixelScale(torch.stack(means), torch.stack(stds)[:, None, None, None]),
+        )
+        self._state = self.processor.state(chunks.proprio)
+        self._prompts, self._mask = self.processor.prompts(chunks.instructions)
 
     def batch(self, place: Place) -> Batch:
         rows = epoch_indices(len(self._chunks), place, self._seed)
-        actions, real = self._chunks.chunks(rows.numpy(), self.config.chunk_length)
-        actions = torch.from_numpy(self.statistics[ACTION].normalise(actions))[:, None]
+        labels = self._chunks.chunks(rows.numpy(), self.processor.chunk_length)
+        actions, learned = self.processor.targets(*labels, self._chunks.proprio[rows.numpy()])
+        actions = actions[:, None]
         generators = place.generators()
         noise = draw(generators, "randn", self._draws, *actions.shape[2:])
         # Beta(1.5, 1) by its inverse distribution function, u^(1/1.5), so that the draw comes from our generators
         times = (1 - draw(generators, "rand", self._draws) ** (1 / 1.5)) * _TIME_SCALE
         t = times[..., None, None]
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
-        pixels = self.pixels(torch.from_numpy(self._chunks.images(rows.numpy())).permute(0, 1, 4, 2, 3))
-        prompt, mask = prompts(self.config.network, pixels, self._words[instruction], self._word_mask[instruction])
         batch = Batch(
-            pixels=pixels,
-            prompt=prompt,
-            mask=mask,
-            state=self._proprio[rows][:, None],
+            pixels=self.processor.pixels(self._chunks.images(rows.numpy())),
+            prompt=self._prompts[instruction],
+            mask=self._mask[instruction],
+            state=self._state[rows],
             noisy=(1 - t) * noise + t * actions,
             times=times,
             target=actions - noise,
-            real=torch.from_numpy(real),
+            learned=learned,
         )
         return Batch(**{key: value.to(place.device) for key, value in vars(batch).items()})
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
-        inputs = Inputs(batch.pixels, batch.prompt, batch.mask, batch.state, self.config.embodiment_slot)
+        inputs = Inputs(batch.pixels, batch.prompt, batch.mask, batch.state, self.processor.slot)
         velocity = model(inputs, batch.noisy, batch.times)
-        return masked_error(velocity, batch.target, batch.real), {}
+        return masked_error(velocity, batch.target, batch.learned), {}
 
     def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Write a policy with these weights into an existing directory."""
-        save_pretrained(directory, self.config, weights, self.pixels, self.statistics, self.tokenizer)
+        save_pretrained(directory, self.model.config, weights, self.processor)
 
 
-def masked_error(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor:
-    """Mean squared error of (B, K, M, A) over the actions that exist, `real` (B, M)."""
-    weight = real[:, None, :, None].expand_as(target).float()
+def masked_error(velocity: Tensor, target: Tensor, learned: Tensor) -> Tensor:
+    """Mean squared error of (B, K, M, A) over what there is to learn, `learned` (B, M, A)."""
+    weight = learned[:, None].expand_as(target).float()
     return ((velocity - target) ** 2 * weight).sum() / weight.sum()

@@ -1,117 +1,91 @@
-"""A GR00T-N1.6-family policy on disk and in use: weights, normalisation statistics and tokenizer in one directory.
+"""A GR00T-N1.6-family policy on disk and in use, of every size and for every embodiment: one folder.
 
-config.json         every dimension (`configuration.py`)
-model.safetensors   the weights
-pixels.safetensors  the mean picture of each camera over the training split, and the deviation around it
-statistics.json     the box of proprioception and of actions over the training split
-tokenizer/          words → ids
+config.json             every dimension of the network (`configuration.py`)
+model.safetensors       the weights, by the names of NVIDIA's checkpoints
+processor_config.json   what it sees, feels and does, statistics.json, embodiment_id.json, pixels.safetensors: how the
+                        robot's pictures and numbers are the network's (`processing/`)
+tokenizer/              words and image tokens → ids
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from world2act.device import best_device
+from world2act.errors import BadInput
 from world2act.policies.gr00t.configuration import Gr00tConfig, NetworkConfig
-from world2act.policies.gr00t.model import Gr00tModel, Inputs
-from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
-from world2act.policies.protocol import stack_images, stack_proprio
+from world2act.policies.gr00t.model import Gr00tModel
+from world2act.policies.gr00t.processing import Processor
+from world2act.policies.protocol import stack_proprio
 from world2act.policies.weights import load_weights, save_weights
-from world2act.policies.words import read_tokenizer, tokenize
 from world2act.sims.base import Observation
-from world2act.storage import read_tensors, write_json, write_tensors
-
-
-@dataclass(frozen=True)
-class PixelScale:
-    """The mean picture of each camera (V, 3, S, S) and the deviation around it (V, 1, 1, 1).
-
-    127.5 and 127.5 are SigLIP2's own range of -1 to 1; the mean picture of a fixed camera spares a small encoder the
-    learning of its background.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, V, 3, S, S) → float."""
-        return (images - self.mean) / self.std
+from world2act.storage import write_json
 
 
 class Gr00tPolicy:
     """See `world2act.policies.base.Policy`."""
 
-    def __init__(
-        self,
-        config: Gr00tConfig,
-        model: Gr00tModel,
-        pixels: PixelScale,
-        statistics: Mapping[str, MinMax],
-        tokenizer: PreTrainedTokenizerFast,
-    ) -> None:
-        self.config = config
-        self.chunk_length, self.action_dim = config.chunk_length, config.action_dim
-        self.cameras = dict.fromkeys(config.cameras, config.image_size)
-        self.proprio_dim = config.proprio_dim
-        self.pixels, self.statistics, self.tokenizer = pixels, statistics, tokenizer
+    def __init__(self, model: Gr00tModel, processor: Processor) -> None:
+        self.processor = processor
+        self.chunk_length, self.action_dim = processor.chunk_length, processor.action_dim
+        self.cameras = dict.fromkeys(processor.cameras, processor.image_size)
+        self.proprio_dim = processor.proprio_dim
         self.model = model.eval().requires_grad_(False)
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
-        images = stack_images(observations, self.config.cameras, self.config.image_size)
-        proprio = self.statistics[PROPRIO].normalise(stack_proprio(observations, self.config.proprio_dim))
-        words, word_mask = tokenize(self.tokenizer, [o.instruction for o in observations])
-        shape = (self.chunk_length, self.action_dim)
+        head = self.model.config.action_head
+        shape = (head.horizon, head.action_dim)
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        pixels = self.pixels(torch.from_numpy(images).permute(0, 1, 4, 2, 3))
-        prompt, mask = prompts(self.config.network, pixels, words, word_mask)
-        inputs = Inputs(pixels, prompt, mask, torch.from_numpy(proprio)[:, None], self.config.embodiment_slot)
         device = next(self.model.parameters()).device
-        actions = self.model.sample(inputs.to(device), noise.to(device))
-        return np.clip(self.statistics[ACTION].restore(actions.cpu().numpy()), -1, 1)
-
-
-def prompts(network: NetworkConfig, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and mask (B, I + L): image tokens for `pixels` (B, V, 3, S, S) in front of words (B, L)."""
-    sizes = network.vision_language
-    count = pixels.shape[1] * sizes.image_tokens(*pixels.shape[-2:])
-    images = words.new_full((len(words), count), sizes.image_token)
-    return torch.cat([images, words], 1), torch.cat([images == sizes.image_token, word_mask], 1)
+        chunk = self.model.sample(self.processor.prepare(observations).to(device), noise.to(device))
+        proprio = stack_proprio(observations, self.proprio_dim)
+        return np.clip(self.processor.actions(chunk.float().cpu().numpy(), proprio), -1, 1)
 
 
 def save_pretrained(
-    directory: Path,
-    config: Gr00tConfig,
-    weights: Mapping[str, Tensor],
-    pixels: PixelScale,
-    statistics: Mapping[str, MinMax],
-    tokenizer: PreTrainedTokenizerFast,
+    directory: Path, network: NetworkConfig, weights: Mapping[str, Tensor], processor: Processor
 ) -> None:
-    """Write the five parts of a policy into an existing directory."""
+    """Write a policy into an existing directory."""
+    config = Gr00tConfig(processor.chunk_length, processor.action_dim, network)
     write_json(directory / "config.json", config.to_dict())
     save_weights(directory / "model.safetensors", weights)
-    write_tensors(directory / "pixels.safetensors", {key: value.numpy() for key, value in vars(pixels).items()})
-    write_statistics(directory / "statistics.json", statistics)
-    tokenizer.save_pretrained(directory / "tokenizer")
+    processor.save(directory)
 
 
 def from_pretrained(directory: str | Path) -> Gr00tPolicy:
     """Open a policy, on the GPU where there is one.
 
     Raises:
-        BadInput: a part is missing or damaged, or the weights are not exactly those that config.json asks for.
+        BadInput: a part is missing or damaged, the weights are not exactly those that config.json asks for, or the
+            processor is not of this network.
     """
     root = Path(directory)
     config = Gr00tConfig.read(root / "config.json")
-    statistics = read_statistics(root / "statistics.json", {ACTION: config.action_dim, PROPRIO: config.proprio_dim})
-    tokenizer = read_tokenizer(root / "tokenizer")
-    scale = {key: torch.from_numpy(value) for key, value in read_tensors(root / "pixels.safetensors").items()}
+    processor = Processor.open(root)
+    _check(config, processor, root)
     model = Gr00tModel(config.network)
     load_weights(model, root / "model.safetensors")
-    return Gr00tPolicy(config, model.to(best_device()), PixelScale(**scale), statistics, tokenizer)
+    return Gr00tPolicy(model.to(best_device()), processor)
+
+
+def _check(config: Gr00tConfig, processor: Processor, root: Path) -> None:
+    """See that what the processor makes is what the network takes."""
+    language, head = config.network.vision_language, config.network.action_head
+    settings, wanted = processor.settings, range(head.slots)
+    expected = {
+        "processor_kwargs.max_state_dim": (settings.max_state_dim, head.state_dim),
+        "processor_kwargs.max_action_dim": (settings.max_action_dim, head.action_dim),
+        "processor_kwargs.max_action_horizon": (settings.max_action_horizon, head.horizon),
+        "world2act.token_side": (processor.token_side, language.token_side),
+        "the tokenizer's image token": (processor.image_token, language.image_token),
+        "the embodiment's slot": (processor.slot, processor.slot if processor.slot in wanted else f"one of {wanted}"),
+        "actions": ((processor.chunk_length, processor.action_dim), (config.chunk_length, config.action_dim)),
+    }
+    for key, (found, right) in expected.items():
+        if found != right:
+            raise BadInput(root, key, found, f"{right}, by config.json", "use the folder as it was written")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from transformers import PreTrainedTokenizerBase
+
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import Gr00t
 from world2act.policies.dataset import image_side
-from world2act.policies.gr00t.configuration import ActionHeadSizes, Gr00tConfig, NetworkConfig, VisionLanguageSizes
+from world2act.policies.gr00t.configuration import ActionHeadSizes, NetworkConfig, VisionLanguageSizes
+from world2act.policies.gr00t.processing.language import IMAGE_TOKEN
 
 _HEAD_DIM = 32
 _ROPE_THETA = 1e4
 
 
-def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocabulary: int) -> Gr00tConfig:
+def make_config(
+    params: Gr00t, chunk_length: int, dataset: EpisodeDataset, tokenizer: PreTrainedTokenizerBase
+) -> NetworkConfig:
     """Sizes for this dataset's cameras, proprioception and actions; heads are 32 wide.
 
     Raises:
@@ -45,8 +50,8 @@ def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocab
         language_head_dim=_HEAD_DIM,
         language_mlp_dim=3 * sizes.language_dim,
         language_rope_theta=_ROPE_THETA,
-        vocabulary=vocabulary + 1,
-        image_token=vocabulary,
+        vocabulary=len(tokenizer),
+        image_token=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
     )
     action_head = ActionHeadSizes(
         layers=sizes.action_head_layers,
@@ -60,13 +65,4 @@ def make_config(params: Gr00t, chunk_length: int, dataset: EpisodeDataset, vocab
         horizon=chunk_length,
         sampler_steps=params.sampler_steps,
     )
-    return Gr00tConfig(
-        cameras=tuple(dataset.cameras),
-        image_size=height,
-        embodiment=dataset.info["robot_type"],
-        embodiment_slot=0,
-        proprio_dim=proprio_dim,
-        action_dim=action_dim,
-        chunk_length=chunk_length,
-        network=NetworkConfig(vision_language, action_head),
-    )
+    return NetworkConfig(vision_language, action_head)

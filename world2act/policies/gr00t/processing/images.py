@@ -26,6 +26,7 @@ _PIXELS = "pixels.safetensors"
 _SIGLIP = 127.5
 _MIN_TOKENS, _MAX_TOKENS = 4, 4096
 _CENTRE = 0.5
+_ROUNDING = 1e-9  # 0.1 * 30 lies just below 3
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,17 @@ _ENHANCERS = {
 }
 
 
-def draw_augmentation(settings: Settings, generator: np.random.Generator) -> Augmentation:
+def draw_augmentation(settings: Settings, generator: torch.Generator) -> Augmentation:
     """A random place of the crop and colours within `color_jitter_params`, in a random order."""
-    place = (generator.random(), generator.random())
+    top, left = torch.rand(2, generator=generator).tolist()
     ranges = {key: value for key, value in (settings.color_jitter_params or {}).items() if value}
     jitter = []
-    for name in generator.permutation(sorted(ranges)):
-        low = -ranges[name] if name == "hue" else max(0.0, 1 - ranges[name])
-        high = ranges[name] if name == "hue" else 1 + ranges[name]
-        jitter.append((str(name), generator.uniform(low, high)))
-    return Augmentation(place, tuple(jitter))
+    for name in (sorted(ranges)[index] for index in torch.randperm(len(ranges), generator=generator)):
+        low, high = -ranges[name], ranges[name]
+        if name != "hue":
+            low, high = max(0.0, 1 + low), 1 + high
+        jitter.append((name, low + (high - low) * torch.rand((), generator=generator).item()))
+    return Augmentation((top, left), tuple(jitter))
 
 
 def prepare(
@@ -151,10 +153,10 @@ def smallest_edge(image: np.ndarray, edge: int) -> np.ndarray:
     scale = edge / min(height, width)
     if scale == 1:
         return image
-    rows, columns = (_area_weights(side, round(side * scale)) for side in (height, width))
-    scaled = np.einsum("yh,hwc->ywc", rows, image.astype(np.float32), optimize=True)
-    scaled = np.einsum("xw,ywc->yxc", columns, scaled, optimize=True)
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    scaled = image.astype(np.float64)
+    for axis, side in enumerate((height, width)):
+        scaled = _scale_axis(scaled, axis, round(side * scale))
+    return np.floor(scaled + 0.5).astype(np.uint8)
 
 
 def token_size(height: int, width: int, token_side: int) -> tuple[int, int]:
@@ -177,16 +179,23 @@ def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
-def _area_weights(size: int, wanted: int) -> np.ndarray:
-    """(wanted, size): each new pixel as a mean of what it covers; between two of them where there are more pixels."""
-    scale = size / wanted
-    new = np.arange(wanted)[:, None]
-    old = np.arange(size)[None]
-    if scale >= 1:
-        covered = np.minimum((new + 1) * scale, old + 1) - np.maximum(new * scale, old)
-        return (np.clip(covered, 0, None) / scale).astype(np.float32)
-    left = np.floor(new * scale)
-    share = (new + 1) - (left + 1) / scale
-    share = np.where(share <= 0, 0, share - np.floor(share))
-    right = np.minimum(left + 1, size - 1)
-    return ((old == left) * (1 - share) + (old == right) * share).astype(np.float32)
+def _scale_axis(values: np.ndarray, axis: int, wanted: int) -> np.ndarray:
+    """Each new pixel is the mean of what it covers, or lies between two old ones where there are more new than old."""
+    size = values.shape[axis]
+    ratio, new = size / wanted, np.arange(wanted)
+    first = np.floor(new * ratio + _ROUNDING).astype(np.int64)
+    if ratio >= 1:
+        taps = first[:, None] + np.arange(math.ceil(ratio) + 1)
+        start, end = (new * ratio)[:, None], ((new + 1) * ratio)[:, None]
+        weights = np.clip(np.minimum(end, taps + 1) - np.maximum(start, taps), 0, None) / ratio
+    else:
+        taps = first[:, None] + np.arange(2)
+        share = (new + 1) - (first + 1) / ratio
+        share = np.where(share <= 0, 0, share - np.floor(share))
+        weights = np.stack([1 - share, share], 1)
+    shape = [-1 if dimension == axis else 1 for dimension in range(values.ndim)]
+    parts = (
+        values.take(np.minimum(tap, size - 1), axis) * weight.reshape(shape)
+        for tap, weight in zip(taps.T, weights.T, strict=True)
+    )
+    return sum(parts, np.zeros(()))

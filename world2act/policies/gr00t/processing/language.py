@@ -81,13 +81,13 @@ def _write(tokenizer: PreTrainedTokenizerBase, instruction: str, tokens: Sequenc
 
 
 def make_tokenizer(instructions: Iterable[str], template: str = _TEMPLATE) -> PreTrainedTokenizerFast:
-    """One token for each word of the instructions and each special token; nothing to download.
+    """One token for each word of the formalized instructions and each special token; nothing to download.
 
     Args:
         template: how a message is written, in Jinja.
     """
     split = Whitespace()
-    words = {word for text in instructions for word, _ in split.pre_tokenize_str(text.lower())}
+    words = {word for text in instructions for word, _ in split.pre_tokenize_str(formalize(text))}
     numbers = [f"<image {n}>" for n in range(1, _MAX_VIEWS + 1)]
     special = ["<|im_start|>", "<|im_end|>", IMAGE_START, IMAGE_TOKEN, IMAGE_END, *numbers]
     vocabulary = {word: i for i, word in enumerate([_PAD, _UNKNOWN, *special, *sorted(words)])}

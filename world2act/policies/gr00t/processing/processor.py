@@ -82,6 +82,11 @@ class Processor:
         height, width = images.prepared_size(robot.image_size, robot.image_size, settings, token_side)
         self._tokens = [(height // token_side) * (width // token_side)] * len(self.cameras)
 
+    @property
+    def image_token(self) -> int:
+        """Its id, where an image token goes."""
+        return self.tokenizer.convert_tokens_to_ids(language.IMAGE_TOKEN)
+
     def prepare(self, observations: Sequence[Observation]) -> Inputs:
         """B observations as the network reads them.
 

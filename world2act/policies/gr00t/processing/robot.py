@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.dataset import image_side
+from world2act.policies.normalisation import ACTION, PROPRIO
 
 _WHERE = "params.yaml"
 
@@ -26,8 +28,10 @@ class Robot:
     actions: tuple[str, ...]
 
     @classmethod
-    def of(cls, protocol: RobotProtocol) -> Self:
-        return cls(protocol.cameras, protocol.image_size, protocol.proprio, protocol.actions)
+    def of(cls, dataset: EpisodeDataset) -> Self:
+        """The one that these demonstrations are of. Raises `BadInput`: pictures are not square and of one size."""
+        names = (tuple(dataset.features[feature]["names"]) for feature in (PROPRIO, ACTION))
+        return cls(tuple(dataset.cameras), image_side(dataset), *names)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
