@@ -11,7 +11,7 @@ from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
-from world2act.params import Gr00t, compose
+from world2act.params import BasePolicy, compose
 from world2act.policies.base import load_policy
 from world2act.policies.gr00t.objective import ImitationObjective, masked_error
 from world2act.training.objective import Place
@@ -41,10 +41,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 
 
 @pytest.fixture(scope="module")
-def section() -> Gr00t:
-    values = compose("default", ROOT)["base_policy"]["gr00t"]
+def section() -> BasePolicy:
+    return with_sizes()
+
+
+def with_sizes(**changed: int) -> BasePolicy:
+    values = compose("default", ROOT)["base_policy"]
     small = {"vision_dim": 32, "language_dim": 32, "action_head_dim": 32, "vision_layers": 1, "language_layers": 1}
-    return Gr00t.model_validate(values | {"sizes": values["sizes"] | small | {"vision_patch": 8}, "noise_draws": 3})
+    values["gr00t"] |= {"sizes": values["gr00t"]["sizes"] | small | {"vision_patch": 8} | changed, "noise_draws": 3}
+    values["training"]["deepspeed"] = str(ROOT / values["training"]["deepspeed"])
+    return BasePolicy.model_validate(values)
 
 
 def place(step: int, batch_size: int = 8) -> Place:
@@ -84,9 +90,9 @@ def test_padding_does_not_enter_the_loss() -> None:
     torch.testing.assert_close(masked_error(velocity, target, learned), expected)
 
 
-def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeDataset, section: Gr00t) -> None:
+def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
+    objective = ImitationObjective(section, dataset, chunks, seed=0)
     batch = objective.batch(place(0))
     t = batch.times[..., None, None]
     noise = batch.noisy - t * batch.target  # x_t = noise + t (actions - noise)
@@ -101,17 +107,17 @@ def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeD
     np.testing.assert_allclose(steps, 1, atol=1e-3)
 
 
-def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDataset, section: Gr00t) -> None:
+def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
+    objective = ImitationObjective(section, dataset, chunks, seed=0)
     scaled = objective.processor.pixels(chunks.images(slice(None)))
     torch.testing.assert_close(scaled.mean(0), torch.zeros_like(scaled[0]), atol=1e-5, rtol=0)
     assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 
 
-def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, section: Gr00t) -> None:
+def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
+    objective = ImitationObjective(section, dataset, chunks, seed=0)
     times = torch.cat([objective.batch(place(step, 64)).times.flatten() for step in range(60)])
     torch.manual_seed(0)
     published = (1 - torch.distributions.Beta(1.5, 1.0).sample((200_000,))) * 0.999
@@ -120,17 +126,20 @@ def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, s
     assert times.min() >= 0 and times.max() <= 0.999
 
 
-def test_batches_depend_on_the_place_alone(dataset: EpisodeDataset, section: Gr00t) -> None:
+def test_batches_depend_on_the_place_alone(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    one, two = (ImitationObjective(section, 4, dataset, chunks, seed=0) for _ in range(2))
+    one, two = (ImitationObjective(section, dataset, chunks, seed=0) for _ in range(2))
     one.batch(place(0))
     first, again = one.batch(place(1)), two.batch(place(1))
-    assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
+    for name in ("noisy", "times", "target", "learned"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    for name in ("pixels", "prompt", "mask", "state"):
+        assert torch.equal(getattr(first.inputs, name), getattr(again.inputs, name))
 
 
-def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: Gr00t, tmp_path: Path) -> None:
+def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: BasePolicy, tmp_path: Path) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = ImitationObjective(section, 4, dataset, chunks, seed=0)
+    objective = ImitationObjective(section, dataset, chunks, seed=0)
     optimizer = torch.optim.AdamW(objective.model.parameters(), 2e-3)
     losses = []
     for step in range(60):
@@ -144,7 +153,7 @@ def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: 
     objective.save_policy(tmp_path, objective.model.state_dict())
     policy = load_policy(tmp_path)
     assert (policy.chunk_length, policy.action_dim) == (4, 3)
-    again = ImitationObjective(section, 4, dataset, chunks, seed=0)
+    again = ImitationObjective(section, dataset, chunks, seed=0)
     again.model.load_state_dict(objective.model.state_dict())
     (tmp_path / "again").mkdir()
     again.save_policy(tmp_path / "again", again.model.state_dict())
@@ -159,9 +168,8 @@ def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: 
 
 
 @pytest.mark.parametrize(("key", "value"), [("vision_dim", 40), ("vision_patch", 12)])
-def test_sizes_that_do_not_fit_are_named(dataset: EpisodeDataset, section: Gr00t, key: str, value: int) -> None:
+def test_sizes_that_do_not_fit_are_named(dataset: EpisodeDataset, key: str, value: int) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    sizes = section.sizes.model_copy(update={key: value})
     with pytest.raises(BadInput) as error:
-        ImitationObjective(section.model_copy(update={"sizes": sizes}), 4, dataset, chunks, seed=0)
+        ImitationObjective(with_sizes(**{key: value}), dataset, chunks, seed=0)
     assert error.value.key == f"base_policy.gr00t.sizes.{key}"

@@ -19,4 +19,4 @@ def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDat
     """See `world2act.policies.imitation.Family`."""
     from world2act.policies.gr00t.objective import ImitationObjective
 
-    return ImitationObjective(params.gr00t, params.chunk_length, dataset, chunks, seed)
+    return ImitationObjective(params, dataset, chunks, seed)

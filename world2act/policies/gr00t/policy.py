@@ -67,25 +67,27 @@ def from_pretrained(directory: str | Path) -> Gr00tPolicy:
     root = Path(directory)
     config = Gr00tConfig.read(root / "config.json")
     processor = Processor.open(root)
-    _check(config, processor, root)
+    check_fit(config.network, processor, root)
+    found, right = ((each.chunk_length, each.action_dim) for each in (processor, config))
+    if found != right:
+        raise BadInput(root, "chunk_length, action_dim", found, f"{right}, by config.json", "use it as it was written")
     model = Gr00tModel(config.network)
     load_weights(model, root / "model.safetensors")
     return Gr00tPolicy(model.to(best_device()), processor)
 
 
-def _check(config: Gr00tConfig, processor: Processor, root: Path) -> None:
-    """See that what the processor makes is what the network takes."""
-    language, head = config.network.vision_language, config.network.action_head
-    settings, wanted = processor.settings, range(head.slots)
+def check_fit(network: NetworkConfig, processor: Processor, folder: Path) -> None:
+    """Raises `BadInput` where what the processor of a folder makes is not what its network takes."""
+    language, head, settings = network.vision_language, network.action_head, processor.settings
+    slot = processor.slot if processor.slot < head.slots else f"below {head.slots}"
     expected = {
         "processor_kwargs.max_state_dim": (settings.max_state_dim, head.state_dim),
         "processor_kwargs.max_action_dim": (settings.max_action_dim, head.action_dim),
         "processor_kwargs.max_action_horizon": (settings.max_action_horizon, head.horizon),
         "world2act.token_side": (processor.token_side, language.token_side),
         "the tokenizer's image token": (processor.image_token, language.image_token),
-        "the embodiment's slot": (processor.slot, processor.slot if processor.slot in wanted else f"one of {wanted}"),
-        "actions": ((processor.chunk_length, processor.action_dim), (config.chunk_length, config.action_dim)),
+        "the embodiment's slot": (processor.slot, slot),
     }
     for key, (found, right) in expected.items():
         if found != right:
-            raise BadInput(root, key, found, f"{right}, by config.json", "use the folder as it was written")
+            raise BadInput(folder, key, found, f"{right}, by config.json", "use the folder as it was written")
