@@ -201,7 +201,10 @@ def test_save_load_and_refuse_another_base(policy: ResidualPolicy, base_director
     policy.save_pretrained(tmp_path / "residual", base_directory)
     loaded = load_policy(tmp_path / "residual")
     seen = observations(2)
+    learning = policy.predict(seen, [4, 5])
+    policy.model.freeze()
     assert np.array_equal(loaded.predict(seen, [4, 5]), policy.predict(seen, [4, 5]))
+    np.testing.assert_allclose(loaded.predict(seen, [4, 5]), learning, atol=1e-6)
     assert not np.array_equal(loaded.predict(seen, [4, 5]), policy.base.predict(seen, [4, 5]))
     write_json(tmp_path / "residual/base/config.json", {"family": "random", "chunk_length": 8, "action_dim": 4})
     with pytest.raises(BadInput, match="sha256"):

@@ -8,6 +8,7 @@ so that the post-trained policy begins as the base policy and not as the base pl
 from __future__ import annotations
 
 import copy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,15 @@ class ResidualModel(nn.Module):
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
+        # the decoder's answer to a zero token, once it is frozen
+        self.register_buffer("rest", None, persistent=False)
+
+    @torch.no_grad()
+    def freeze(self) -> Self:
+        """Nothing is learnt any more: what does not depend on the input is computed once."""
+        self.eval().requires_grad_(False)
+        self.rest = self.decoder(self.head[-1].weight.new_zeros(1, self.head[-1].out_features))
+        return self
 
     def forward(self, base_actions: Tensor, proprio: Tensor, image: Tensor) -> Tensor:
         """Residual actions.
@@ -56,7 +66,9 @@ class ResidualModel(nn.Module):
             (B, M, A) in environment units, to be added to `base_actions`.
         """
         action_token = self.bridge.action_adapter(self.bridge.normalise(base_actions))
-        pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = image.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         tokens = torch.stack([action_token, self.proprio(proprio), self.image(pixels)], dim=1)
         token = self.head(self.attention(tokens)[:, 0])
-        return (self.decoder(token) - self.decoder(torch.zeros_like(token))) * self.bridge.action_std
+        # of as many rows while it learns: so it is zero to the bit where it begins
+        rest = self.decoder(torch.zeros_like(token)) if self.rest is None else self.rest
+        return (self.decoder(token) - rest) * self.bridge.action_std

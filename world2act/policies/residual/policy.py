@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from world2act.bridge.adapters import Bridge, load_strictly
+from world2act.device import best_device
 from world2act.errors import BadInput
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.residual.model import ResidualModel
@@ -58,7 +59,7 @@ class ResidualPolicy:
         image = torch.from_numpy(np.stack([o.images[self.camera] for o in observations]))
         return ((proprio - self._proprio_mean) / self._proprio_std).to(device), image.to(device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def correct(self, observations: Sequence[Observation], base_chunks: np.ndarray) -> np.ndarray:
         """Base chunks plus residual, float32 (B, M, A), clipped to [-1, 1]."""
         device = next(self.model.parameters()).device
@@ -84,7 +85,7 @@ class ResidualPolicy:
 
 
 def from_pretrained(directory: str | Path) -> ResidualPolicy:
-    """Open a residual policy and the base policy inside it.
+    """Open a residual policy and the base policy inside it, on the GPU where there is one.
 
     Raises:
         BadInput: a file is missing or damaged, or the base is not the one that the residual was trained over.
@@ -109,4 +110,4 @@ def from_pretrained(directory: str | Path) -> ResidualPolicy:
         heads=config["heads"],
     )
     load_strictly(model, root / "model.safetensors")
-    return ResidualPolicy(load_policy(root / "base"), model.eval().requires_grad_(False), config["camera"], mean, std)
+    return ResidualPolicy(load_policy(root / "base"), model.freeze().to(best_device()), config["camera"], mean, std)
