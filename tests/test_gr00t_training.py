@@ -28,7 +28,7 @@ from world2act.errors import BadInput
 from world2act.params import Base, BasePolicy, compose, parse_params
 from world2act.policies.base import load_policy
 from world2act.policies.dataset import protocol_of
-from world2act.policies.gr00t.checkpoint import _EAGLES, read_config
+from world2act.policies.gr00t.checkpoint import _EAGLES, count_parameters, read_config
 from world2act.policies.gr00t.objective import ImitationObjective
 from world2act.policies.gr00t.tuning import PROJECTOR
 from world2act.policies.imitation import make_objective, train_policy
@@ -270,6 +270,10 @@ def test_what_is_random_about_a_sample_is_its_own(weights: Path, labelled: Path)
     for name, value in whole.items():
         torch.testing.assert_close(value, torch.cat([half[name] for half in halves]), msg=name)
     assert whole["dropped"].any() and not whole["dropped"].all()
+    assert (
+        objective_of(section(weights, state_dropout=0.0, **NEW), labelled).batch(Place.of(0, 3, 8)).inputs.dropped
+        is None
+    )
     other = flat(Place.of(1, 3, 8))
     assert not torch.equal(whole["pixels"], other["pixels"]), "the crop and the colours are drawn"
     # 7 of 10 dimensions and 8 of 12 steps are the robot's
@@ -293,6 +297,17 @@ def test_what_does_not_fit_is_named(weights: Path, labelled: Path, key: str, blo
     assert caught.value.key == key
 
 
+def test_weights_that_know_the_robot_act_as_they_are(weights: Path, labelled: Path, tmp_path: Path) -> None:
+    params = section(weights, tuning="none", **LIBERO)
+    objective = objective_of(params, labelled)
+    kept = train_policy(params, objective, Base(seed=0, ranks=1, workers=1), "demonstrations").weights
+    before = tensors(read_config(weights), seed=0)
+    assert all(torch.equal(value, before[name].float()) for name, value in kept.items())
+    (tmp_path / "policy").mkdir()
+    objective.save_policy(tmp_path / "policy", kept)
+    assert act(tmp_path).shape == (CHUNK, 7)
+
+
 @pytest.mark.parametrize(
     "block", [{"tuning": "none"}, {"top_language_layers": 2}, {"weights": "here"}, {"sizes": None}]
 )
@@ -301,6 +316,13 @@ def test_settings_that_would_do_nothing_are_refused(block: dict[str, Any]) -> No
     values["base_policy"]["gr00t"] |= block
     with pytest.raises(BadInput, match=r"base_policy\.gr00t"):
         parse_params(values, "params.yaml")
+
+
+def used(folder: Path) -> int:
+    """NVIDIA's count without the language model's head and SigLIP2's pooling head: a probe, attention, norm and MLP."""
+    d, mlp = 1152, 4304
+    pooling = d + (3 * d * d + 3 * d) + (d * d + d) + 2 * d + (d * mlp + mlp) + (mlp * d + d)
+    return count_parameters(read_config(folder)) - 151_680 * 2048 - pooling
 
 
 def dry_stage(free: int) -> None:
@@ -341,8 +363,7 @@ def test_the_full_size_is_told_without_its_weights(tmp_path: Path, weights: Path
     text = (folder / "said").read_text()
     layer = 2 * 2048 * 2048 + 2 * 2048 * 1024 + 2 * 128 + 3 * 2048 * 6144 + 2 * 2048
     head = 1_418_624_000 + 1536  # the token that stands for a hidden state
-    unused = 151_680 * 2048 + 15_238_352  # NVIDIA's count has the language model's head and SigLIP2's pooling head
-    total, trained = 3_286_610_368 - unused, head + 4 * layer
+    total, trained = used(published), head + 4 * layer
     assert f"parameters: {total:,}, of which {trained:,} are trained" in text
     assert f"action_head: {head:,}, trained {head:,}" in text
     assert f"weights: {(2 * (total - trained) + 4 * trained) / 1e9:.1f} GB" in text, "what is frozen is in bfloat16"

@@ -186,8 +186,9 @@ class Gr00t(Section):
     `top_language_layers` last layers of the language model; low-rank adapters and the projector; or the weights as they
     are. embodiment: whose encoders and decoder, and whose statistics: those of the weights, or the training split's
     where they have none. views, state, action: what the weights name so → our camera, our proprioception or actions by
-    name; null where the names agree. noise_draws: noisy chunks for each encoded observation. sampler_steps: Euler steps
-    from noise to actions."""
+    name; null where the names agree. state_dropout: of the training samples, whose state is hidden; null for what the
+    weights were made with, none where they are drawn. noise_draws: noisy chunks for each encoded observation.
+    sampler_steps: Euler steps from noise to actions."""
 
     weights: str | None
     tokenizer: str | None
@@ -201,6 +202,7 @@ class Gr00t(Section):
     state: dict[str, list[str]] | None
     action: dict[str, list[str]] | None
     sizes: Gr00tSizes | None
+    state_dropout: Share | None
     sampler_steps: Count
     noise_draws: Count
 

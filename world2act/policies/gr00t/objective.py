@@ -66,6 +66,8 @@ class ImitationObjective:
         self.reads = sha256(block.weights) if block.weights and Path(block.weights).exists() else ""
         self._adapted = block.tuning == "lora"
         self._chunks, self._draws, self._seed = chunks, block.noise_draws, seed
+        own = start.network.action_head.state_dropout
+        self._state_dropout = own if block.state_dropout is None else block.state_dropout
         self._views = [dataset.cameras.index(camera) for camera in self.processor.cameras]
         self._state = self.processor.state(chunks.proprio)
         self._prompts, self._mask = self.processor.prompts(chunks.instructions)
@@ -99,7 +101,7 @@ class ImitationObjective:
             mask=self._mask[instructions],
             state=self._state[frames],
             slot=self.processor.slot,
-            dropped=draw(generators, "rand") < head.state_dropout if head.state_dropout else None,
+            dropped=draw(generators, "rand") < self._state_dropout if self._state_dropout else None,
             noise=head.state_noise * draw(generators, "randn", 1, head.dim) if head.state_noise else None,
         )
 

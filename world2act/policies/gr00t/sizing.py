@@ -127,6 +127,9 @@ def _released(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset)
         words = read_tokenizer(tokenizer)
         processor = _measured(params, dataset, chunks, network, settings, words, slot=slot, scale=None)
     check_fit(network, processor, folder)
+    if block.state_dropout and not network.action_head.state_dropout:
+        expected = "0 or null, for weights without a token for hidden states"
+        raise BadInput("params.yaml", "base_policy.gr00t.state_dropout", block.state_dropout, expected, "correct it")
     partly = block.tuning in ("projector_dit", "lora")
     return Start(network, processor, folder, frozen_dtype(params.training) if partly else torch.float32)
 
@@ -207,6 +210,7 @@ def make_config(
         state_dim=proprio_dim,
         action_dim=action_dim,
         horizon=chunk_length,
+        state_dropout=params.state_dropout or 0.0,
         sampler_steps=params.sampler_steps,
     )
     return NetworkConfig(vision_language, action_head)
