@@ -101,7 +101,7 @@ def prepare(
     image = smallest_edge(crop(image, fraction, augmentation.place if augmentation else None), edge)
     picture = Image.fromarray(image)
     for name, factor in augmentation.jitter if augmentation else ():
-        picture = shift_hue(picture, factor) if name == "hue" else _ENHANCERS[name](picture).enhance(factor)
+        picture = recolour(picture, name, factor)
     height, width = token_size(*image.shape[:2], token_side)
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
@@ -172,10 +172,12 @@ def token_size(height: int, width: int, token_side: int) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Turn every colour around the wheel, -0.5 to 0.5 of it."""
+def recolour(picture: Image.Image, name: str, factor: float) -> Image.Image:
+    """Brightness, contrast or saturation times a factor; or every hue turned by a part of the wheel, -0.5 to 0.5."""
+    if name != "hue":
+        return _ENHANCERS[name](picture).enhance(factor)
     hue, saturation, value = picture.convert("HSV").split()
-    turned = Image.fromarray((np.asarray(hue).astype(np.int64) + round(turns * 255)).astype(np.uint8))
+    turned = Image.fromarray((np.asarray(hue).astype(np.int64) + round(factor * 255)).astype(np.uint8))
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
