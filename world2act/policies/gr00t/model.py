@@ -83,5 +83,5 @@ class Gr00tModel(nn.Module):
         """Compute the activations of every layer again in the backward pass instead of keeping them."""
         eagle = self.backbone["model"]
         for part in (eagle.vision_model["vision_model"], eagle.language_model["model"]):
-            part.gradient_checkpointing_enable({"use_reentrant": False})
+            part.activation_checkpointing_enable({"use_reentrant": False})
         self.action_head.model.gradient_checkpointing = True
