@@ -194,6 +194,21 @@ def test_frozen_weights_are_whole_again_after_zero_3(weights: Path, labelled: Pa
     assert_learnt(tmp_path, weights)
 
 
+@pytest.mark.slow
+def test_adapters_train_on_two_ranks_over_frozen_bfloat16(weights: Path, labelled: Path, tmp_path: Path) -> None:
+    params = section(weights, tuning="lora", lora=LORA, **NEW)
+    assert run_ranks(tmp_path, 2, fine_tune, params, labelled, {}) == ""
+    curve, before = losses(tmp_path), tensors(read_config(weights), seed=0)
+    assert np.mean(curve[-4:]) < 0.9 * np.mean(curve[:4]), curve
+    after = load_file(tmp_path / "result.safetensors")
+    frozen = {
+        name: value for name, value in after.items() if ".lora_" not in name and name.split(".")[1] not in PROJECTOR
+    }
+    assert all(torch.equal(value, before[name.replace(".base_layer", "")].float()) for name, value in frozen.items())
+    assert all(value.any() for name, value in after.items() if ".lora_B." in name), "an adapter did not move"
+    assert act(tmp_path).shape == (CHUNK, 7)
+
+
 def trained(objective: ImitationObjective) -> Counter[str]:
     """How many numbers are trained, by part."""
     found: Counter[str] = Counter()

@@ -1,12 +1,14 @@
 """What of a GR00T network is trained: all of it, its action head with the top of the language model, or adapters.
 
-Source: NVIDIA/Isaac-GR00T, gr00t/model/gr00t_n1d6/gr00t_n1d6.py (`set_trainable_parameters`),
-gr00t/model/modules/eagle_backbone.py (`tune_top_llm_layers`, `trainable_params_fp32`) and gr00t/utils/peft.py, whose
-adapters sit in the attention of the diffusion transformer. There all else is frozen beside adapters; here the
-projector is trained with them, for the encoders and the decoder of a new robot are drawn.
+Source: NVIDIA/Isaac-GR00T, gr00t/model/gr00t_n1d6/gr00t_n1d6.py (`set_trainable_parameters`) and
+gr00t/model/modules/eagle_backbone.py (`tune_top_llm_layers`, `trainable_params_fp32`). N1.6 has no adapters; those of
+N1.5 (gr00t/utils/peft.py) sit in the attention of the diffusion transformer, and all else is frozen. Here the projector
+is trained beside them, for the encoders and the decoder of a new robot are drawn.
 """
 
 from __future__ import annotations
+
+from torch import nn
 
 from world2act.errors import BadInput
 from world2act.params import Gr00t
@@ -41,7 +43,7 @@ def tune(model: Gr00tModel, params: Gr00t, seed: int) -> Gr00tModel:
     return model.train()
 
 
-def _top_layers(model: Gr00tModel, count: int) -> list:
+def _top_layers(model: Gr00tModel, count: int) -> list[nn.Module]:
     layers = model.backbone["model"].language_model["model"].layers
     if count > len(layers):
         key, expected = "base_policy.gr00t.top_language_layers", f"at most {len(layers)}, all that the network has"
