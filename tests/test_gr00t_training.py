@@ -51,6 +51,7 @@ LIBERO = {
     "action": {part: [name] for part, name in zip([*PARTS, "gripper"], ACTIONS, strict=True)},
 }
 NEW = {"embodiment": "new_embodiment"}
+DRAWN = {"weights": None, "sizes": compose("default", ROOT)["base_policy"]["gr00t"]["sizes"], "tuning": "full"}
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": ["to_q", "to_k", "to_v"]}
 TOP_LAYER = "backbone.model.language_model.model.layers.1."
 
@@ -81,10 +82,10 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def section(weights: Path, deepspeed: str = "zero2-bf16", **block: Any) -> BasePolicy:
+def section(source: Path, deepspeed: str = "zero2-bf16", **block: Any) -> BasePolicy:
     """The profile of NVIDIA's settings, for the tiny checkpoint."""
     values = compose("gr00t-n1.6", ROOT)["base_policy"]
-    tiny = {"weights": str(weights), "parameters": None, "top_language_layers": 1, "noise_draws": 4}
+    tiny = {"weights": str(source), "parameters": None, "top_language_layers": 1, "noise_draws": 4}
     if block.get("tuning", "projector_dit") != "projector_dit":
         tiny["top_language_layers"] = 0
     values["gr00t"] |= tiny | block
@@ -303,12 +304,13 @@ def test_what_is_random_about_a_sample_is_its_own(weights: Path, labelled: Path)
         ("base_policy.gr00t.embodiment", {"tuning": "none"}),
         ("base_policy.gr00t.weights", {"weights": "no/such/folder"}),
         ("base_policy.gr00t.lora.targets", {"tuning": "lora", "lora": LORA | {"targets": ["to_z"]}}),
+        ("base_policy.gr00t.views.ego", DRAWN | {"views": {"ego": "nowhere"}}),
         ("nobody", {"embodiment": "nobody"}),
     ],
 )
 def test_what_does_not_fit_is_named(weights: Path, labelled: Path, key: str, block: dict[str, Any]) -> None:
     with pytest.raises(BadInput) as caught:
-        objective_of(section(Path(block.pop("weights", weights)), **NEW | block), labelled)
+        objective_of(section(weights, **NEW | block), labelled)
     assert caught.value.key == key
 
 

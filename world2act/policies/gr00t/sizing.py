@@ -34,6 +34,7 @@ from world2act.policies.gr00t.processing import (
 )
 from world2act.policies.gr00t.processing.language import IMAGE_TOKEN, find_tokenizer
 from world2act.policies.gr00t.processing.modality import STATISTICS
+from world2act.policies.gr00t.processing.robot import find_cameras
 from world2act.storage import read_json
 from world2act.training.engine import frozen_dtype
 
@@ -88,8 +89,8 @@ def plan(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset) -> S
 def _drawn(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset) -> Start:
     block, tokenizer = params.gr00t, make_tokenizer(chunks.instructions)
     network = make_config(block, params.chunk_length, dataset, tokenizer)
-    views = block.views or {camera: camera for camera in dataset.cameras}
-    frames = [chunks.cameras[dataset.cameras.index(camera)] for camera in views.values()]
+    cameras = find_cameras([*(block.views or dataset.cameras)], Robot.of(dataset), block.views)
+    frames = [chunks.cameras[dataset.cameras.index(camera)] for camera in cameras]
     means, stds = zip(*(mean_image(each, chunks.rows) for each in frames), strict=True)
     settings = Settings(
         # the pictures of a fixed camera, as they are
