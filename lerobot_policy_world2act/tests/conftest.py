@@ -1,4 +1,4 @@
-"""The policies that tests/lerobot_policies.py saved in the pipeline's environment; `make test-lerobot` names the folder."""
+"""Policies that the pipeline's environment saved (tests/lerobot_policies.py), in WORLD2ACT_TEST_POLICIES."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.import_utils import register_third_party_plugins
+
 from world2act.sims.base import Observation
 
 FAMILIES = ("gr00t", "behaviour_cloning", "cosmos_policy", "residual")
@@ -27,6 +28,11 @@ class Saved:
     folder: Path
     observations: list[Observation]
     actions: np.ndarray
+
+    @property
+    def lerobot(self) -> Path:
+        """What `--policy.path` names."""
+        return self.folder / "lerobot"
 
     def batch(self) -> dict[str, Any]:
         """The observations as LeRobot's environments and data sets give them."""
@@ -62,11 +68,11 @@ def plain() -> Saved:
 
 
 def open_policy(folder: Path, *overrides: str) -> PreTrainedPolicy:
-    """As LeRobot's commands do it: the folder's configuration, the class by its name, the policy."""
+    """As LeRobot's commands do it: the configuration in `lerobot`, the class by its name, the policy."""
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies import get_policy_class
 
     arguments = ["--device=cpu", f"--seed={SEED}", *overrides]
-    config = PreTrainedConfig.from_pretrained(folder, cli_overrides=arguments)
-    config.pretrained_path = folder
-    return get_policy_class(config.type).from_pretrained(folder, config=config)
+    config = PreTrainedConfig.from_pretrained(folder / "lerobot", cli_overrides=arguments)
+    config.pretrained_path = folder / "lerobot"
+    return get_policy_class(config.type).from_pretrained(config.pretrained_path, config=config)

@@ -50,7 +50,7 @@ tags: [robotics, {family}]
 
 Family `{family}`: {_FAMILIES.get(family, "added by another package")}.
 Open it with `world2act.policies.base.load_policy(FOLDER)`; serve it with `world2act serve FOLDER`; with
-`lerobot_policy_world2act` installed, LeRobot opens it: `--policy.path=FOLDER`.
+`lerobot_policy_world2act` installed, LeRobot opens it: `--policy.path=FOLDER/lerobot`.
 
 ## Protocol
 {

@@ -1,30 +1,43 @@
-"""What makes a policy's folder one that LeRobot opens, too, where `lerobot_policy_world2act` is installed.
+"""What makes a policy's folder one that LeRobot opens, where `lerobot_policy_world2act` is installed: `lerobot/` in it.
 
-`type` in config.json sends LeRobot to that package, and two pipelines stand beside it, in LeRobot's format (0.6): names
-and devices may be overridden by its commands. They normalise nothing, since a policy does that by itself.
+    config.json                                      the features of the robot that the policy was trained for
+    policy_preprocessor.json, _postprocessor.json    names and devices, which LeRobot's commands may override
+
+In LeRobot's format (0.6), which refuses a config.json with more in it: so it stands in a folder of its own. Nothing in
+it normalises, since a policy does that by itself, and it has no weights: they are those of the folder around it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from world2act.storage import read_json, write_json
+from world2act.data.lerobot_v3 import IMAGES
+from world2act.policies.normalisation import ACTION, PROPRIO
+from world2act.policies.protocol import RobotProtocol
+from world2act.storage import write_json
 
-TYPE = "world2act"
-PIPELINES = {
-    "policy_preprocessor": (
-        ("rename_observations_processor", {"rename_map": {}}),
-        ("to_batch_processor", {}),
-        ("device_processor", {"device": "cpu", "float_dtype": None}),
-    ),
-    "policy_postprocessor": (("device_processor", {"device": "cpu", "float_dtype": None}),),
+FOLDER, TYPE = "lerobot", "world2act"
+_DEVICE = ("device_processor", {"device": "cpu", "float_dtype": None})
+_PIPELINES = {
+    "policy_preprocessor": [("rename_observations_processor", {"rename_map": {}}), ("to_batch_processor", {}), _DEVICE],
+    "policy_postprocessor": [_DEVICE],
 }
 
 
 def write_lerobot(directory: Path) -> None:
-    """Add both to the folder of a saved policy, whose config.json names its protocol."""
-    config = directory / "config.json"
-    write_json(config, read_json(config) | {"type": TYPE})
-    for name, steps in PIPELINES.items():
+    """Add it to the folder of a saved policy, whose config.json states its protocol."""
+    robot = RobotProtocol.read(directory)
+    side = robot.image_size
+    seen = {IMAGES + camera: {"type": "VISUAL", "shape": [3, side, side]} for camera in robot.cameras}
+    seen[PROPRIO] = {"type": "STATE", "shape": [len(robot.proprio)]}
+    config = {
+        "type": TYPE,
+        "input_features": seen,
+        "output_features": {ACTION: {"type": "ACTION", "shape": [len(robot.actions)]}},
+        "action_feature_names": list(robot.actions),
+    }
+    (directory / FOLDER).mkdir()
+    write_json(directory / FOLDER / "config.json", config)
+    for name, steps in _PIPELINES.items():
         listed = [{"registry_name": registry, "config": settings} for registry, settings in steps]
-        write_json(directory / f"{name}.json", {"name": name, "steps": listed})
+        write_json(directory / FOLDER / f"{name}.json", {"name": name, "steps": listed})

@@ -6,7 +6,7 @@ robot, or of other cameras, is refused before it moves anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -60,15 +60,10 @@ class RobotProtocol:
     def read(cls, directory: Path) -> Self:
         """The protocol of a saved policy. Raises `BadInput` when its config.json has none, or not a whole one."""
         path = directory / "config.json"
-        return cls.of_config(read_json(path), path)
-
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any], where: str | Path) -> Self:
-        """The protocol that a policy's configuration, read from `where`, states. Raises `BadInput`, see `read`."""
-        found = config.get("protocol")
+        found = read_json(path).get("protocol")
         expected = {field.name for field in fields(cls)}
         if not isinstance(found, dict) or set(found) != expected:
-            raise BadInput(where, "protocol", found, sorted(expected), "use a policy that the base_policy stage wrote")
+            raise BadInput(path, "protocol", found, sorted(expected), "use a policy that the base_policy stage wrote")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
 
     def write(self, directory: Path) -> None:
@@ -91,8 +86,8 @@ class RobotProtocol:
 
 
 def family_config(path: Path) -> dict[str, Any]:
-    """A policy's config.json without what is not its family's own: `family`, `protocol`, and `type` for LeRobot."""
-    return {key: value for key, value in read_json(path).items() if key not in ("family", "protocol", "type")}
+    """A policy's config.json without what is not its family's own: `family` and `protocol`."""
+    return {key: value for key, value in read_json(path).items() if key not in ("family", "protocol")}
 
 
 def stack_images(observations: Sequence[Observation], cameras: Sequence[str], size: int) -> np.ndarray:

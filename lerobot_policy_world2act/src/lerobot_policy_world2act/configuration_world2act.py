@@ -1,25 +1,20 @@
-"""config.json of a world2act policy folder → the configuration that LeRobot wants of a policy.
+"""`lerobot/config.json` in a policy's folder → the configuration that LeRobot wants of a policy.
 
-The file is the policy's own (docs/artifacts.md): `type` sends LeRobot here, `protocol` says what the robot shows and
-takes, and the rest, the family and its dimensions, is nobody's business but `load_policy`'s.
+What stands there is `world2act.policies.lerobot`'s to say; the policy's own configuration is in the folder around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import NoReturn
 
-import draccus
-from draccus.parsers.decoding import decode_dataclass
-from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from lerobot.configs import PreTrainedConfig
 
 from world2act.errors import World2ActError
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.lerobot import TYPE
 
 
-@PreTrainedConfig.register_subclass("world2act")
+@PreTrainedConfig.register_subclass(TYPE)
 @dataclass
 class World2ActConfig(PreTrainedConfig):
     """What a user may set: `--policy.n_action_steps=4 --policy.seed=1`.
@@ -34,18 +29,8 @@ class World2ActConfig(PreTrainedConfig):
     seed: int = 0
     action_feature_names: list[str] | None = None
 
-    def show(self, protocol: RobotProtocol) -> None:
-        """State the features of the robot that the policy was trained for."""
-        side = protocol.image_size
-        self.input_features = {
-            f"{OBS_IMAGES}.{camera}": PolicyFeature(FeatureType.VISUAL, (3, side, side)) for camera in protocol.cameras
-        }
-        self.input_features[OBS_STATE] = PolicyFeature(FeatureType.STATE, (len(protocol.proprio),))
-        self.output_features = {ACTION: PolicyFeature(FeatureType.ACTION, (len(protocol.actions),))}
-        self.action_feature_names = list(protocol.actions)
-
     def validate_features(self) -> None:
-        """Nothing here: the policy checks what LeRobot found against what it gives when it is opened."""
+        """Nothing here: the policy compares what LeRobot found with what it gives, when it is opened."""
 
     @property
     def observation_delta_indices(self) -> None:
@@ -73,15 +58,3 @@ def refuse_training() -> NoReturn:
         "\n  remedy:   train it in its own pipeline, where its data is gated: `world2act import` takes LeRobot data "
         "sets, `dvc repro post_train` trains on them"
     )
-
-
-def _decode(values: dict[str, Any], path: Sequence[str] = ()) -> World2ActConfig:
-    """From config.json and the command line, which draccus has merged."""
-    own = {field.name for field in fields(World2ActConfig)}
-    config = decode_dataclass(World2ActConfig, {key: value for key, value in values.items() if key in own}, path)
-    if "protocol" in values:
-        config.show(RobotProtocol.of_config(values, "config.json"))
-    return config
-
-
-draccus.decode.register(World2ActConfig, _decode)

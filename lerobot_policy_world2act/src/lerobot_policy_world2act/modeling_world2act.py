@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import torch
-from huggingface_hub import snapshot_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from torch import Tensor
@@ -22,26 +21,28 @@ from lerobot_policy_world2act.observations import BatchReader
 from world2act.device import best_device
 from world2act.errors import BadInput
 from world2act.policies.base import load_policy, noise_seed
+from world2act.policies.lerobot import FOLDER, TYPE
 
 
 class World2ActPolicy(PreTrainedPolicy):
     """Chunk i of a policy, counted from when it was opened, has the noise `noise_seed(seed, i, row)` in row `row`.
 
     Args:
-        config: `pretrained_path` is the policy's folder.
+        config: `pretrained_path` is the policy's folder, or `lerobot` in it.
 
     Raises:
         BadInput: no folder is named, it holds no whole policy, or the policy does not fit what LeRobot found.
     """
 
     config_class = World2ActConfig
-    name = "world2act"
+    name = TYPE
 
     def __init__(self, config: World2ActConfig, **_: Any) -> None:
         super().__init__(config)
-        if not config.pretrained_path:
-            raise BadInput("--policy.path", "", "nothing", "a folder with a policy", "name one that world2act wrote")
-        self.folder = Path(config.pretrained_path)
+        if not config.pretrained_path or not Path(config.pretrained_path).is_dir():
+            expected, remedy = f"the folder {FOLDER} in that of a policy", "name one that world2act wrote"
+            raise BadInput("--policy.path", "", config.pretrained_path or "nothing", expected, remedy)
+        self.folder = _policy_folder(config.pretrained_path)
         device = best_device().type
         if torch.device(config.device).type != device:
             remedy = f"--policy.device={device}, or hide the GPU by CUDA_VISIBLE_DEVICES="
@@ -67,28 +68,22 @@ class World2ActPolicy(PreTrainedPolicy):
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_name_or_path: str | Path,
-        *,
-        config: PreTrainedConfig | None = None,
-        revision: str | None = None,
-        **_: Any,
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **_: Any
     ) -> Self:
-        """Open a policy folder, or a hub repository that holds one.
+        """Open a policy by its folder, or by `lerobot` in it.
 
         Raises:
             BadInput: see the class.
         """
-        source = str(pretrained_name_or_path)
-        config = config or PreTrainedConfig.from_pretrained(source, revision=revision)
+        folder = _policy_folder(pretrained_name_or_path) / FOLDER
+        config = config or PreTrainedConfig.from_pretrained(folder)
         if not isinstance(config, World2ActConfig):
-            raise BadInput(source, "type", config.type, cls.name, "use LeRobot's own class of that policy")
-        folder = source if Path(source).is_dir() else snapshot_download(source, revision=revision)
-        config.pretrained_path = Path(folder)
+            raise BadInput(folder, "type", config.type, TYPE, "open it by LeRobot's own class of that policy")
+        config.pretrained_path = folder
         return cls(config).eval()
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Copy the policy's folder: LeRobot changes nothing in it."""
+        """Copy the policy's folder, `lerobot` included: LeRobot changes nothing in it."""
         shutil.copytree(self.folder, save_directory, dirs_exist_ok=True)
 
     def reset(self) -> None:
@@ -117,3 +112,8 @@ class World2ActPolicy(PreTrainedPolicy):
 
     def get_optim_params(self) -> NoReturn:
         refuse_training()
+
+
+def _policy_folder(path: str | Path) -> Path:
+    absolute = Path(path).absolute()
+    return absolute.parent if absolute.name == FOLDER else absolute
