@@ -56,7 +56,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                 ),
             ],
         ),
-        *([_statistics(root), weights_table(weight_rows(root, ["model.safetensors"]), _AGAIN)] if weights else []),
+        *([_statistics(root), weights_table(weight_rows(root, ["model*.safetensors"]), _AGAIN)] if weights else []),
     ]
 
 

@@ -21,7 +21,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/post_train. Raises `BadInput` when a file is missing or damaged."""
     limits, root = params.gates.post_train, artifacts / "post_train"
     history = read_parquet(root / "history.parquet", ["step", "loss", "cosine", "residual"]).to_pandas()
-    weights = ["model.safetensors", *(["base/model.safetensors"] if has_weights(root / "base") else [])]
+    weights = ["model.safetensors", *(["base/model*.safetensors"] if has_weights(root / "base") else [])]
     recorded = str(read_json(root / "config.json").get("base_sha256"))
     window = max(1, len(history) // 5)
     course = pd.DataFrame(

@@ -78,13 +78,8 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Gr00tMo
     Raises:
         BadInput: config.json is missing, incomplete or of another architecture; or as `shards.load` does.
     """
-    from accelerate import init_empty_weights
-
     config = read_config(folder)
-    with init_empty_weights(include_buffers=False):
-        model = Gr00tModel(config)
-    shards.load(model, folder, dtype, unused=_UNUSED)
-    return model
+    return shards.open_network(lambda: Gr00tModel(config), folder, dtype, unused=_UNUSED)
 
 
 def read_config(folder: Path) -> NetworkConfig:

@@ -1,7 +1,7 @@
 """A GR00T-N1.6-family policy on disk and in use, of every size and for every embodiment: one folder.
 
 config.json             every dimension of the network (`configuration.py`)
-model.safetensors       the weights, by the names of NVIDIA's checkpoints
+model.safetensors       the weights, by the names of NVIDIA's checkpoints; large ones in several files (`shards.py`)
 processor_config.json   what it sees, feels and does, statistics.json, embodiment_id.json, pixels.safetensors: how the
                         robot's pictures and numbers are the network's (`processing/`)
 tokenizer/              words and image tokens → ids
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from world2act.device import best_device
 from world2act.errors import BadInput
+from world2act.policies.gr00t import shards
 from world2act.policies.gr00t.configuration import Gr00tConfig, NetworkConfig
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.processing import Processor
 from world2act.policies.protocol import stack_proprio
-from world2act.policies.weights import load_weights, save_weights
 from world2act.sims.base import Observation
 from world2act.storage import write_json
 
@@ -53,7 +53,7 @@ def save_pretrained(
     """Write a policy into an existing directory."""
     config = Gr00tConfig(processor.chunk_length, processor.action_dim, network)
     write_json(directory / "config.json", config.to_dict())
-    save_weights(directory / "model.safetensors", weights)
+    shards.save(directory, weights)
     processor.save(directory)
 
 
@@ -71,8 +71,7 @@ def from_pretrained(directory: str | Path) -> Gr00tPolicy:
     found, right = ((each.chunk_length, each.action_dim) for each in (processor, config))
     if found != right:
         raise BadInput(root, "chunk_length, action_dim", found, f"{right}, by config.json", "use it as it was written")
-    model = Gr00tModel(config.network)
-    load_weights(model, root / "model.safetensors")
+    model = shards.open_network(lambda: Gr00tModel(config.network), root, torch.float32)
     return Gr00tPolicy(model.to(best_device()), processor)
 
 

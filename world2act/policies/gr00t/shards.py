@@ -7,8 +7,9 @@ before all names and shapes are known to fit.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,8 +20,9 @@ from world2act.storage import read_json
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
-_AGAIN = "get the files again, all of one version"
+_AGAIN = "get the files again, all of one version; an artifact of this workspace with `dvc checkout`"
 _NOTHING_MORE = re.compile("(?!)")
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def save(directory: Path, weights: Mapping[str, Tensor], shard_size: str = "5GB") -> None:
@@ -28,6 +30,22 @@ def save(directory: Path, weights: Mapping[str, Tensor], shard_size: str = "5GB"
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(dict(weights), directory, max_shard_size=shard_size)
+
+
+def open_network(
+    build: Callable[[], _Network], folder: Path, dtype: torch.dtype, unused: re.Pattern[str] = _NOTHING_MORE
+) -> _Network:
+    """What `build` gives, with a folder's weights in place of those that it draws, and no second copy in memory.
+
+    Raises:
+        BadInput: as `load` does.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        network = build()
+    load(network, folder, dtype, unused)
+    return network
 
 
 def load(model: nn.Module, folder: Path, dtype: torch.dtype, unused: re.Pattern[str] = _NOTHING_MORE) -> None:
