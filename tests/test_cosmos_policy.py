@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from native_weights import cosmos_layout
 from torch import nn
-from typer.testing import CliRunner
 
-from world2act.cli import app
 from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.errors import BadInput
 from world2act.params import BasePolicy, Tokenizer, compose
 from world2act.policies.base import Policy, load_policy
+from world2act.policies.cosmos_policy.interface import INTERFACES
 from world2act.policies.cosmos_policy.layout import (
-    LAYOUTS,
     Frame,
+    Layout,
     extract,
     extract_value,
     inject,
@@ -31,7 +29,7 @@ from world2act.policies.cosmos_policy.layout import (
     layout_of,
     pixel_frames,
 )
-from world2act.policies.cosmos_policy.native import convert_prompts, read_prompts, read_statistics_of_weights
+from world2act.policies.cosmos_policy.native import read_native_prompts, read_native_statistics
 from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective, draw_sigma
 from world2act.policies.cosmos_policy.policy import levels, sample
 from world2act.sims.base import Observation
@@ -53,7 +51,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
         "observation.state": array_feature(["a", "b"]),
         "action": array_feature(["x", "y", "z"]),
     }
-    with DatasetWriter(directory, features=features, fps=10, robot_type="arm", extra={}) as writer:
+    extra = {"image_convention": "upright"}
+    with DatasetWriter(directory, features=features, fps=10, robot_type="arm", extra=extra) as writer:
         for index, length in enumerate(LENGTHS):
             # an action tells its frame; the last dimension never moves
             actions = np.stack([np.full(length, index), np.arange(length), np.full(length, 0.5)], 1).astype(np.float32)
@@ -115,9 +114,13 @@ def observation(seed: int, instruction: str = INSTRUCTIONS[0]) -> Observation:
     return Observation(images, generator.normal(size=2).astype(np.float32), instruction, np.zeros(0, np.float32))
 
 
+def layout_for(interface: str) -> Layout:
+    return layout_of(tuple(INTERFACES[interface].cameras))
+
+
 def test_layouts_are_the_published_ones() -> None:
     def names(layout_name: str) -> list[str]:
-        frames = LAYOUTS[layout_name].frames
+        frames = layout_for(layout_name).frames
         return [("future " if frame.future else "") + (frame.camera or frame.kind) for frame in frames]
 
     assert names("libero") == [
@@ -128,7 +131,7 @@ def test_layouts_are_the_published_ones() -> None:
         "blank", "proprio", "wrist", "left", "right",
         "action", "future proprio", "future wrist", "future left", "future right", "value",
     ]  # fmt: skip
-    assert (LAYOUTS["libero"].given, LAYOUTS["robocasa"].given) == (4, 5)
+    assert (layout_for("libero").given, layout_for("robocasa").given) == (4, 5)
 
 
 @pytest.mark.parametrize(("chunk", "copies"), [(16, 112), (32, 56)])
@@ -163,7 +166,7 @@ def test_value_is_a_constant_frame() -> None:
 
 
 def test_roles_follow_from_the_frames_that_are_given() -> None:
-    layout = LAYOUTS["libero"]
+    layout = layout_for("libero")
     assert [sum(layout.known(role)) for role in ("policy", "world_model", "value")] == [4, 5, 8]
 
 
@@ -339,23 +342,6 @@ def test_adapters_are_merged_into_what_is_saved(params: BasePolicy, dataset: Epi
     assert abs(objective.loss(untrained, batch, Place.of(0, 0, 1))[0] - ours) > 1e-3
 
 
-def test_released_weights_are_saved_as_they_are(params: BasePolicy, dataset: EpisodeDataset, tmp_path: Path) -> None:
-    own = build_transformer(params.cosmos_policy, 16, 16, seed=5)
-    torch.save(cosmos_layout(own), tmp_path / "model.pt")
-    numbers = {"actions_min": [-1, -2, -3], "actions_max": [1, 2, -3], "proprio_min": [0, 0], "proprio_max": [1, 1]}
-    (tmp_path / "statistics.json").write_text(json.dumps(numbers))
-    released = {"weights": str(tmp_path / "model.pt"), "statistics": str(tmp_path / "statistics.json")}
-    objective = make(changed(params, tuning="none", **released), dataset)
-    assert not any(parameter.requires_grad for parameter in objective.model.parameters())
-    (tmp_path / "policy").mkdir()
-    objective.save_policy(tmp_path / "policy", objective.model.state_dict())
-    policy = load_policy(tmp_path / "policy")
-    assert all(torch.equal(value, own.state_dict()[key]) for key, value in policy.network.state_dict().items())
-    assert policy.statistics["action"].low.tolist() == [-1, -2, -3]
-    with pytest.raises(BadInput, match="statistics"):
-        make(changed(params, tuning="none", weights=released["weights"]), dataset)
-
-
 def test_same_architecture_as_the_released_checkpoints(params: BasePolicy) -> None:
     """Cosmos-Predict2-2B and no new parameters: 1,956,413,440."""
     from accelerate import init_empty_weights
@@ -367,19 +353,12 @@ def test_same_architecture_as_the_released_checkpoints(params: BasePolicy) -> No
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_956_413_440
 
 
-def test_prompts_are_converted_once_and_no_code_runs(tmp_path: Path) -> None:
+def test_prompts_are_read_and_no_code_runs(tmp_path: Path) -> None:
     tensor = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     array = np.arange(20, dtype=np.float32).reshape(5, 4)
     (tmp_path / "t5.pkl").write_bytes(pickle.dumps({"push": tensor, "lift": array}))
-    assert convert_prompts(tmp_path / "t5.pkl", tmp_path / "t5.safetensors") == 2
-    read = read_prompts(tmp_path / "t5.safetensors", ["lift", "push"])
+    read = read_native_prompts(tmp_path / "t5.pkl")
     assert np.array_equal(read["lift"], array) and np.array_equal(read["push"], tensor[0].float().numpy())
-    with pytest.raises(BadInput, match="an embedding of it"):
-        read_prompts(tmp_path / "t5.safetensors", ["throw"])
-
-    shown = CliRunner().invoke(app, ["convert-prompts", str(tmp_path / "t5.pkl"), str(tmp_path / "again.safetensors")])
-    assert shown.exit_code == 0 and "2 prompts" in shown.output
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "t5.safetensors").read_bytes()
 
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
@@ -388,14 +367,14 @@ def test_prompts_are_converted_once_and_no_code_runs(tmp_path: Path) -> None:
     for content in ({"push": Evil()}, torch.nn.Linear(1, 1)):
         (tmp_path / "evil.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(BadInput, match="nothing of it was run"):
-            convert_prompts(tmp_path / "evil.pkl", tmp_path / "evil.safetensors")
-    assert not (tmp_path / "ran").exists() and not (tmp_path / "evil.safetensors").exists()
+            read_native_prompts(tmp_path / "evil.pkl")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"actions_min": [-1] * 7, "actions_max": [1] * 7}, "the 3 of this robot"),
+        ({"actions_min": [-1] * 7, "actions_max": [1] * 7}, "the 3 of this interface"),
         ({"proprio_min": None}, "proprio_min"),
         ({"actions_min": [2, 2, 2]}, "min <= max"),
     ],
@@ -405,7 +384,7 @@ def test_statistics_of_another_robot_are_refused(tmp_path: Path, change: dict[st
     path = tmp_path / "dataset_statistics.json"
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
     with pytest.raises(BadInput, match=message):
-        read_statistics_of_weights(path, {"action": 3, "observation.state": 2})
+        read_native_statistics(path, {"action": 3, "observation.state": 2})
 
 
 def test_what_does_not_fit_is_named(saved: Path, params: BasePolicy, dataset: EpisodeDataset) -> None:
@@ -422,10 +401,8 @@ def test_what_does_not_fit_is_named(saved: Path, params: BasePolicy, dataset: Ep
     ):
         with pytest.raises(BadInput, match=message):
             policy.predict([wrong], [0])
-    with pytest.raises(BadInput, match=r"layout\n  found:    libero: \['primary', 'wrist'\]"):
-        make(changed(params, layout="libero"), dataset)
-    views = {"wrist": "hand", "primary": "front"}
-    assert make(changed(params, layout="libero", views=views), dataset).config.cameras == ("hand", "front")
+    with pytest.raises(BadInput, match=r"interface\n  found: .*'proprio': \('a', 'b'\)"):
+        make(changed(params, interface="libero"), dataset)
     (saved / "statistics.json").unlink()
     with pytest.raises(BadInput, match=r"statistics\.json"):
         load_policy(saved)

@@ -244,11 +244,11 @@ class Roles(Section):
 
 
 class CosmosPolicy(Section):
-    """weights to prediction: as in world_model; with tuning none, the weights are saved as they are. tokenizer: the
-    folder of vae/ and of the text encoder. prompts: embeddings made elsewhere, in place of the text encoder.
-    statistics: those that the weights were trained with, in place of the training split's. layout: which latent frame
-    holds what; views: its names of the cameras, where they are not the dataset's. discount: of the value, a control
-    step. noise_draws: noisy copies of each encoded sample.
+    """weights to prediction: as in world_model; weights may also be a Cosmos Policy's own folder, which brings its VAE,
+    prompts and statistics, and which tuning none saves as it is. tokenizer: the folder of vae/ and of the text encoder,
+    for other weights. interface: what the network sees and makes of the robot: the dataset's cameras, proprioception
+    and actions, or those of NVIDIA's policies for LIBERO and for RoboCasa. discount: of the value, a control step.
+    noise_draws: noisy copies of each encoded sample.
     """
 
     weights: str | None
@@ -264,10 +264,7 @@ class CosmosPolicy(Section):
     prediction: Literal["velocity", "clean"]
     tokenizer: str
     text_length: Count
-    prompts: str | None
-    statistics: str | None
-    layout: Literal["cameras", "libero", "robocasa"]
-    views: dict[str, str] | None
+    interface: Literal["dataset", "libero", "robocasa"]
     roles: Roles
     discount: Annotated[float, Field(gt=0, le=1)]
     noise_draws: Count

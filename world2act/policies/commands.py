@@ -1,7 +1,8 @@
-"""The command `world2act convert-prompts`."""
+"""The command `world2act convert-cosmos-policy`."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +11,27 @@ import typer
 from world2act.messages import one_message
 
 app = typer.Typer()
-ANYWHERE = {"convert-prompts"}
+ANYWHERE = {"convert-cosmos-policy"}
 
 
-@app.command()
-def convert_prompts(
-    source: Annotated[Path, typer.Argument(help="The pickle of T5 embeddings beside a Cosmos Policy checkpoint.")],
-    target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+class Interface(StrEnum):
+    """The robots of the released weights."""
+
+    LIBERO = "libero"
+    ROBOCASA = "robocasa"
+
+
+@app.command("convert-cosmos-policy")
+def convert_cosmos_policy(
+    source: Annotated[Path, typer.Argument(help="The folder of NVIDIA's .pt, statistics and prompt embeddings.")],
+    target: Annotated[Path, typer.Argument(help="The policy's folder to write.")],
+    interface: Annotated[Interface, typer.Option(help="The robot that the weights were trained for.")],
+    vae: Annotated[Path, typer.Option(help="The folder that holds vae/: Cosmos-Predict2-2B-Video2World has it.")],
+    image_size: Annotated[int, typer.Option(help="Pixels a side of the robot's pictures, as demos.image_size.")] = 256,
 ) -> None:
-    """Convert a checkpoint's prompt embeddings to safetensors, once. No code of the pickle runs."""
-    from world2act.policies.cosmos_policy.native import convert_prompts as convert
+    """Write NVIDIA's Cosmos Policy as one of our policies: safetensors, and no code of its pickles run."""
+    from world2act.policies.cosmos_policy.conversion import convert
 
     with one_message():
-        typer.echo(f"{target}: {convert(source, target)} prompts")
+        convert(source, target, interface=interface.value, vae=vae, image_size=image_size)
+        typer.echo(f"{target}: serve it, or set base_policy.cosmos_policy.weights to it")

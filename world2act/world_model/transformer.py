@@ -102,13 +102,35 @@ def _load_diffusers(folder: Path, wanted: dict[str, Any]) -> CosmosTransformer3D
     return load_strictly(_model_class(), folder, "correct world_model.weights")
 
 
+def native_sizes(path: Path) -> dict[str, int]:
+    """The size of the network in NVIDIA's file `path`, named as in params.yaml, with `channels` and `text_dim`.
+
+    Raises:
+        BadInput: the file is missing, damaged or another model's.
+    """
+    found = _architecture_of(path, _native_weights(path))
+    return {
+        "heads": found["num_attention_heads"],
+        "head_dim": found["attention_head_dim"],
+        "layers": found["num_layers"],
+        "adaln_lora_dim": found["adaln_lora_dim"],
+        "patch_size": found["patch_size"][1],
+        "channels": found["out_channels"],
+        "text_dim": found["text_embed_dim"],
+    }
+
+
+def _native_weights(path: Path) -> dict[str, Tensor]:
+    content = {key.removeprefix("net."): value for key, value in read_tensors(path).items()}
+    return {key: value for key, value in content.items() if not _NOT_WEIGHTS.fullmatch(key)}
+
+
 def _load_native(path: Path, wanted: dict[str, Any]) -> CosmosTransformer3DModel:
     """Open NVIDIA's layout: one file of tensors, each name behind "net."."""
     from accelerate import init_empty_weights
     from diffusers.loaders.single_file_utils import convert_cosmos_transformer_checkpoint_to_diffusers
 
-    content = {key.removeprefix("net."): value for key, value in read_tensors(path).items()}
-    weights = {key: value for key, value in content.items() if not _NOT_WEIGHTS.fullmatch(key)}
+    weights = _native_weights(path)
     _compare(path, _architecture_of(path, weights), wanted)
     converted = convert_cosmos_transformer_checkpoint_to_diffusers(dict(weights))
     if len(converted) != len(weights):

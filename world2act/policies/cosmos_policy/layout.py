@@ -68,27 +68,6 @@ def layout_of(cameras: Sequence[str]) -> Layout:
     return Layout((*present, Frame("action"), Frame("proprio", future=True), *future, Frame("value")), len(present))
 
 
-LAYOUTS = {"libero": layout_of(("wrist", "primary")), "robocasa": layout_of(("wrist", "left", "right"))}
-
-
-def choose_layout(name: str, views: Mapping[str, str] | None, cameras: Sequence[str]) -> tuple[Layout, list[str]]:
-    """The layout of that name, and which of the dataset's `cameras` each of its pictures shows.
-
-    Args:
-        name: "cameras" for that of the dataset's own cameras, or a key of `LAYOUTS`.
-        views: camera of the layout → camera of the dataset; None where the names are the same.
-
-    Raises:
-        BadInput: a camera of the layout is none of the dataset's.
-    """
-    layout = layout_of(cameras) if name == "cameras" else LAYOUTS[name]
-    shown = [(views or {}).get(camera, camera) for camera in layout.cameras]
-    if missing := sorted(set(shown) - set(cameras)):
-        remedy = "record these cameras (demos.cameras), or say which of them is which (base_policy.cosmos_policy.views)"
-        raise BadInput("params.yaml", "base_policy.cosmos_policy.layout", f"{name}: {missing}", list(cameras), remedy)
-    return layout, shown
-
-
 def pixel_frames(layout: Layout, pictures: Mapping[Frame, Tensor], last: int) -> Tensor:
     """The made-up video of latent frames 0..last, uint8 (B, 1 + 4 · last, H, W, 3); what is no picture is black.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from world2act.errors import BadInput
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
-from world2act.storage import read_json, read_tensors, write_tensors
+from world2act.storage import read_json
 
 _NAMES = {ACTION: "actions", PROPRIO: "proprio"}
 _ALLOWED = {
@@ -30,14 +30,14 @@ _ALLOWED = {
 }
 
 
-def read_statistics_of_weights(path: Path, widths: Mapping[str, int]) -> dict[str, MinMax]:
+def read_native_statistics(path: Path, widths: Mapping[str, int]) -> dict[str, MinMax]:
     """Read a dataset_statistics.json: `actions_min`, `actions_max`, `proprio_min`, `proprio_max`.
 
     Args:
-        widths: feature → dimensions of the robot that the policy is to act for.
+        widths: feature → how many numbers of it the network sees.
 
     Raises:
-        BadInput: the file or a key is missing, or its numbers are another robot's.
+        BadInput: the file or a key is missing, or its numbers are another interface's.
     """
     values = read_json(path)
     statistics = {}
@@ -48,30 +48,18 @@ def read_statistics_of_weights(path: Path, widths: Mapping[str, int]) -> dict[st
             raise BadInput(path, missing[0], f"keys {sorted(values)}", "this key", remedy)
         low, high = (np.asarray(values[key], np.float32) for key in keys)
         if low.shape != (width,) or high.shape != (width,):
-            remedy = "use weights that were trained for this robot, or demonstrations of theirs"
-            raise BadInput(path, keys[0], f"{low.shape[-1]} dimensions", f"the {width} of this robot", remedy)
+            found, expected = f"shapes {low.shape} and {high.shape}", f"the {width} of this interface"
+            raise BadInput(path, keys[0], found, expected, "name the interface of these weights")
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
             raise BadInput(path, keys[0], values[keys[0]], "finite numbers, min <= max", "get the file again")
         statistics[feature] = MinMax(low, high)
     return statistics
 
 
-def read_prompts(path: Path, instructions: Sequence[str]) -> dict[str, np.ndarray]:
-    """The embeddings (L, D) of `instructions` from a file of `convert_prompts`. Raises `BadInput` where one lacks."""
-    embeddings = read_tensors(path)
-    if missing := sorted(set(instructions) - embeddings.keys()):
-        remedy = "instruct the demonstrations as the checkpoint was, or embed these with its text encoder"
-        raise BadInput(path, missing[0], f"{len(embeddings)} other instructions", "an embedding of it", remedy)
-    return {text: embeddings[text] for text in instructions}
+def read_native_prompts(source: Path) -> dict[str, np.ndarray]:
+    """The pickle of T5 embeddings, {instruction: (1, L, D) or (L, D)}, as float32 (L, D) each.
 
-
-def convert_prompts(source: Path, target: Path) -> int:
-    """Turn the pickle of T5 embeddings, {instruction: (1, L, D) or (L, D)}, into safetensors (L, D) in float32, once.
-
-    The pickle is read by an unpickler that builds tensors and arrays and nothing else: no code of it runs.
-
-    Returns:
-        how many embeddings there are.
+    It is read by an unpickler that builds tensors and arrays and nothing else: no code of it runs.
 
     Raises:
         BadInput: the pickle asks for anything else, or is no mapping of instructions to embeddings.
@@ -95,8 +83,7 @@ def convert_prompts(source: Path, target: Path) -> int:
             found = type(value).__name__ if tensor is None else tuple(tensor.shape)
             raise BadInput(source, text, found, "an embedding (L, D)", remedy)
         embeddings[text] = tensor.reshape(tensor.shape[-2:]).float().numpy()
-    write_tensors(target, embeddings)
-    return len(embeddings)
+    return embeddings
 
 
 class _TensorUnpickler(pickle.Unpickler):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,28 +22,25 @@ from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import BasePolicy
-from world2act.policies.cosmos_policy.layout import (
-    Frame,
-    choose_layout,
-    inject,
-    inject_value,
-    pixel_frames,
-)
-from world2act.policies.cosmos_policy.native import read_prompts, read_statistics_of_weights
+from world2act.params import CosmosPolicy as CosmosPolicyParams
+from world2act.policies.cosmos_policy.interface import INTERFACES
+from world2act.policies.cosmos_policy.layout import Frame, inject, inject_value, pixel_frames
 from world2act.policies.cosmos_policy.policy import (
     CONDITIONING_SIGMA,
+    CosmosPolicy,
     CosmosPolicyConfig,
     frame_mask,
+    from_pretrained,
     save_pretrained,
 )
-from world2act.policies.dataset import image_side
+from world2act.policies.dataset import protocol_of
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
 from world2act.storage import sha256
 from world2act.training.objective import Place, epoch_indices
 from world2act.world_model.conditioning import denoise
 from world2act.world_model.text import load_text_encoder
 from world2act.world_model.tokenizer import load_tokenizer
-from world2act.world_model.transformer import build_transformer
+from world2act.world_model.transformer import build_transformer, check_parameters
 from world2act.world_model.tuning import merge, tune
 
 LOGNORMAL_SHARE, LOG_MEAN, LOG_STD, UNIFORM = 0.7, math.log(4), 1.2, (1.0, 85.0)
@@ -75,32 +72,33 @@ class CosmosPolicyObjective:
     """See `world2act.policies.imitation.Imitation`."""
 
     def __init__(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> None:
-        block, folder = params.cosmos_policy, Path(params.cosmos_policy.tokenizer)
-        layout, cameras = choose_layout(block.layout, block.views, dataset.cameras)
-        self._tokenizer, self._vae, side = load_tokenizer(folder), folder / "vae", image_side(dataset)
+        block, robot = params.cosmos_policy, protocol_of(dataset)
+        interface = INTERFACES[block.interface]
+        layout, cameras = interface.fit(robot, "base_policy.cosmos_policy.interface")
+        begun = _open_policy(block)
+        folder = Path(block.tokenizer if begun is None else block.weights)
+        self._tokenizer, self._vae = load_tokenizer(folder), folder / "vae"
+        side = interface.picture_side(robot.image_size)
         self._shape = self._tokenizer.latent_shape(side, side)
-        self.prompts = self._embed(folder, block.prompts, block.text_length, chunks.instructions)
+        self._actions, self._proprio = interface.made(chunks.actions), interface.proprio(chunks.proprio)
+        if begun is None:
+            embedded = load_text_encoder(folder, block.text_length).embed(chunks.instructions).numpy()
+            self.prompts = dict(zip(chunks.instructions, embedded, strict=True))
+            self.statistics = {ACTION: MinMax.of(self._actions), PROPRIO: MinMax.of(self._proprio)}
+        else:
+            self.statistics, self.prompts = begun.statistics, begun.prompts
+            if missing := sorted(set(chunks.instructions) - self.prompts.keys()):
+                remedy = "instruct the demonstrations as the weights were, or add embeddings of T5-11B to it"
+                where = folder / "prompts.safetensors"
+                raise BadInput(where, missing[0], f"{len(self.prompts)} other instructions", "an embedding", remedy)
         text_dim = next(iter(self.prompts.values())).shape[1]
-        widths = {ACTION: chunks.actions.shape[1], PROPRIO: chunks.proprio.shape[1]}
-        self.statistics = (
-            {ACTION: MinMax.of(chunks.actions), PROPRIO: MinMax.of(chunks.proprio)}
-            if block.statistics is None
-            else read_statistics_of_weights(Path(block.statistics), widths)
-        )
-        if block.tuning == "none" and None in (block.weights, block.statistics):
-            found = "weights that are not trained here, without their statistics" if block.weights else "no weights"
-            remedy = "name both, or train (tuning: full)"
-            raise BadInput("params.yaml", "base_policy.cosmos_policy", found, "weights and statistics", remedy)
-        self.model = tune(build_transformer(block, self._shape[0], text_dim, seed), block, seed)
-        self._adapted = block.tuning == "lora"
-        if block.tuning == "none":
-            self.model.requires_grad_(False)
         self.config = CosmosPolicyConfig(
             layout=layout,
-            cameras=tuple(cameras),
-            image_size=side,
-            proprio_dim=widths[PROPRIO],
-            action_dim=widths[ACTION],
+            interface=block.interface,
+            cameras=cameras,
+            image_size=robot.image_size,
+            proprio_dim=len(robot.proprio),
+            action_dim=len(robot.actions),
             chunk_length=params.chunk_length,
             channels=self._shape[0],
             text_dim=text_dim,
@@ -112,20 +110,26 @@ class CosmosPolicyObjective:
             prediction=block.prediction,
             sampler_steps=block.sampler_steps,
         )
+        if begun is None:
+            network = build_transformer(block, self._shape[0], text_dim, seed)
+        else:
+            _must_agree(begun.config, self.config, folder / "config.json")
+            check_parameters(begun.network, block.parameters)
+            network = begun.network.requires_grad_(True)
+        self.model = tune(network, block, seed)
+        self._adapted = block.tuning == "lora"
+        if block.tuning == "none":
+            self.model.requires_grad_(False)
         self._views = [dataset.cameras.index(camera) for camera in cameras]
         self._chunks, self._seed, self._draws, self._discount = chunks, seed, block.noise_draws, block.discount
         self._roles, self._shares = zip(*block.roles, strict=True)
         self._prompts = torch.from_numpy(np.stack([self.prompts[text] for text in chunks.instructions]))
-        sources = [self._vae, block.weights, block.statistics, block.prompts]
-        self.reads = "".join(sha256(source) for source in sources if source and Path(source).exists())
-        inject(torch.zeros(1, params.chunk_length * widths[ACTION]), self._shape)  # refuses what has no room
-
-    @staticmethod
-    def _embed(folder: Path, prompts: str | None, length: int, instructions: list[str]) -> dict[str, np.ndarray]:
-        if prompts is not None:
-            return read_prompts(Path(prompts), instructions)
-        embedded = load_text_encoder(folder, length).embed(instructions).numpy()
-        return dict(zip(instructions, embedded, strict=True))
+        self.reads = "".join(
+            sha256(source) for source in (self._vae, block.weights) if source and Path(source).exists()
+        )
+        inject(
+            torch.zeros(1, params.chunk_length * self.config.widths[ACTION]), self._shape
+        )  # refuses what has no room
 
     def batch(self, place: Place) -> Batch:
         rows = epoch_indices(len(self._chunks), place, self._seed).numpy()
@@ -147,7 +151,8 @@ class CosmosPolicyObjective:
         config, layout, chunks, shape = self.config, self.config.layout, self._chunks, self._shape
         last = chunks.ends[rows] - 1
         after = np.minimum(rows + config.chunk_length, last)
-        now, then = (torch.from_numpy(chunks.images(at)[:, self._views]) for at in (rows, after))
+        see = config.robot.pictures
+        now, then = (torch.from_numpy(see(chunks.images(at)[:, self._views])) for at in (rows, after))
         pictures = {
             Frame("image", camera, future): images[:, view]
             for view, camera in enumerate(layout.cameras)
@@ -158,10 +163,11 @@ class CosmosPolicyObjective:
         x0 = encoded.new_zeros(len(rows), shape[0], len(layout.frames), *shape[1:])
         x0[:, :, : pictured + 1] = encoded
         actions, real = chunks.chunks(rows, config.chunk_length)
+        actions = config.robot.made(actions)
         values = {
             layout.index("action"): self.statistics[ACTION].normalise(actions),
-            layout.index("proprio"): self.statistics[PROPRIO].normalise(chunks.proprio[rows]),
-            layout.index("proprio", future=True): self.statistics[PROPRIO].normalise(chunks.proprio[after]),
+            layout.index("proprio"): self.statistics[PROPRIO].normalise(self._proprio[rows]),
+            layout.index("proprio", future=True): self.statistics[PROPRIO].normalise(self._proprio[after]),
         }
         for index, numbers in values.items():
             x0[:, :, index] = inject(torch.from_numpy(numbers), shape)
@@ -187,3 +193,20 @@ class CosmosPolicyObjective:
     def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         weights = merge(self.model, weights) if self._adapted else weights
         save_pretrained(directory, self.config, weights, self.statistics, self.prompts, self._vae)
+
+
+def _open_policy(block: CosmosPolicyParams) -> CosmosPolicy | None:
+    """The policy that `weights` name, where they are one: its VAE, prompts and statistics come with them."""
+    if block.weights is not None and (Path(block.weights) / "prompts.safetensors").is_file():
+        return from_pretrained(block.weights)
+    if block.tuning == "none":
+        remedy = "name the folder that convert-cosmos-policy wrote, or train (tuning: full)"
+        raise BadInput("params.yaml", "base_policy.cosmos_policy.weights", block.weights, "a policy's folder", remedy)
+    return None
+
+
+def _must_agree(found: CosmosPolicyConfig, wanted: CosmosPolicyConfig, where: Path) -> None:
+    if wrong := [each.name for each in fields(wanted) if getattr(found, each.name) != getattr(wanted, each.name)]:
+        said, expected = ({name: getattr(config, name) for name in wrong} for config in (found, wanted))
+        remedy = "set base_policy.cosmos_policy, base_policy.chunk_length and demos.image_size to the weights' own"
+        raise BadInput(where, ", ".join(wrong), said, expected, remedy)

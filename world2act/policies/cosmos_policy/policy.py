@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from world2act.device import best_device
 from world2act.errors import BadInput
+from world2act.policies.cosmos_policy.interface import INTERFACES, Interface
 from world2act.policies.cosmos_policy.layout import (
     Frame,
     Layout,
@@ -43,7 +44,7 @@ from world2act.world_model.transformer import build_transformer
 FAMILY = "cosmos_policy"
 SIGMA_MIN = 4.0
 CONDITIONING_SIGMA = 0.0
-_REMEDY = "use a directory that the base_policy stage wrote; restore it with `dvc checkout`"
+_REMEDY = "use a folder of the base_policy stage or of convert-cosmos-policy; restore it with `dvc checkout`"
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,16 @@ class CosmosPolicyConfig:
     """A policy: its layout, its interface, and the sizes of its transformer, named as in params.yaml.
 
     Attributes:
+        interface: a key of `INTERFACES`: what lies between the robot's numbers and the network's.
         cameras: which of the robot's cameras each picture of the layout shows, `image_size` pixels a side.
+        proprio_dim, action_dim: the robot's.
         channels: of the latents. text_dim: of the prompt embeddings.
         prediction: what the network's output means.
         sampler_steps: passes of the network for a chunk.
     """
 
     layout: Layout
+    interface: str
     cameras: tuple[str, ...]
     image_size: int
     proprio_dim: int
@@ -88,8 +92,20 @@ class CosmosPolicyConfig:
         expected = {*_written(), "layout", "given"}
         if values.keys() != expected:
             raise BadInput(path, "", sorted(values), sorted(expected), _REMEDY)
+        if values["interface"] not in INTERFACES:
+            raise BadInput(path, "interface", values["interface"], sorted(INTERFACES), _REMEDY)
         layout = Layout.from_list(values.pop("layout"), values.pop("given"))
         return cls(layout, **values | {"cameras": tuple(values["cameras"])})
+
+    @property
+    def robot(self) -> Interface:
+        """What lies between the robot and the network."""
+        return INTERFACES[self.interface]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Feature → how many numbers of it the network sees."""
+        return self.robot.widths(self.proprio_dim, self.action_dim)
 
 
 def _written() -> list[str]:
@@ -102,8 +118,8 @@ def _written() -> list[str]:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """actions: float32 (B, M, A) in the environment's units. proprio: (B, P), when they have been executed. value: (B,)
-    in [0, 1]. latents: (B, C, T, h, w), pictures of the future among them."""
+    """actions: float32 (B, M, A) in the environment's units. proprio: (B, P) as the network has it, when they have been
+    executed. value: (B,) in [0, 1]. latents: (B, C, T, h, w), pictures of the future among them."""
 
     actions: np.ndarray
     proprio: np.ndarray
@@ -137,10 +153,11 @@ class CosmosPolicy:
         Raises:
             BadInput: a picture or proprioception does not fit, or an instruction's embedding is not there.
         """
-        config, layout = self.config, self.config.layout
+        config, layout, robot = self.config, self.config.layout, self.config.robot
         device = next(self.network.parameters()).device
-        images = torch.from_numpy(stack_images(observations, config.cameras, config.image_size))
-        proprio = self.statistics[PROPRIO].normalise(stack_proprio(observations, config.proprio_dim))
+        images = torch.from_numpy(robot.pictures(stack_images(observations, config.cameras, config.image_size)))
+        state = robot.proprio(stack_proprio(observations, config.proprio_dim))
+        proprio = self.statistics[PROPRIO].normalise(state)
         prompts = torch.from_numpy(np.stack([self._prompt(o.instruction) for o in observations])).to(device)
         seen = {Frame("image", camera): images[:, view] for view, camera in enumerate(layout.cameras)}
         given = self.tokenizer.encode(pixel_frames(layout, seen, layout.given - 1).numpy()).transpose(1, 2)
@@ -150,10 +167,10 @@ class CosmosPolicy:
         clean[:, :, : layout.given] = given
         clean[:, :, layout.index("proprio")] = inject(torch.from_numpy(proprio), shape).to(device)
         made = sample(self.network, noise, clean, config, prompts)
-        actions = extract(made[:, :, layout.index("action")], (config.chunk_length, config.action_dim))
-        future = extract(made[:, :, layout.index("proprio", future=True)], (config.proprio_dim,))
+        actions = extract(made[:, :, layout.index("action")], (config.chunk_length, config.widths[ACTION]))
+        future = extract(made[:, :, layout.index("proprio", future=True)], (config.widths[PROPRIO],))
         return Foreseen(
-            np.clip(self.statistics[ACTION].restore(actions.cpu().numpy()), -1, 1),
+            np.clip(robot.whole(self.statistics[ACTION].restore(actions.cpu().numpy())), -1, 1),
             self.statistics[PROPRIO].restore(future.cpu().numpy()),
             extract_value(made[:, :, layout.index("value")]).cpu().numpy(),
             made,
@@ -225,7 +242,7 @@ def from_pretrained(directory: str | Path) -> CosmosPolicy:
 
     root = Path(directory)
     config = CosmosPolicyConfig.read(root / "config.json")
-    statistics = read_statistics(root / "statistics.json", {ACTION: config.action_dim, PROPRIO: config.proprio_dim})
+    statistics = read_statistics(root / "statistics.json", config.widths)
     prompts = read_tensors(root / "prompts.safetensors")
     with init_empty_weights():
         network = build_transformer(config, config.channels, config.text_dim, 0)
