@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,5 +75,7 @@ def build_engine(model: nn.Module, training: Training, ranks: int) -> tuple[deep
         betas=training.betas,
         weight_decay=training.weight_decay,
     )
+    # for seconds DeepSpeed would compile the kernels of an optimiser that is not ours; nothing else here is compiled
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine, optimizer
