@@ -22,8 +22,11 @@ def main(params: Params) -> Metrics:
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "base_policy") as directory:
-        (directory / "raw").mkdir()
-        for place, weights in ((directory, trained.ema), (directory / "raw", trained.weights)):
+        places = {directory: trained.ema}
+        if section.training.ema_decay:
+            places[directory / "raw"] = trained.weights
+        for place, weights in places.items():
+            place.mkdir(exist_ok=True)
             objective.save_policy(place, weights)
             protocol_of(dataset).write(place)
         metrics = {
