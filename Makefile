@@ -39,7 +39,7 @@ lint: setup  ## check style and formatting
 lock: setup  ## write requirements.lock anew from pyproject.toml (torch is installed apart)
 	@pip install --quiet uv
 	@uv lock --quiet
-	@uv export --quiet --no-emit-project --no-emit-package world2act-client --extra operate --extra test --prune torch --no-header --output-file requirements.lock
+	@uv export --quiet --no-emit-project --no-emit-package world2act-client --extra pipeline --extra operate --extra test --prune torch --no-header --output-file requirements.lock
 	@uv pip compile --quiet client/pyproject.toml --generate-hashes --no-header --universal --python-version 3.11 \
 		--constraint requirements.lock --no-emit-index-url --output-file client/requirements.lock
 	@rm uv.lock

@@ -39,7 +39,7 @@ def test_torch_is_installed_apart_in_the_version_of_the_project() -> None:
     assert "torch" not in lock_pins()
     wanted = re.search(r'^TORCH="(.*)"', (ROOT / "infra/setup.sh").read_text(), re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert wanted is not None and wanted[1] in project["dependencies"]
+    assert wanted is not None and wanted[1] in project["optional-dependencies"]["pipeline"]
 
 
 def test_lock_is_hashed_and_names_no_registry() -> None:
