@@ -16,7 +16,7 @@ from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_featu
 from world2act.errors import BadInput
 from world2act.params import BasePolicy, compose, parse_params
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.behaviour_cloning import _spatial_softmax
+from world2act.policies.behaviour_cloning import PixelNorm, from_bins, to_bins
 from world2act.policies.imitation import make_objective
 from world2act.sims.base import Observation
 from world2act.training.objective import Place
@@ -34,9 +34,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
         "action": array_feature(["x", "y", "z"]),
     }
     with DatasetWriter(directory, features=features, fps=10, robot_type="arm", extra={}) as writer:
-        for index in range(12):
-            length, word = 8, index % 2
-            place = generator.integers(4, SIDE - 8, (length, 2))
+        for index in range(160):
+            length, word = 3, index % 2
+            place = np.repeat(generator.integers(4, SIDE - 8, (1, 2)), length, axis=0)
             frames = np.zeros((length, SIDE, SIDE, 3), np.uint8)
             for frame, (y, x) in zip(frames, place, strict=True):
                 frame[y : y + 4, x : x + 4] = 255
@@ -44,13 +44,20 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
             actions = np.concatenate([seen, np.full((length, 1), 0.25)], 1).astype(np.float32)
             arrays = {"observation.state": generator.normal(size=(length, 2)).astype(np.float32), "action": actions}
             writer.add(encode(Episode("task", ("push it", "pull it")[word], index, {"front": frames}, arrays)))
-        writer.set_splits({"train": range(12), "heldout": range(12, 12)})
+        writer.set_splits({"train": range(160), "heldout": range(160, 160)})
     return EpisodeDataset.open(directory)
 
 
 def section(**changes: object) -> BasePolicy:
     values = compose("default", ROOT)["base_policy"] | {"family": "behaviour_cloning", "chunk_length": CHUNK}
-    values["behaviour_cloning"] = {"channels": [16, 16], "dim": 32, "layers": 1, "heads": 2}
+    values["behaviour_cloning"] = {
+        "channels": [16, 16],
+        "dim": 32,
+        "layers": 1,
+        "heads": 2,
+        "bins": 21,
+        "proprio_dropout": 0.3,
+    }
     return BasePolicy.model_validate(values | changes)
 
 
@@ -74,10 +81,26 @@ def observation(y: int, x: int, instruction: str) -> Observation:
     return Observation({"front": frame}, np.zeros(2, np.float32), instruction, np.zeros(0, np.float32))
 
 
-def test_spatial_softmax_reads_where_a_channel_is_bright() -> None:
-    maps = torch.zeros(1, 2, 5, 9)
-    maps[0, 0, 1, 8] = maps[0, 1, 4, 2] = 50.0
-    torch.testing.assert_close(_spatial_softmax(maps), torch.tensor([[1.0, -0.5, -0.5, 1.0]]))
+def test_bins_keep_values_and_the_likeliest_side_of_a_choice() -> None:
+    values = torch.tensor([-1.0, -0.93, 0.0, 0.52, 1.0])
+    bins = to_bins(values, 21)
+    torch.testing.assert_close(bins.sum(-1), torch.ones(5))
+    assert ((bins > 1e-6).sum(-1) <= 2).all()
+    torch.testing.assert_close(from_bins(bins.clamp(min=1e-12).log()), values, atol=1e-5, rtol=0)
+    torn = 0.6 * to_bins(torch.tensor(0.7), 21) + 0.4 * to_bins(torch.tensor(-1.0), 21)
+    assert from_bins(torn.clamp(min=1e-12).log()).item() == pytest.approx(0.7, abs=1e-5)  # their mean is 0.02
+
+
+def test_a_faint_object_is_normalised_where_it_stands() -> None:
+    maps = torch.randn(2, 8, 5, 7)
+    maps[..., 2, 3] *= 100  # a strong pixel changes no other
+    other = maps.clone()
+    other[..., 2, 3] = 0
+    normed, without = PixelNorm(8)(maps), PixelNorm(8)(other)
+    torch.testing.assert_close(normed.mean(1), torch.zeros(2, 5, 7), atol=1e-5, rtol=0)
+    same = torch.ones(5, 7, dtype=torch.bool)
+    same[2, 3] = False
+    assert torch.equal(normed[..., same], without[..., same])
 
 
 def test_the_same_training_gives_the_same_files(dataset: EpisodeDataset, tmp_path: Path) -> None:
