@@ -22,6 +22,7 @@ from uuid import uuid4
 from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
+from websockets.protocol import State
 
 from world2act.errors import BadInput
 from world2act.policies.base import noise_seed
@@ -50,6 +51,17 @@ class Limits:
     clients: int = 64
     message_bytes: int = 16 * 2**20
     request_s: float = 30.0
+
+
+class _Connection(ServerConnection):
+    def send_at_once(self, message: bytes) -> bool:
+        """Send where that needs no waiting, and so neither a timeout nor a lock; else return False."""
+        room = self.transport.get_write_buffer_limits()[1] - self.transport.get_write_buffer_size()
+        if self.protocol.state is not State.OPEN or len(message) + _FRAME_BYTES > room:
+            return False
+        self.protocol.send_binary(message)
+        self.send_data()
+        return True
 
 
 class PolicyServer:
@@ -89,7 +101,7 @@ class PolicyServer:
             raise BadInput("--host", "", host, expected, f"export {API_KEY}, the same here and on the robot")
         try:
             server = await serve(
-                self._handle, host, port, process_request=self._admit, compression=None,
+                self._handle, host, port, process_request=self._admit, create_connection=_Connection, compression=None,
                 max_size=self._limits.message_bytes, max_queue=1, close_timeout=_CLOSE_TIMEOUT_S,
                 # a page in a browser on this machine reaches loopback too, and always says where it comes from
                 origins=[None], logger=LOGGER.getChild("websockets"),
@@ -126,7 +138,7 @@ class PolicyServer:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
         return None
 
-    async def _handle(self, connection: ServerConnection) -> None:
+    async def _handle(self, connection: _Connection) -> None:
         answered, previous = 0, None
         log("opened", client=_name(connection))
         try:
@@ -171,15 +183,13 @@ class PolicyServer:
             raise BadInput("message", "", error, "msgpack with numeric arrays", "use openpi-client") from error
         return self._observations.read(values)
 
-    async def _send(self, connection: ServerConnection, message: str | bytes) -> None:
-        transport = connection.transport
-        room = transport.get_write_buffer_limits()[1] - transport.get_write_buffer_size()
-        if len(message) + _FRAME_BYTES <= room:
-            return await connection.send(message)  # which waits for nobody
+    async def _send(self, connection: _Connection, message: str | bytes) -> None:
+        if isinstance(message, bytes) and connection.send_at_once(message):
+            return
         async with asyncio.timeout(self._limits.request_s):
             await connection.send(message)
 
-    async def _fail(self, connection: ServerConnection, why: str) -> None:
+    async def _fail(self, connection: _Connection, why: str) -> None:
         try:
             await self._send(connection, why)
             await connection.close(CloseCode.INTERNAL_ERROR, "the frame before says why")
