@@ -3,10 +3,10 @@
     python -m benchmarks.residual_cost [--family gr00t cosmos_policy] [--size tiny full] [--depth 1.0] [--repeats 5]
 
 One observation at a time, as on a robot. "tiny": both families as the default profile makes them, 64 pixels. "full":
-GR00T-N1.6-3B (3.29 B parameters) at 256 pixels, 4 steps, and Cosmos Policy 2B with the Wan2.1 VAE at 224 pixels, 5
-passes; two cameras, chunks of 16, weights of small random numbers in bfloat16 (4 GB and 7 GB), and the residual at the
-paper's size: 2 layers, 4 heads, 32 wide, 53 numbers of proprioception (9 for Cosmos Policy). `--depth` keeps that
-share of all layers.
+GR00T-N1.6-3B at 256 pixels, 4 steps (2.96 B parameters: those of 3.29 B that act), and Cosmos Policy 2B with the Wan2.1
+VAE at 224 pixels, 5 passes; two cameras, chunks of 16, weights of small random numbers in bfloat16 (6 GB and 4 GB), and
+the residual at the paper's size: 2 layers, 4 heads, 32 wide, 53 numbers of proprioception (9 for Cosmos Policy).
+`--depth` keeps that share of all layers.
 
 Printed: the time of both predictions and their ratio turn by turn; the residual's own time in the same calls, whose
 share does not drown in the spread of a base policy that takes seconds; and both sides' arithmetic, which is the share
