@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test repro serve test test-slow lint lock libero test-libero
+.PHONY: help setup setup-test repro serve test test-slow lint lock libero test-libero lerobot test-lerobot
 
 # Recipes run inside the virtual environment; OSMesa renders without a display or a GPU.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -32,6 +32,12 @@ libero:  ## LIBERO in .venv-libero; WORLD2ACT_LIBERO_ASSETS=/path/to/assets, or 
 test-libero: setup-test libero  ## run the tests that need LIBERO and its assets
 	@python -m pytest -m libero
 
+lerobot:  ## LeRobot and our plugin in .venv-lerobot; needs Python 3.12 or 3.13
+	@bash infra/lerobot/setup.sh
+
+test-lerobot: setup-test lerobot  ## run policies of every family under LeRobot's own commands
+	@python -m pytest tests/test_lerobot_plugin.py
+
 lint: setup  ## check style and formatting
 	@ruff check .
 	@ruff format --check .
@@ -43,3 +49,6 @@ lock: setup  ## write requirements.lock anew from pyproject.toml (torch is insta
 	@uv pip compile --quiet client/pyproject.toml --generate-hashes --no-header --universal --python-version 3.11 \
 		--constraint requirements.lock --no-emit-index-url --output-file client/requirements.lock
 	@rm uv.lock
+	@uv lock --quiet --project lerobot_policy_world2act
+	@uv export --quiet --project lerobot_policy_world2act --extra test --no-emit-project --no-emit-package world2act --prune torch --prune torchvision --no-header --output-file lerobot_policy_world2act/requirements.lock
+	@rm lerobot_policy_world2act/uv.lock
