@@ -18,6 +18,7 @@ from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_featu
 from world2act.errors import BadInput
 from world2act.params import BasePolicy, Tokenizer, compose
 from world2act.policies.base import Policy, load_policy
+from world2act.policies.cosmos_policy.encoding import PictureEncoder
 from world2act.policies.cosmos_policy.interface import INTERFACES
 from world2act.policies.cosmos_policy.layout import (
     Frame,
@@ -27,7 +28,6 @@ from world2act.policies.cosmos_policy.layout import (
     inject,
     inject_value,
     layout_of,
-    pixel_frames,
 )
 from world2act.policies.cosmos_policy.native import read_native_prompts, read_native_statistics
 from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective, draw_sigma
@@ -170,12 +170,21 @@ def test_roles_follow_from_the_frames_that_are_given() -> None:
     assert [sum(layout.known(role)) for role in ("policy", "world_model", "value")] == [4, 5, 8]
 
 
-def test_each_picture_is_four_frames_behind_a_blank_one() -> None:
-    layout = layout_of(["front"])
-    now, then = torch.full((1, 2, 2, 3), 7, dtype=torch.uint8), torch.full((1, 2, 2, 3), 9, dtype=torch.uint8)
-    pictures = {Frame("image", "front"): now, Frame("image", "front", True): then}
-    video = pixel_frames(layout, pictures, 5)[0, :, 0, 0, 0].tolist()
-    assert video == [0] + 4 * [0] + 4 * [7] + 4 * [0] + 4 * [0] + 4 * [9]
+def test_what_the_policy_sees_is_one_causal_video(objective: CosmosPolicyObjective, folder: Path) -> None:
+    """A blank frame, then four equal ones an item, black where the item is no picture; two samples at once."""
+    layout, tokenizer = objective.config.layout, load_tokenizer(folder)
+    generator = torch.Generator().manual_seed(0)
+    front, hand = (torch.randint(0, 256, (2, SIDE, SIDE, 3), generator=generator).byte() for _ in range(2))
+    video = torch.zeros(2, 13, SIDE, SIDE, 3, dtype=torch.uint8)
+    video[:, 5:9], video[:, 9:] = front[:, None], hand[:, None]
+    latents = tokenizer.encode(video.numpy())
+    encoder = PictureEncoder(tokenizer, layout, SIDE)
+    for _ in range(2):  # the memory of the black frames is as it was
+        seen = encoder.encode({Frame("image", "front"): front, Frame("image", "hand"): hand})
+        assert sorted(seen) == [0, 2, 3]
+        for index, latent in seen.items():
+            torch.testing.assert_close(latent, latents[:, index], rtol=1e-4, atol=1e-5)
+    assert (seen[2][0] - seen[2][1]).abs().max() > 1e-3
 
 
 def test_inference_levels_are_the_published_ones() -> None:

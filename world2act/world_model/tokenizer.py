@@ -68,6 +68,28 @@ class VideoTokenizer:
         latents = self.vae.encode(video.to(self.vae.device)).latent_dist.mode().cpu()
         return ((latents - self._mean) / self._std).transpose(1, 2).contiguous()
 
+    def empty_memory(self) -> list[Any]:
+        """What `encode_next` remembers before the first frame."""
+        self.vae.clear_cache()
+        return list(self.vae._enc_feat_map)
+
+    @torch.no_grad()
+    def encode_next(self, video: Tensor, memory: list[Any]) -> Tensor:
+        """Encode a video piece by piece: the next latent, (B, 1, C, h, w), of its first frame or its next four.
+
+        Args:
+            video: (B, 3, 1 or 4, H, W) in [-1, 1].
+            memory: what is remembered of the frames before; moved on in place.
+        """
+        from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+
+        values = video.to(self.vae.device)
+        if self.vae.config.patch_size is not None:
+            values = patchify(values, patch_size=self.vae.config.patch_size)
+        encoded = self.vae.quant_conv(self.vae.encoder(values, feat_cache=memory, feat_idx=[0]))
+        mode = encoded.chunk(2, dim=1)[0].cpu()
+        return ((mode - self._mean) / self._std).transpose(1, 2).contiguous()
+
     @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:
         """The video in [-1, 1], (B, 3, T, H, W), of normalised latents."""

@@ -16,7 +16,6 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from world2act.data.latent_cache import FRAMES_PER_LATENT
 from world2act.errors import BadInput
 
 Role = Literal["policy", "world_model", "value"]
@@ -66,21 +65,6 @@ def layout_of(cameras: Sequence[str]) -> Layout:
     future = [Frame("image", camera, True) for camera in cameras]
     present = (Frame("blank"), Frame("proprio"), *views)
     return Layout((*present, Frame("action"), Frame("proprio", future=True), *future, Frame("value")), len(present))
-
-
-def pixel_frames(layout: Layout, pictures: Mapping[Frame, Tensor], last: int) -> Tensor:
-    """The made-up video of latent frames 0..last, uint8 (B, 1 + 4 · last, H, W, 3); what is no picture is black.
-
-    Args:
-        pictures: uint8 (B, H, W, 3) for each frame of kind "image" up to `last`.
-    """
-    example = next(iter(pictures.values()))
-    video = example.new_zeros(len(example), 1 + FRAMES_PER_LATENT * last, *example.shape[1:])
-    for index, frame in enumerate(layout.frames[: last + 1]):
-        if frame.kind == "image":
-            end = 1 + FRAMES_PER_LATENT * index
-            video[:, end - FRAMES_PER_LATENT : end] = pictures[frame][:, None]
-    return video
 
 
 def inject(values: Tensor, shape: Sequence[int]) -> Tensor:

@@ -4,7 +4,8 @@ Source: Cosmos Policy: its noise levels, and Cosmos-Predict2's weight (1 + sigma
 of the velocity. It trains half on demonstrations and half on rollouts of its own, failures among them; here there are
 only demonstrations, which all succeed. So the roles of world model and value can be practised (`roles`), but a value
 that has seen no failure tells how far the end is, and not whether it will be reached. Actions beyond an episode's end
-do not count. The `noise_draws` noisy copies of each encoded sample are ours: the VAE costs more than a tiny network.
+do not count. Encoded pictures are kept where there is room for those of all samples; where there is none, the
+`noise_draws` noisy copies of each spare the VAE some work. Both are ours: the VAE costs more than a tiny network.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.errors import BadInput
 from world2act.params import BasePolicy
 from world2act.params import CosmosPolicy as CosmosPolicyParams
+from world2act.policies.cosmos_policy.encoding import PictureEncoder
 from world2act.policies.cosmos_policy.interface import INTERFACES
-from world2act.policies.cosmos_policy.layout import Frame, inject, inject_value, pixel_frames
+from world2act.policies.cosmos_policy.layout import Frame, inject, inject_value
 from world2act.policies.cosmos_policy.policy import (
     CONDITIONING_SIGMA,
     CosmosPolicy,
@@ -43,6 +45,7 @@ from world2act.world_model.tokenizer import load_tokenizer
 from world2act.world_model.transformer import build_transformer, check_parameters
 from world2act.world_model.tuning import merge, tune
 
+KEPT_NUMBERS = 2**27  # float32: 512 MiB a rank
 LOGNORMAL_SHARE, LOG_MEAN, LOG_STD, UNIFORM = 0.7, math.log(4), 1.2, (1.0, 85.0)
 
 
@@ -77,9 +80,9 @@ class CosmosPolicyObjective:
         layout, cameras = interface.fit(robot, "base_policy.cosmos_policy.interface")
         begun = _open_policy(block)
         folder = Path(block.tokenizer if begun is None else block.weights)
-        self._tokenizer, self._vae = load_tokenizer(folder), folder / "vae"
+        tokenizer, self._vae = load_tokenizer(folder), folder / "vae"
         side = interface.picture_side(robot.image_size)
-        self._shape = self._tokenizer.latent_shape(side, side)
+        self._shape = tokenizer.latent_shape(side, side)
         self._actions, self._proprio = interface.made(chunks.actions), interface.proprio(chunks.proprio)
         if begun is None:
             embedded = load_text_encoder(folder, block.text_length).embed(chunks.instructions).numpy()
@@ -120,6 +123,11 @@ class CosmosPolicyObjective:
         self._adapted = block.tuning == "lora"
         if block.tuning == "none":
             self.model.requires_grad_(False)
+        self._encoder = PictureEncoder(tokenizer, layout, side)
+        self._pictured = [index for index, frame in enumerate(layout.frames) if frame.kind in ("blank", "image")]
+        kept = (len(chunks), self._shape[0], len(self._pictured), *self._shape[1:])
+        self._kept = torch.empty(kept) if math.prod(kept) <= KEPT_NUMBERS else None
+        self._seen = np.zeros(len(chunks), bool)
         self._views = [dataset.cameras.index(camera) for camera in cameras]
         self._chunks, self._seed, self._draws, self._discount = chunks, seed, block.noise_draws, block.discount
         self._roles, self._shares = zip(*block.roles, strict=True)
@@ -151,17 +159,8 @@ class CosmosPolicyObjective:
         config, layout, chunks, shape = self.config, self.config.layout, self._chunks, self._shape
         last = chunks.ends[rows] - 1
         after = np.minimum(rows + config.chunk_length, last)
-        see = config.robot.pictures
-        now, then = (torch.from_numpy(see(chunks.images(at)[:, self._views])) for at in (rows, after))
-        pictures = {
-            Frame("image", camera, future): images[:, view]
-            for view, camera in enumerate(layout.cameras)
-            for future, images in ((False, now), (True, then))
-        }
-        pictured = max(index for index, frame in enumerate(layout.frames) if frame.kind == "image")
-        encoded = self._tokenizer.encode(pixel_frames(layout, pictures, pictured).numpy()).transpose(1, 2).cpu()
-        x0 = encoded.new_zeros(len(rows), shape[0], len(layout.frames), *shape[1:])
-        x0[:, :, : pictured + 1] = encoded
+        x0 = torch.zeros(len(rows), shape[0], len(layout.frames), *shape[1:])
+        x0[:, :, self._pictured] = self._encoded(rows, after)
         actions, real = chunks.chunks(rows, config.chunk_length)
         actions = config.robot.made(actions)
         values = {
@@ -177,6 +176,26 @@ class CosmosPolicyObjective:
         known = torch.from_numpy(real).float()[..., None].expand(*actions.shape)
         weight[:, :, layout.index("action")] = inject(known, shape)
         return x0, weight
+
+    def _encoded(self, rows: np.ndarray, after: np.ndarray) -> Tensor:
+        """The latent frames of the blank and of all pictures, (B, C, P, h, w), encoded the first time they are seen and
+        kept where those of all samples have room."""
+        new = rows if self._kept is None else rows[~self._seen[rows]]
+        if len(new):
+            later = after if self._kept is None else after[~self._seen[rows]]
+            see, layout = self.config.robot.pictures, self.config.layout
+            now, then = (torch.from_numpy(see(self._chunks.images(at)[:, self._views])) for at in (new, later))
+            pictures = {
+                Frame("image", camera, future): images[:, view]
+                for view, camera in enumerate(layout.cameras)
+                for future, images in ((False, now), (True, then))
+            }
+            latents = self._encoder.encode(pictures)
+            encoded = torch.stack([latents[index] for index in self._pictured], 2)
+            if self._kept is None:
+                return encoded
+            self._kept[new], self._seen[new] = encoded, True
+        return self._kept[rows]
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
         sigma = batch.sigma.view(-1, 1, 1, 1, 1)

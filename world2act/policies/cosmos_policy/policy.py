@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from world2act.device import best_device
 from world2act.errors import BadInput
+from world2act.policies.cosmos_policy.encoding import PictureEncoder
 from world2act.policies.cosmos_policy.interface import INTERFACES, Interface
 from world2act.policies.cosmos_policy.layout import (
     Frame,
@@ -28,7 +29,6 @@ from world2act.policies.cosmos_policy.layout import (
     extract,
     extract_value,
     inject,
-    pixel_frames,
 )
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
 from world2act.policies.protocol import family_config, stack_images, stack_proprio
@@ -142,6 +142,8 @@ class CosmosPolicy:
         self.chunk_length, self.action_dim = config.chunk_length, config.action_dim
         self.cameras, self.proprio_dim = dict.fromkeys(config.cameras, config.image_size), config.proprio_dim
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
+        self._side = config.robot.picture_side(config.image_size)
+        self._encoder = PictureEncoder(tokenizer, config.layout, self._side)
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
         return self.foresee(observations, seeds).actions
@@ -160,11 +162,11 @@ class CosmosPolicy:
         proprio = self.statistics[PROPRIO].normalise(state)
         prompts = torch.from_numpy(np.stack([self._prompt(o.instruction) for o in observations])).to(device)
         seen = {Frame("image", camera): images[:, view] for view, camera in enumerate(layout.cameras)}
-        given = self.tokenizer.encode(pixel_frames(layout, seen, layout.given - 1).numpy()).transpose(1, 2)
-        shape = (given.shape[1], *given.shape[3:])
+        shape = self.tokenizer.latent_shape(self._side, self._side)
         noise = seeded_noise((shape[0], len(layout.frames), *shape[1:]), seeds).to(device)
         clean = torch.zeros_like(noise)
-        clean[:, :, : layout.given] = given
+        for index, latent in self._encoder.encode(seen).items():
+            clean[:, :, index] = latent.to(device)
         clean[:, :, layout.index("proprio")] = inject(torch.from_numpy(proprio), shape).to(device)
         made = sample(self.network, noise, clean, config, prompts)
         actions = extract(made[:, :, layout.index("action")], (config.chunk_length, config.widths[ACTION]))
