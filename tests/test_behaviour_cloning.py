@@ -16,10 +16,10 @@ from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_featu
 from world2act.errors import BadInput
 from world2act.params import BasePolicy, compose, parse_params
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.behaviour_cloning import PixelNorm, from_bins, to_bins
+from world2act.policies.behaviour_cloning import PixelNorm, _spatial_softmax
 from world2act.policies.imitation import make_objective
 from world2act.sims.base import Observation
-from world2act.training.objective import Place
+from world2act.training.objective import Place, epoch_indices
 
 SIDE, CHUNK = 32, 4
 
@@ -50,14 +50,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 
 def section(**changes: object) -> BasePolicy:
     values = compose("default", ROOT)["base_policy"] | {"family": "behaviour_cloning", "chunk_length": CHUNK}
-    values["behaviour_cloning"] = {
-        "channels": [16, 16],
-        "dim": 32,
-        "layers": 1,
-        "heads": 2,
-        "bins": 21,
-        "proprio_dropout": 0.3,
-    }
+    values["behaviour_cloning"] = {"channels": [16, 16], "dim": 32, "layers": 1, "heads": 2, "proprio_dropout": 0.3}
     return BasePolicy.model_validate(values | changes)
 
 
@@ -81,14 +74,10 @@ def observation(y: int, x: int, instruction: str) -> Observation:
     return Observation({"front": frame}, np.zeros(2, np.float32), instruction, np.zeros(0, np.float32))
 
 
-def test_bins_keep_values_and_the_likeliest_side_of_a_choice() -> None:
-    values = torch.tensor([-1.0, -0.93, 0.0, 0.52, 1.0])
-    bins = to_bins(values, 21)
-    torch.testing.assert_close(bins.sum(-1), torch.ones(5))
-    assert ((bins > 1e-6).sum(-1) <= 2).all()
-    torch.testing.assert_close(from_bins(bins.clamp(min=1e-12).log()), values, atol=1e-5, rtol=0)
-    torn = 0.6 * to_bins(torch.tensor(0.7), 21) + 0.4 * to_bins(torch.tensor(-1.0), 21)
-    assert from_bins(torn.clamp(min=1e-12).log()).item() == pytest.approx(0.7, abs=1e-5)  # their mean is 0.02
+def test_spatial_softmax_reads_where_a_channel_is_bright() -> None:
+    maps = torch.zeros(1, 2, 5, 9)
+    maps[0, 0, 1, 8] = maps[0, 1, 4, 2] = 50.0
+    torch.testing.assert_close(_spatial_softmax(maps), torch.tensor([[1.0, -0.5, -0.5, 1.0]]))
 
 
 def test_a_faint_object_is_normalised_where_it_stands() -> None:
@@ -101,6 +90,17 @@ def test_a_faint_object_is_normalised_where_it_stands() -> None:
     same = torch.ones(5, 7, dtype=torch.bool)
     same[2, 3] = False
     assert torch.equal(normed[..., same], without[..., same])
+
+
+def test_some_samples_go_without_proprioception(dataset: EpisodeDataset) -> None:
+    objective, chunks = make_objective(section(), dataset, seed=0)
+    place = Place.of(0, 0, 256)
+    batch = objective.batch(place)
+    measured = objective.statistics["observation.state"].normalise(chunks.proprio)
+    known = torch.from_numpy(measured)[epoch_indices(len(chunks), place, 0)]
+    hidden = (batch.proprio == 0).all(1)
+    assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.1)
+    assert torch.equal(batch.proprio[~hidden], known[~hidden])
 
 
 def test_the_same_training_gives_the_same_files(dataset: EpisodeDataset, tmp_path: Path) -> None:

@@ -221,15 +221,14 @@ class Gr00t(Section):
 
 
 class BehaviourCloning(Section):
-    """channels: of the convolutions; the first two halve the picture. dim, layers, heads: of the transformer. bins:
-    values that an action is chosen from, spread over its range. proprio_dropout: share of the training samples without
-    proprioception, which alone would tell much of the action and leave objects unseen."""
+    """channels: of the convolutions; the first two halve the picture. dim, layers, heads: of the transformer.
+    proprio_dropout: share of the training samples without proprioception, which alone would tell much of the action and
+    leave objects unseen."""
 
     channels: list[Count] = Field(min_length=1)
     dim: Count
     layers: Count
     heads: Count
-    bins: Annotated[int, Field(ge=2)]
     proprio_dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
