@@ -85,7 +85,7 @@ class TestPictures:
         assert [images.token_size(*size, 28) for size in sizes] == [
             (252, 252), (252, 336), (56, 56), (28 * 64, 28 * 64), (28, 308),
         ]  # fmt: skip
-        assert images.prepared_size(256, 256, SETTINGS, 28) == (252, 252)
+        assert images.prepared_size(256, 256, SETTINGS, 28) == (252, 252)  # 81 tokens a view
         assert images.prepared_size(480, 640, SETTINGS, 28) == (252, 336)
         assert (
             images.prepared_size(480, 640, SETTINGS.model_copy(update={"letter_box_transform": True}), 28) == (252,) * 2
@@ -517,6 +517,11 @@ class TestPolicy:
         with pytest.raises(BadInput) as error:
             load_policy(saved).predict([bad], [0])
         assert error.value.key == key
+
+    def test_a_tokenizer_of_another_policy(self, saved: Path) -> None:
+        make_tokenizer(["many other words " + " ".join(map(str, range(60)))]).save_pretrained(saved / "tokenizer")
+        with pytest.raises(BadInput, match="the tokenizer's tokens"):
+            load_policy(saved)
 
     @pytest.mark.parametrize(
         ("file", "old", "new", "key"),

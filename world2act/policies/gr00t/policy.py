@@ -78,6 +78,7 @@ def from_pretrained(directory: str | Path) -> Gr00tPolicy:
 def check_fit(network: NetworkConfig, processor: Processor, folder: Path) -> None:
     """Raises `BadInput` where what the processor of a folder makes is not what its network takes."""
     language, head, settings = network.vision_language, network.action_head, processor.settings
+    words = len(processor.tokenizer)
     slot = processor.slot if processor.slot < head.slots else f"below {head.slots}"
     expected = {
         "processor_kwargs.max_state_dim": (settings.max_state_dim, head.state_dim),
@@ -85,6 +86,7 @@ def check_fit(network: NetworkConfig, processor: Processor, folder: Path) -> Non
         "processor_kwargs.max_action_horizon": (settings.max_action_horizon, head.horizon),
         "world2act.token_side": (processor.token_side, language.token_side),
         "the tokenizer's image token": (processor.image_token, language.image_token),
+        "the tokenizer's tokens": (words, min(words, language.vocabulary)),
         "the embodiment's slot": (processor.slot, slot),
     }
     for key, (found, right) in expected.items():
