@@ -25,7 +25,7 @@ from world2act.storage import write_json
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "lerobot_policy_world2act"
 CODE = PLUGIN / "src/lerobot_policy_world2act"
-PYTHON = ROOT / ".venv-lerobot/bin/python"
+VENV = ROOT / ".venv-lerobot"
 PROJECTS = {place: tomllib.loads((place / "pyproject.toml").read_text())["project"] for place in (ROOT, PLUGIN)}
 
 
@@ -97,12 +97,15 @@ def test_the_folder_states_the_robot_of_the_policy(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-lerobot: `make test-lerobot` makes it (Python 3.12 or 3.13)")
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (VENV / "stamp").exists(), reason="no .venv-lerobot: `make test-lerobot` makes it (Python 3.12 or 3.13)"
+)
 def test_lerobot_runs_policies_of_every_family(tmp_path: Path) -> None:
     make_policies(tmp_path)
     variables = os.environ | {"WORLD2ACT_TEST_POLICIES": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     variables.pop("PYTHONPATH", None)
-    command = [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:logging", "tests"]
+    command = [VENV / "bin/python", "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:logging", "tests"]
     done = subprocess.run(command, cwd=PLUGIN, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     print(done.stdout[-400:])
