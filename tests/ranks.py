@@ -1,10 +1,12 @@
-"""Ranks of a training run as processes of a test: forked from a server that has imported the heavy libraries once."""
+"""Ranks and stages as processes of a test: forked from a server that has imported the heavy libraries once."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import socket
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +14,32 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["torch", "deepspeed", "diffusers", "transformers", "peft", "world2act.training.loop", "dvclive"]
+)
+
+
+def run_module(folder: Path, name: str, prepare: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    """What `python -m NAME` in `folder` does, after `prepare` in the process that does it."""
+    said = [folder / "stdout", folder / "stderr"]
+    process = _CONTEXT.Process(target=_module, args=(folder, name, prepare, said))
+    process.start()
+    process.join()
+    texts = [path.read_text() for path in said]
+    for path in said:
+        path.unlink()
+    return subprocess.CompletedProcess(name, process.exitcode, *texts)
+
+
+def _module(folder: Path, name: str, prepare: Callable[[], None] | None, said: list[Path]) -> None:
+    for descriptor, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.argv = [name]
+    if prepare:
+        prepare()
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def run_ranks(folder: Path, ranks: int, function: Callable[..., object], *arguments: Any) -> str:
@@ -24,7 +52,6 @@ def run_ranks(folder: Path, ranks: int, function: Callable[..., object], *argume
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("stderr-*"):
         file.unlink()
-    _CONTEXT.set_forkserver_preload(["torch", "deepspeed", "diffusers", "peft", "world2act.training.loop", "dvclive"])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Clone
+from ranks import run_module
 
 from world2act.dvc_process import stage_environment
 from world2act.storage import read_json, sha256, write_json
@@ -38,20 +39,29 @@ class Workplace:
         assert text.count(old) == 1, old
         path.write_text(text.replace(old, new))
 
-    def start(
-        self, *command: str, limit: Callable[[], None] | None = None, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def start(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = stage_environment() | {"PYTHONPATH": str(self.root)} | environment
         return subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=self.root, env=variables, capture_output=True, text=True, preexec_fn=limit,
-        )  # fmt: skip
+            [sys.executable, "-m", *command], cwd=self.root, env=variables, capture_output=True, text=True
+        )
 
-    def refuses(self, stage: str, *said: str, launched: bool = False, **options: object) -> None:
+    def refuses(
+        self,
+        stage: str,
+        *said: str,
+        launched: bool = False,
+        limit: Callable[[], None] | None = None,
+        **environment: str,
+    ) -> None:
         """The stage must end with one message that says all of this, and leave its last artifact as it was."""
         before = sha256(self.artifacts / stage) if (self.artifacts / stage).exists() else None
-        command = ("world2act.training.launch", f"stages.{stage}") if launched else (f"stages.{stage}",)
-        done = self.start(*command, **options)  # type: ignore[arg-type]
+        module = f"stages.{stage}"
+        if launched:
+            done = self.start("world2act.training.launch", module)
+        elif environment:
+            done = self.start(module, **environment)
+        else:
+            done = run_module(self.root, module, limit)
         assert done.returncode == 2, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         for words in (*said, "found:", "expected:", "remedy:"):

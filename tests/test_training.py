@@ -66,6 +66,14 @@ def assert_close(one: Path, other: Path) -> None:
     assert not torch.equal(first["weights/1.weight"], first["before/1.weight"])
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one rank, without dropout, to its end: what every division of it must come close to."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert run(folder, 1, 1, dropout=0.0) == ""
+    return folder
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, stage: int) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "killed"
@@ -82,34 +90,35 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, stage: int) -> 
     [(1, 2, 2), (2, 1, 3)]
     + [pytest.param(*case, marks=SLOW) for case in ((1, 2, 0), (2, 1, 0), (1, 2, 1), (2, 1, 1), (2, 1, 2), (1, 2, 3))],
 )
-def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, before: int, after: int, stage: int) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "killed"
-    assert run(whole, stage, before, dropout=0.0) == ""
+def test_a_run_goes_on_with_another_number_of_ranks(
+    undisturbed: Path, tmp_path: Path, before: int, after: int, stage: int
+) -> None:
+    broken = tmp_path / "killed"
     assert "-9" in run(broken, stage, before, dropout=0.0, **killed(17))
     assert run(broken, stage, after, dropout=0.0) == ""
-    assert_close(whole, broken)
+    assert_close(undisturbed, broken)
     done = json.loads(next((broken / "runs/toy").glob("*/done.json")).read_text())
     assert done["ranks"] == after and done["samples"] == 20 * 8, "it did not go on where it was"
 
 
-def test_a_run_goes_on_at_another_zero_stage_with_other_micro_batches(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "killed"
-    assert run(whole, 1, 1, dropout=0.0) == ""
+def test_a_run_goes_on_at_another_zero_stage_with_other_micro_batches(undisturbed: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "killed"
     assert "-9" in run(broken, 3, 2, dropout=0.0, **killed(17))
     assert run(broken, 2, 1, dropout=0.0, accumulation=4) == ""
-    assert_close(whole, broken)
+    assert_close(undisturbed, broken)
     assert len(list((broken / "runs/toy").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
     ("stage", "ranks"), [*(pytest.param(*case, marks=SLOW) for case in ((0, 1), (1, 2), (2, 2))), (3, 2)]
 )
-def test_accumulation_changes_nothing_but_the_order_of_summation(tmp_path: Path, stage: int, ranks: int) -> None:
-    assert run(tmp_path / "whole", stage, 1, dropout=0.0) == ""
+def test_accumulation_changes_nothing_but_the_order_of_summation(
+    undisturbed: Path, tmp_path: Path, stage: int, ranks: int
+) -> None:
     assert run(tmp_path / "parts", stage, ranks, dropout=0.0, accumulation=2) == ""
-    assert_close(tmp_path / "whole", tmp_path / "parts")
+    assert_close(undisturbed, tmp_path / "parts")
     means = []
-    for folder in (tmp_path / "whole", tmp_path / "parts"):
+    for folder in (undisturbed, tmp_path / "parts"):
         _, *rows = curves(folder)["metrics/toy/train/plots/metrics/loss.tsv"].splitlines()
         means.append([float(row.split("\t")[-1]) for row in rows])
     assert means[0] == pytest.approx(means[1], rel=1e-4) and len(means[0]) == 30
@@ -199,8 +208,10 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(tmp_path
     assert_equal(whole, broken)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_checkpoint_can_run_no_code_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     assert "-9" in run(tmp_path / "run", 1, 2, **killed(17))
+    kept = {file.suffix for file in (tmp_path / "run/runs").rglob("*") if file.is_file()}
+    assert kept == {".safetensors", ".json"}
     (checkpoints,) = (tmp_path / "run/runs/toy").iterdir()
     part = checkpoints / "10/part-00001.safetensors"
     part.write_bytes(part.read_bytes()[:-20])
@@ -221,12 +232,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     said = run(tmp_path / "run", 1, 1, environment={"SCALE": "nan"})
     assert "toy.training.learning_rate" in said
     assert not (tmp_path / "run/runs").exists(), "a checkpoint of ruined weights was kept"
-
-
-def test_nothing_that_a_run_keeps_can_run_code(tmp_path: Path) -> None:
-    assert "-9" in run(tmp_path / "run", 2, 2, **killed(17))
-    kept = {file.suffix for file in (tmp_path / "run/runs").rglob("*") if file.is_file()}
-    assert kept == {".safetensors", ".json"}
 
 
 def test_batches_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:
