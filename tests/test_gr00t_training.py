@@ -189,6 +189,22 @@ def test_a_killed_run_ends_like_one_that_was_not(weights: Path, labelled: Path, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("modality", ["action", "state"])
+def test_demonstrations_in_other_units_are_refused(
+    weights: Path, labelled: Path, tmp_path: Path, modality: str
+) -> None:
+    """As LIBERO's gripper, -1 or 1, would be by statistics of one that is 0 to 1."""
+    other = shutil.copytree(weights, tmp_path / "weights")
+    statistics = json.loads((other / "statistics.json").read_text())
+    gripper = statistics[EMBODIMENT][modality]["gripper"]
+    for name, value in {"min": 10.0, "max": 11.0, "q01": 10.0, "q99": 11.0}.items():
+        gripper[name] = np.full_like(gripper[name], value).tolist()
+    write_json(other / "statistics.json", statistics)
+    refused = rf"base_policy\.gr00t\.{modality}\.gripper\n.*100% of the frames of (grip|left) far outside"
+    with pytest.raises(BadInput, match=refused):
+        objective_of(section(other, **LIBERO), labelled)
+
+
 @pytest.mark.slow
 def test_frozen_weights_are_whole_again_after_zero_3(weights: Path, labelled: Path, tmp_path: Path) -> None:
     assert run_ranks(tmp_path, 2, fine_tune, section(weights, "zero3-bf16", **LIBERO), labelled, {}) == ""

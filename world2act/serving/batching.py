@@ -3,9 +3,9 @@
 Nobody waits for others to come: a lone request runs at once, and while it runs the next batch gathers. Each request
 has its own seed, so that its answer does not depend on who else asked.
 
-A policy runs in a thread of its own, so that the server stays awake while it thinks. One whose last answers took less
-than a millisecond each, about what the way to that thread and back costs on a busy machine, runs where its request is,
-until it takes longer once.
+A policy runs in a thread of its own, so that the server stays awake while it thinks. One whose last answers took a
+fifth of a millisecond at most, about what the way to that thread and back costs, runs where its request is, until it
+takes longer once: no network is so quick, a rule or a table is.
 """
 
 from __future__ import annotations

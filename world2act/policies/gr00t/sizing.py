@@ -120,6 +120,7 @@ def _released(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset)
             chunk_length=params.chunk_length,
             token_side=network.vision_language.token_side,
         )
+        processor.check_units(chunks.actions, chunks.proprio)
     elif block.tuning == "none":
         expected = f"one of {sorted(read_json(folder / STATISTICS))}, whose statistics the weights have"
         raise BadInput("params.yaml", "base_policy.gr00t.embodiment", block.embodiment, expected, "name it, or train")

@@ -44,6 +44,9 @@ TOKEN_SIDE = 28
 """Pixels a side of an image token of GR00T-N1.6: two patches of 14."""
 
 _OURS = "world2act"
+_FAR_OUTSIDE = 1.5
+"""Of the normalised box, whose ends are -1 and 1."""
+_FOREIGN_SHARE = 0.2
 
 
 class Processor:
@@ -166,6 +169,30 @@ class Processor:
                 actions[..., part.places] = part.restore(values, proprio)
             start += part.width
         return actions
+
+    def check_units(self, actions: np.ndarray, proprio: np.ndarray) -> None:
+        """Whether frames (N, A) and (N, P) of the robot can be in the units that the statistics are of.
+
+        Relative actions, angles and what is scaled by its moments are not looked at.
+
+        Raises:
+            BadInput: more than a fifth of a number's frames lie far outside the box of its part.
+        """
+        parts = [("state", part, proprio) for part in self._state if not part.angles]
+        parts += [("action", part, actions[:, None]) for part in self._action if part.places and not part.reference]
+        for modality, part, frames in parts:
+            if not part.scaling.bounded:
+                continue
+            outside = np.abs(part.scaling.normalise(frames[..., part.places].astype(np.float64))) > _FAR_OUTSIDE
+            share = outside.reshape(-1, len(part.places)).mean(0)
+            if share.max() > _FOREIGN_SHARE:
+                place = part.places[int(share.argmax())]
+                name = (self.robot.proprio if modality == "state" else self.robot.actions)[place]
+                found = f"{share.max():.0%} of the frames of {name} far outside, {frames[..., place].min():.3g} to "
+                expected = f"the units and signs of the {self.embodiment} that the statistics are of"
+                remedy = "convert the recordings, or name another embodiment, which is measured on them"
+                found += f"{frames[..., place].max():.3g}"
+                raise BadInput("params.yaml", f"base_policy.gr00t.{modality}.{part.name}", found, expected, remedy)
 
     def save(self, directory: Path) -> None:
         """Write it into an existing directory, for `Processor.open`."""
