@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT, Clone, make_clone
 
+from world2act.policies.base import load_policy
 from world2act.storage import read_json, sha256
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -66,6 +67,18 @@ def test_a_parameter_of_post_train_reruns_it_and_what_follows(tiny_run: Clone, t
     shutil.copytree(tiny_run.root, copy.root, symlinks=True)
     text = copy.must("dvc", "exp", "run", "-S", "post_train.training.steps=3")
     assert ran(text) == {"post_train", "validate_post_train", "evaluate", "validate_evaluate", "report"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["behaviour_cloning", "cosmos_policy"])
+def test_another_family_reruns_the_policies_alone(tiny_run: Clone, tmp_path: Path, family: str) -> None:
+    copy = Clone(tmp_path / "a copy")
+    shutil.copytree(tiny_run.root, copy.root, symlinks=True)
+    text = copy.must("dvc", "exp", "run", "-S", f"base_policy.family={family}")
+    policies = {"base_policy", "post_train", "evaluate"}
+    assert ran(text) == policies | {f"validate_{stage}" for stage in policies} | {"report"}
+    assert load_policy(copy.root / "artifacts/post_train").base.__class__.__module__.split(".")[2] == family
+    assert f"tags: [robotics, {family}]" in (copy.root / "artifacts/post_train/base/README.md").read_text()
 
 
 @pytest.mark.slow
