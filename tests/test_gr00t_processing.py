@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from tests.gr00t_checkpoint import CHUNK, EMBODIMENT, INSTRUCTIONS, write_checkpoint
-from tests.gr00t_images_reference import EDGE, FRACTION, JITTER, SIZES, draw, unpack
+from tests.gr00t_images_reference import draw
 from world2act.errors import BadInput
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.gr00t.checkpoint import load_checkpoint
@@ -32,7 +31,6 @@ from world2act.policies.gr00t.processing import (
 from world2act.sims.base import Observation
 from world2act.storage import read_json, write_json
 
-REFERENCE = read_json(Path(__file__).with_name("gr00t_images.json"))
 JOINTS = ("x", "y", "z", "roll", "pitch", "yaw")
 ROBOT = Robot(("agentview", "wrist"), 64, (*JOINTS, "left_finger", "right_finger"), (*JOINTS, "gripper"))
 NAMES = Names({"image": "agentview", "wrist_image": "wrist"}, {"gripper": ["left_finger", "right_finger"]}, None)
@@ -61,69 +59,6 @@ def observation(seed: int, instruction: str = INSTRUCTIONS[0]) -> Observation:
     rng = np.random.default_rng(seed)
     pictures = {name: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for name in (*ROBOT.cameras, "unused")}
     return Observation(pictures, rng.uniform(-0.9, 0.9, 8).astype(np.float32), instruction, np.zeros(0, np.float32))
-
-
-class TestPictures:
-    """One grey level from OpenCV, which weighs in 1/2048ths; eight from its hues, of which it knows 180."""
-
-    @pytest.mark.parametrize("size", SIZES)
-    def test_resized_as_opencv_does(self, size: tuple[int, int]) -> None:
-        key = f"{size[0]}x{size[1]}"
-        edge, cropped = (unpack(**REFERENCE[kind][key]) for kind in ("edge", "crop"))
-        assert _apart(images.smallest_edge(draw(*size), EDGE), edge) <= 1
-        assert _apart(images.smallest_edge(images.crop(edge, FRACTION, None), EDGE), cropped) <= 1
-
-    @pytest.mark.parametrize(("name", "factor"), JITTER)
-    def test_coloured_as_albumentations_does(self, name: str, factor: float) -> None:
-        found = REFERENCE["jitter"][f"{name} {factor}"]
-        coloured = images.recolour(Image.fromarray(draw(24, 24)), name, factor)
-        assert _apart(np.asarray(coloured), unpack(**found)) <= (8 if name == "hue" else 1)
-
-    def test_whole_image_tokens(self) -> None:
-        """What Eagle's `smart_resize` gives by its own rules: nearest multiple of 28, 4 to 4,096 tokens."""
-        sizes = [(256, 256), (256, 341), (30, 30), (28 * 80, 28 * 80), (20, 300)]
-        assert [images.token_size(*size, 28) for size in sizes] == [
-            (252, 252), (252, 336), (56, 56), (28 * 64, 28 * 64), (28, 308),
-        ]  # fmt: skip
-        assert images.prepared_size(256, 256, SETTINGS, 28) == (252, 252)  # 81 tokens a view
-        assert images.prepared_size(480, 640, SETTINGS, 28) == (252, 336)
-        assert (
-            images.prepared_size(480, 640, SETTINGS.model_copy(update={"letter_box_transform": True}), 28) == (252,) * 2
-        )
-
-    def test_letter_box_puts_the_odd_row_below(self) -> None:
-        boxed = images.letter_box(np.full((3, 8, 3), 7, np.uint8))
-        assert boxed.shape == (8, 8, 3) and boxed[:, 0, 0].tolist() == [0, 0, 7, 7, 7, 0, 0, 0]
-
-    def test_augmentation_comes_from_its_generator_alone(self) -> None:
-        def draws(seed: int) -> list[images.Augmentation]:
-            generator = torch.Generator().manual_seed(seed)
-            return [draw_augmentation(SETTINGS, generator) for _ in range(200)]
-
-        assert draws(0) == draws(0) != draws(1)
-        assert {name for name, _ in draws(0)[0].jitter} == {"brightness", "contrast", "saturation", "hue"}
-        assert len({tuple(name for name, _ in one.jitter) for one in draws(0)}) == 24
-        for name, spread, centre in (("brightness", 0.3, 1), ("hue", 0.08, 0)):
-            factors = np.array([dict(one.jitter)[name] for one in draws(0)])
-            assert np.abs(factors - centre).max() <= spread and np.ptp(factors) > 1.9 * spread
-        places = np.array([one.place for one in draws(0)])
-        corner = np.zeros((20, 20, 3), np.uint8)
-        corner[0, 0] = corner[-1, -1] = 1
-        seen = [images.crop(corner, 0.95, tuple(place)).sum() for place in places]
-        assert {0, 3} == set(seen)
-
-    def test_views_of_an_observation_are_augmented_alike(self, checkpoint: Path) -> None:
-        processor = read(checkpoint)
-        pictures = np.repeat(draw(64, 64)[None, None], 2, 1)
-        augmentation = draw_augmentation(processor.settings, torch.Generator().manual_seed(0))
-        changed = processor.pixels(pictures, [augmentation])
-        assert torch.equal(changed[:, 0], changed[:, 1])
-        assert (changed - processor.pixels(pictures)).abs().mean() > 0.05
-
-
-def _apart(one: np.ndarray, other: np.ndarray) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other).max())
 
 
 class TestNumbers:
@@ -260,6 +195,14 @@ class TestLanguage:
 
 
 class TestProcessor:
+    def test_views_of_an_observation_are_augmented_alike(self, checkpoint: Path) -> None:
+        processor = read(checkpoint)
+        pictures = np.repeat(draw(64, 64)[None, None], 2, 1)
+        augmentation = draw_augmentation(processor.settings, torch.Generator().manual_seed(0))
+        changed = processor.pixels(pictures, [augmentation])
+        assert torch.equal(changed[:, 0], changed[:, 1])
+        assert (changed - processor.pixels(pictures)).abs().mean() > 0.05
+
     def test_observations_become_what_the_network_reads(self, checkpoint: Path) -> None:
         processor = read(checkpoint)
         seen = [observation(0), observation(1, INSTRUCTIONS[1])]
