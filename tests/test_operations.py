@@ -66,16 +66,8 @@ def team(tiny_run: Clone, s3: S3, tmp_path: Path) -> Team:
 
 
 @pytest.mark.timeout(900)
-def test_commands_of_the_readme(team: Team) -> None:
-    section = re.search(r"^## For a team\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert section is not None
-    for line in commands(section[1]):
-        team.run(line)
-    assert load_policy(team.clone.root / "robot/policy").chunk_length > 0
-
-
-@pytest.mark.timeout(900)
-def test_commands_of_the_operations_page(team: Team, tmp_path: Path) -> None:
+def test_commands_of_the_operations_page_and_of_the_readme(team: Team, tmp_path: Path) -> None:
+    """The page has README's commands in README's order; what README alone has comes behind them."""
     shown: dict[str, str] = {}
     for line in commands((ROOT / "docs/operations.md").read_text()):
         other = None
@@ -95,3 +87,11 @@ def test_commands_of_the_operations_page(team: Team, tmp_path: Path) -> None:
     assert "v1" in shown["world2act list"] and "error_share" in shown["world2act diff policy@v1 policy@v2"]
     assert "v1" in shown["world2act rollback policy@prod"]
     assert load_policy(team.clone.root / "policy").chunk_length > 0
+    section = re.search(r"^## For a team\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    readme = commands(section[1])
+    assert [line for line in readme if line in shown] == [line for line in shown if line in readme]
+    for line in readme:
+        if line not in shown:
+            team.run(line)
+    assert load_policy(team.clone.root / "robot/policy").chunk_length > 0

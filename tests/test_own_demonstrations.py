@@ -42,10 +42,13 @@ def test_language_settings_of_the_page_are_valid() -> None:
 
 
 @pytest.mark.timeout(900)
-def test_commands_of_the_page_and_the_pipeline_on_what_they_imported(clone: Clone) -> None:
-    shown = {line: run(clone, line) for line in commands((ROOT / "docs/demonstrations.md").read_text())}
+def test_commands_of_the_pages_and_the_pipeline_on_what_they_imported(clone: Clone) -> None:
+    """Those of docs/demonstrations.md, then those that README alone has."""
+    section = (ROOT / "README.md").read_text().split("## Your own demonstrations")[1].split("\n## ")[0]
+    lines = [*commands((ROOT / "docs/demonstrations.md").read_text()), *commands(section)]
+    shown = {line: run(clone, line) for line in dict.fromkeys(lines)}
     assert "10 episodes" in shown[f"world2act import {SOURCE} data/recorded/mine"]
-    assert (clone.root / "data/recorded/mine.dvc").exists()
+    assert (clone.root / "data/recorded/mine.dvc").exists() and len(commands(section)) == 4
     assert read_json(clone.root / "exported-v3/meta/info.json")["codebase_version"] == "v3.0"
     assert (clone.root / "exported-v2/meta/modality.json").exists()
     for name in ("skills_preview", "mine"):
@@ -61,11 +64,3 @@ def test_commands_of_the_page_and_the_pipeline_on_what_they_imported(clone: Clon
     assert labelled.splits == {"train": range(6), "heldout": range(6, 10)}
     metrics = read_json(clone.root / "metrics/skills/metrics.json")
     assert metrics["synchronised"] == 1 and "boundary_f1_5" not in metrics, "a recording knows no phases"
-
-
-@pytest.mark.timeout(900)
-def test_commands_of_the_readme(clone: Clone) -> None:
-    section = (ROOT / "README.md").read_text().split("## Your own demonstrations")[1].split("\n## ")[0]
-    for line in commands(section):
-        run(clone, line)
-    assert "<html" in (clone.root / "reports/skills_preview.html").read_text()
