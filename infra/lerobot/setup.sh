@@ -29,7 +29,7 @@ has_cuda() { command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; }
 
 reachable() { $VENV/bin/python -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)' "$1/torch/" 2>/dev/null; }
 
-stamp=$({ pwd; cat infra/lerobot/setup.sh "$LOCK" $PLUGIN/pyproject.toml pyproject.toml; } | sha256sum | cut -d' ' -f1)
+stamp=$({ pwd; cat infra/lerobot/setup.sh "$LOCK"; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat $VENV/stamp 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
 python=$(find_python)
