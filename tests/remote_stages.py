@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,11 +100,22 @@ def save_policy(folder: Path, **config: Any) -> None:
     protocol_of(dataset).write(folder)
 
 
+def serve_command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "world2act.cli", "serve", *map(str, arguments)]
+
+
 @contextmanager
-def serving(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`world2act serve` in a process of its own; yields it with its port."""
-    command = [sys.executable, "-m", "world2act.cli", "serve", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def serving(
+    *arguments: str | Path, port: int = 0, place: Path | None = None, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`world2act serve` in a process of its own, in the folder `place`; yields it with the port it says it has."""
+    process = subprocess.Popen(
+        serve_command(*arguments, "--port", str(port)),
+        cwd=place,
+        env=os.environ | variables,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stderr
         said = json.loads(process.stderr.readline())

@@ -72,7 +72,7 @@ def test_a_server_that_dies_once_changes_nothing(workspace: Path, monkeypatch: p
         assert not POST_TRAIN.exists() and [each.name for each in Path("runs/post_train").glob("*/*") if each.is_dir()]
     asked.clear()
     asked += [()] * 10
-    with serving(Path("served"), port):
+    with serving(Path("served"), port=port):
         post_train.main(params)
         assert len(asked) == 10 + 2 * 2, "it went on behind the first step's checkpoint"
         far = list(evaluate.compute(params, evaluate.plan(params)))

@@ -8,15 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from client_release import Shelf
 from policy_server import CAMERA, KnownPolicy, message, observation, packed, running_server, unpacked
-from remote_stages import make_workspace, save_policy
+from remote_stages import make_workspace, save_policy, serve_command, serving
 from websockets.sync.client import connect
 from world2act_client.errors import NotFound, Tampered
 
@@ -48,28 +46,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path("served").resolve()
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "world2act.cli", "serve", *map(str, arguments)]
-
-
-@contextmanager
-def serving(place: Path, *arguments: str | Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The command in a folder that is no pipeline; yields it with the port it said it listens on."""
-    process = subprocess.Popen(
-        command(*arguments, "--port", "0"), cwd=place, env=os.environ | variables, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stderr
-        said = json.loads(process.stderr.readline())
-        assert said["event"] == "listening", said
-        yield process, said["port"]
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_it_serves_until_a_signal_and_logs_json_without_the_key(folder: Path, tmp_path: Path) -> None:
-    with serving(tmp_path, folder, "--seed", "3", WORLD2ACT_API_KEY=KEY) as (process, port):
+    with serving(folder, "--seed", "3", place=tmp_path, WORLD2ACT_API_KEY=KEY) as (process, port):
         address = f"ws://127.0.0.1:{port}"
         write_json(tmp_path / "remote/config.json", {
             "family": "remote", "server": "openpi", "address": address, "timeout_s": 10.0, "cameras": {},
@@ -113,7 +91,7 @@ def test_it_serves_until_a_signal_and_logs_json_without_the_key(folder: Path, tm
 def test_what_cannot_be_served_is_one_message(folder: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
     (tmp_path / "empty").mkdir()
     variables = {name: value for name, value in os.environ.items() if not name.startswith("WORLD2ACT_")}
-    done = subprocess.run(command(*arguments), cwd=tmp_path, env=variables, capture_output=True, text=True)
+    done = subprocess.run(serve_command(*arguments), cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
 
 
