@@ -50,9 +50,9 @@ def test_they_leave_to_the_loop_what_it_sets() -> None:
     assert stages == {1, 2, 3}
 
 
-@pytest.mark.parametrize(
-    "configuration", [pytest.param(path, marks=pytest.mark.slow) for path in CONFIGURATIONS[:-1]] + GPU[-1:], **NAMES
-)
+# of these files the adapters below run one in the default selection, and tests/test_training.py kills runs at every stage
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, **NAMES)
 def test_each_trains_the_transformer_and_goes_on_after_a_kill(configuration: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(whole, configuration, checkpointing=True) == ""

@@ -230,7 +230,7 @@ def test_only_stages_over_episodes_can_be_spread(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["rollouts", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("latents", "evaluate"))]
+    "stage", ["latents", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("rollouts", "evaluate"))]
 )
 def test_shards_give_the_bytes_of_the_whole(tiny_run: Clone, tmp_path: Path, stage: str) -> None:
     """One of two shards first, the other by the stage itself, against the flow's run in one piece."""
