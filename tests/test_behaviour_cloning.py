@@ -50,7 +50,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 
 def section(**changes: object) -> BasePolicy:
     values = compose("default", ROOT)["base_policy"] | {"family": "behaviour_cloning", "chunk_length": CHUNK}
-    values["behaviour_cloning"] = {"channels": [16, 16], "dim": 32, "layers": 1, "heads": 2, "proprio_dropout": 0.3}
+    dropout = {"proprio_dropout": 0.3, "map_dropout": 0.1}
+    values["behaviour_cloning"] = {"channels": [16, 16], "dim": 32, "layers": 1, "heads": 2, **dropout}
     return BasePolicy.model_validate(values | changes)
 
 
@@ -59,6 +60,7 @@ def trained(dataset: EpisodeDataset, steps: int) -> tuple[object, list[float]]:
     optimizer, losses = torch.optim.AdamW(objective.model.parameters(), 3e-3), []
     for step in range(steps):
         place = Place.of(0, step, 32)
+        torch.manual_seed(place.seeds[0])  # as the training loop does, for dropout
         loss, _ = objective.loss(objective.model, objective.batch(place), place)
         optimizer.zero_grad()
         loss.backward()

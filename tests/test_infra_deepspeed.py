@@ -50,7 +50,7 @@ def test_they_leave_to_the_loop_what_it_sets() -> None:
     assert stages == {1, 2, 3}
 
 
-# of these files the adapters below run one in the default selection, and tests/test_training.py kills runs at every stage
+# in the default selection the adapters below run one of these files, and tests/test_training.py kills runs
 @pytest.mark.slow
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, **NAMES)
 def test_each_trains_the_transformer_and_goes_on_after_a_kill(configuration: Path, tmp_path: Path) -> None:

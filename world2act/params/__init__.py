@@ -223,13 +223,14 @@ class Gr00t(Section):
 class BehaviourCloning(Section):
     """channels: of the convolutions; the first two halve the picture. dim, layers, heads: of the transformer.
     proprio_dropout: share of the training samples without proprioception, which alone would tell much of the action and
-    leave objects unseen."""
+    leave objects unseen. map_dropout: share of the map's numbers that a training sample does without."""
 
     channels: list[Count] = Field(min_length=1)
     dim: Count
     layers: Count
     heads: Count
     proprio_dropout: Annotated[float, Field(ge=0, lt=1)]
+    map_dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Roles(Section):

@@ -56,7 +56,7 @@ class Sizes:
 class Network(nn.Module):
     """In normalised units; pixels are uint8."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, map_dropout: float = 0.0) -> None:
         super().__init__()
         self.sizes = sizes
         widths, dim = (3, *sizes.channels), sizes.dim
@@ -71,6 +71,7 @@ class Network(nn.Module):
         self.convolutions = nn.Sequential(*blocks)
         for _ in sizes.channels[:2]:
             side = (side + 1) // 2
+        self.dropout = nn.Dropout(map_dropout)
         self.map = nn.Linear(widths[-1] * side * side, dim)
         self.points = nn.Linear(2 * widths[-1], dim)
         self.camera = nn.Parameter(torch.randn(cameras, dim) * 0.02)
@@ -92,7 +93,7 @@ class Network(nn.Module):
         pixels = ((images - self.pixel_mean) / self.pixel_std).flatten(0, 1)
         # channels last: no copy for the norms
         maps = self.convolutions(pixels.contiguous(memory_format=torch.channels_last))
-        pictures = self.map(maps.flatten(1)) + self.points(_spatial_softmax(maps))
+        pictures = self.map(self.dropout(maps.flatten(1))) + self.points(_spatial_softmax(maps))
         pictures = pictures.unflatten(0, images.shape[:2]) + self.camera
         queries = self.queries.expand(len(images), -1, -1)
         tokens = torch.cat([queries, pictures, self.proprio(proprio)[:, None], self.words(words)], 1)
@@ -151,7 +152,7 @@ class CloningObjective:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = Network(sizes)
+            self.model = Network(sizes, block.map_dropout)
         self._chunks, self._seed, self._dropout = chunks, seed, block.proprio_dropout
         for camera, frames in enumerate(chunks.cameras):
             self.model.pixel_mean[camera], self.model.pixel_std[camera] = mean_image(frames, chunks.rows)
