@@ -37,7 +37,7 @@ def main(params: Params) -> Metrics:
             "training_frames": len(chunks),
         }
         write_lerobot(directory)
-        write_card(directory, params, ["demos"], metrics)
+        write_card(directory, params, ["demos"], metrics, objective.reads)
     return metrics
 
 

@@ -69,7 +69,9 @@ def test_the_card_says_what_the_policy_is_made_of(dataset: EpisodeDataset) -> No
     protocol_of(dataset).write(Path("policy"))
     cards = []
     for _ in range(2):
-        write_card(Path("policy"), PARAMS, ["demos"], {"success_base": 0.65, "training_frames": 10})
+        write_card(
+            Path("policy"), PARAMS, ["demos"], {"success_base": 0.65, "training_frames": 10}, "a" * 64 + "b" * 64
+        )
         cards.append(Path("policy/README.md").read_text(encoding="utf-8"))
     assert cards[0] == cards[1]
     for said in (
@@ -77,6 +79,7 @@ def test_the_card_says_what_the_policy_is_made_of(dataset: EpisodeDataset) -> No
         "| success_base | 0.65 |",
         "| demos | green, 2 of 3 expectations |",
         f"| demos | `{sha256('artifacts/demos')}` |",
+        f"from elsewhere | `{'a' * 64}`, `{'b' * 64}` |",
         "3 labelled episodes, 15 frames",
         "heldout 2:3, train 0:2",
         "delta_x, delta_y, delta_z, gripper_effort",

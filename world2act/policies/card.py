@@ -16,6 +16,7 @@ from world2act.policies.protocol import RobotProtocol
 from world2act.stage import ARTIFACTS, REPORTS
 from world2act.storage import read_json, sha256
 
+_HASH = 64
 _FAMILIES = {
     "gr00t": "vision-language features, actions by flow matching (GR00T-N1.6)",
     "cosmos_policy": "a video model that denoises actions, future and value as latent frames (Cosmos Policy)",
@@ -25,12 +26,15 @@ _FAMILIES = {
 }
 
 
-def write_card(directory: Path, params: Params, inputs: Sequence[str], metrics: Mapping[str, float | int]) -> None:
+def write_card(
+    directory: Path, params: Params, inputs: Sequence[str], metrics: Mapping[str, float | int], reads: str = ""
+) -> None:
     """Write README.md beside a policy's config.json, which names its family and its protocol.
 
     Args:
         inputs: the artifacts that it was made from, each with its gate.
         metrics: of the stage.
+        reads: hashes, one behind the other, of what the family read besides, such as released weights.
     """
     family, robot = read_json(directory / "config.json")["family"], RobotProtocol.read(directory)
     demos, episodes = params.demos, read_json(ARTIFACTS / "demos/labelled/meta/info.json")
@@ -80,7 +84,7 @@ them, and the stage `evaluate` the intervals.
 ## Gates of what it was made from
 {_table(("artifact", "gate"), {name: _gate(name) for name in inputs})}
 ## Lineage
-{_table(("artifact", "sha256"), {name: f"`{sha256(ARTIFACTS / name)}`" for name in inputs})}
+{_table(("artifact", "sha256"), {name: f"`{sha256(ARTIFACTS / name)}`" for name in inputs} | _besides(reads))}
 Seed {params.base.seed}.
 
 ## Parameters
@@ -94,6 +98,11 @@ Seed {params.base.seed}.
 def _table(head: tuple[str, str], rows: Mapping[str, str]) -> str:
     lines = [head, ("---", "---"), *rows.items()]
     return "".join(f"| {key} | {value} |\n" for key, value in lines)
+
+
+def _besides(reads: str) -> dict[str, str]:
+    hashes = [f"`{reads[i : i + _HASH]}`" for i in range(0, len(reads), _HASH)]
+    return {"weights and other parts from elsewhere": ", ".join(hashes)} if hashes else {}
 
 
 def _number(value: float | int) -> str:
