@@ -34,6 +34,7 @@ from world2act.world_model.transformer import build_transformer
 SIDE, INSTRUCTION = 64, "pick up the milk and place it in the basket"
 BLOCK = {"heads": 2, "head_dim": 16, "layers": 1, "adaln_lora_dim": 4, "patch_size": 2, "prediction": "velocity"}
 TEXT_DIM = 12
+EMBEDDING = torch.randn(1, 6, TEXT_DIM, generator=torch.Generator().manual_seed(0)).bfloat16()
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     statistics |= {"actions_mean": [0.0] * 7}
     (root / "libero_dataset_statistics.json").write_text(json.dumps(statistics))
-    embedding = torch.randn(1, 6, TEXT_DIM, generator=torch.Generator().manual_seed(0)).bfloat16()
-    (root / "libero_t5_embeddings.pkl").write_bytes(pickle.dumps({INSTRUCTION: embedding}))
+    (root / "libero_t5_embeddings.pkl").write_bytes(pickle.dumps({INSTRUCTION: EMBEDDING}))
     return root
 
 
@@ -170,8 +170,7 @@ def test_released_weights_become_a_policy_bit_by_bit(policy_folder: Path, releas
     assert len(compared) == len(policy.network.state_dict())
     assert all(torch.equal(kept[key], native[key].float()) for key in compared)
     assert policy.statistics[PROPRIO].low.shape == (9,) and policy.statistics[ACTION].low.shape == (7,)
-    embedding = pickle.loads((released / "libero_t5_embeddings.pkl").read_bytes())[INSTRUCTION]
-    assert np.array_equal(policy.prompts[INSTRUCTION], embedding[0].float().numpy())
+    assert np.array_equal(policy.prompts[INSTRUCTION], EMBEDDING[0].float().numpy())
     assert RobotProtocol.read(policy_folder) == INTERFACES["libero"].protocol(SIDE)
     assert {path.suffix for path in policy_folder.rglob("*") if path.is_file()} == {".safetensors", ".json", ".md"}
     foreseen = policy.foresee([observe(0)], [1])
