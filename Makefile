@@ -36,7 +36,7 @@ lerobot:  ## LeRobot and our plugin in .venv-lerobot; needs Python 3.12 or 3.13
 	@bash infra/lerobot/setup.sh
 
 test-lerobot: setup-test lerobot  ## run policies of every family under LeRobot's own commands
-	@python -m pytest tests/test_lerobot_plugin.py
+	@python -m pytest tests/unit/policies/test_lerobot_plugin.py
 
 lint: setup  ## check style and formatting
 	@ruff check .

@@ -22,13 +22,13 @@ import torch
 
 from benchmarks.measure import by_turns, describe_machine, ratio, seconds, spread
 from stages import latents
+from world2act.core.params import Params, load_params
+from world2act.core.storage import read_parquet, sha256, write_parquet
 from world2act.data.latent_cache import SKILLS_SCHEMA
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
-from world2act.params import Params, load_params
-from world2act.storage import read_parquet, sha256, write_parquet
-from world2act.world_model.encoding import batches_of_clips, encode
-from world2act.world_model.tokenizer import load_tokenizer
+from world2act.world_model.parts.encoding import batches_of_clips, encode
+from world2act.world_model.parts.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SKILLS, CACHE = Path("artifacts/skills/skills.parquet"), Path("artifacts/latents")

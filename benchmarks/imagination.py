@@ -28,14 +28,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.measure import by_turns, describe_machine, ratio, spread
+from world2act.core.params import Params, Rollouts, Sampler, compose, parse_params
 from world2act.data.latent_cache import latents_of, open_latents
-from world2act.params import Params, Rollouts, Sampler, compose, parse_params
-from world2act.world_model.conditioning import conditioning_mask, denoise
-from world2act.world_model.generation import WorldModel, imagine_skills, load_world_model, make_world_model
-from world2act.world_model.sampler import SIGMA_MAX, SIGMA_MIN, sample, seeded_noise
-from world2act.world_model.text import TextEncoder, make_text_encoder
-from world2act.world_model.tokenizer import VideoTokenizer, make_vae
-from world2act.world_model.transformer import build_transformer
+from world2act.world_model.imagining.generation import WorldModel, imagine_skills, load_world_model, make_world_model
+from world2act.world_model.imagining.sampler import SIGMA_MAX, SIGMA_MIN, sample, seeded_noise
+from world2act.world_model.parts.conditioning import conditioning_mask, denoise
+from world2act.world_model.parts.text import TextEncoder, make_text_encoder
+from world2act.world_model.parts.tokenizer import VideoTokenizer, make_vae
+from world2act.world_model.parts.transformer import build_transformer
 
 PROMPT = "push the mug under the coffee machine"
 SIZES = {
@@ -156,33 +156,53 @@ class Speed:
 
     def theirs(self, **options: Any) -> object:
         return self.pipeline(
-            image=Image.fromarray(self.frame), height=self.side, width=self.side, num_frames=self.arguments.frames,
-            num_inference_steps=self.arguments.steps, guidance_scale=GUIDANCE, fps=24, return_dict=False,
-            max_sequence_length=self.text.length, generator=torch.Generator().manual_seed(0),
+            image=Image.fromarray(self.frame),
+            height=self.side,
+            width=self.side,
+            num_frames=self.arguments.frames,
+            num_inference_steps=self.arguments.steps,
+            guidance_scale=GUIDANCE,
+            fps=24,
+            return_dict=False,
+            max_sequence_length=self.text.length,
+            generator=torch.Generator().manual_seed(0),
             **({"output_type": "np"} | options),
-        )  # fmt: skip
+        )
 
     def plain(self, steps: int, network: nn.Module) -> object:
         conditioning = self.tokenizer.encode(self.frame[None, None]).transpose(1, 2)
         return sample(
-            network, conditioning, self.prompt[None], self.nothing[None], latents=self.latents, seeds=[0],
+            network,
+            conditioning,
+            self.prompt[None],
+            self.nothing[None],
+            latents=self.latents,
+            seeds=[0],
             sampler=Sampler(steps=steps, order=1, guidance=GUIDANCE),
-        )  # fmt: skip
+        )
 
     def ours(self, episodes: int, steps: int, order: int, skills: int = 1) -> list[list[Tensor]]:
         config = {
-            "target": "latent", "prediction": "velocity", "skill_latents": {PROMPT: self.latents},
-            "max_latents": self.latents, "conditioning_latents": [1],
-        }  # fmt: skip
+            "target": "latent",
+            "prediction": "velocity",
+            "skill_latents": {PROMPT: self.latents},
+            "max_latents": self.latents,
+            "conditioning_latents": [1],
+        }
         return imagine_skills(
-            make_world_model(self.network, config), self.tokenizer,
-            np.broadcast_to(self.frame, (episodes, 1, *self.frame.shape)), [[PROMPT] * skills] * episodes,
-            {PROMPT: self.prompt, "": self.nothing}, [[episode] * skills for episode in range(episodes)],
+            make_world_model(self.network, config),
+            self.tokenizer,
+            np.broadcast_to(self.frame, (episodes, 1, *self.frame.shape)),
+            [[PROMPT] * skills] * episodes,
+            {PROMPT: self.prompt, "": self.nothing},
+            [[episode] * skills for episode in range(episodes)],
             Rollouts(
-                sampler=Sampler(steps=steps, order=order, guidance=GUIDANCE), feedback="frame", conditioning_frames=1,
+                sampler=Sampler(steps=steps, order=order, guidance=GUIDANCE),
+                feedback="frame",
+                conditioning_frames=1,
                 batch_size=EPISODES,
             ),
-        )  # fmt: skip
+        )
 
     def measure_growth(self) -> None:
         """Cost by skills of an episode and by episodes, with few steps: a line fits."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import describe_machine, ratio, spread
-from tests.ceph import S3, running_s3
-from tests.recordings import ROOT, episodes, files_of, make_workspace, write_upload
+from tests.helpers.ceph import S3, running_s3
+from tests.helpers.recordings import ROOT, episodes, files_of, make_workspace, write_upload
 
 SIZES = (1_000, 10_000)
 PASS = """
@@ -30,7 +30,7 @@ from datetime import timedelta
 from pathlib import Path
 from world2act_client.store import Store
 from world2act.ingest.run import run_pass
-from world2act.params import load_params
+from world2act.core.params import load_params
 
 def peak_mib():  # not ru_maxrss, which begins with the parent's
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -19,9 +19,9 @@ from pathlib import Path
 from world2act_client.signing import make_key_pair
 
 from benchmarks.measure import describe_machine, ratio, seconds, spread
-from tests.ceph import S3, running_s3
-from tests.fault_proxy import FaultProxy, fault_proxy
-from tests.release_pipeline import Pipeline, make_pipeline
+from tests.helpers.ceph import S3, running_s3
+from tests.helpers.fault_proxy import FaultProxy, fault_proxy
+from tests.helpers.release_pipeline import Pipeline, make_pipeline
 
 UPLOAD = """
 import boto3, concurrent.futures, pathlib, sys

@@ -128,8 +128,11 @@ class Peer:
         script = str(Path(__file__).with_name("reading_peers.py"))
         self._process = subprocess.Popen(
             [python, "-W", "ignore", script, *arguments, str(steps)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         ready = self._ask(json.dumps(dataset.lengths))
         self.refusal: str | None = ready.get("refusal")
         self.size: int = ready.get("size", 0)

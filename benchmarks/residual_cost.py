@@ -31,10 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import by_turns, describe_machine, ratio, spread
 from world2act.bridge.adapters import Bridge
+from world2act.core.params import BasePolicy, compose, parse_params
 from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
-from world2act.params import BasePolicy, compose, parse_params
 from world2act.policies.base import Policy, family_module, load_policy
 from world2act.policies.residual import ResidualPolicy
 from world2act.policies.residual.model import ResidualModel
@@ -153,8 +153,8 @@ def untrained(
         values["base_policy"][family]["tokenizer"] = str(folder)
     params = parse_params(values, "params.yaml")
     if family == "cosmos_policy":
-        from world2act.world_model.text import make_text_encoder
-        from world2act.world_model.tokenizer import make_vae
+        from world2act.world_model.parts.text import make_text_encoder
+        from world2act.world_model.parts.tokenizer import make_vae
 
         settings = params.tokenizer
         make_vae(settings, 0).save_pretrained(folder / "vae")
@@ -216,16 +216,24 @@ def full_gr00t(depth: float) -> Policy:
     head = ActionHeadSizes(4 * share(8, depth), 32, 48, 1024, 32, 1024, state_dim=128, action_dim=128, horizon=50)
     proprio, actions = PROPRIO["gr00t"], 7
     robot = Robot(
-        ("agentview", "wrist"), PIXELS["gr00t"], tuple(f"p{i}" for i in range(proprio)),
+        ("agentview", "wrist"),
+        PIXELS["gr00t"],
+        tuple(f"p{i}" for i in range(proprio)),
         tuple(f"a{i}" for i in range(actions)),
-    )  # fmt: skip
+    )
     processor = Processor.of_dataset(
         Settings(
             shortest_image_edge=256, crop_fraction=0.95, max_state_dim=128, max_action_dim=128, max_action_horizon=50
         ),
-        robot, Names(), tokenizer, actions=rng.uniform(-1, 1, (99, actions)), proprio=rng.uniform(-1, 1, (99, proprio)),
-        chunk_length=16, embodiment="new_embodiment", slot=10,
-    )  # fmt: skip
+        robot,
+        Names(),
+        tokenizer,
+        actions=rng.uniform(-1, 1, (99, actions)),
+        proprio=rng.uniform(-1, 1, (99, proprio)),
+        chunk_length=16,
+        embodiment="new_embodiment",
+        slot=10,
+    )
     return Gr00tPolicy(drawn(lambda: Gr00tModel(NetworkConfig(eye, head))), processor)
 
 
@@ -233,14 +241,19 @@ def full_cosmos_policy(folder: Path, depth: float) -> Policy:
     """The policy of the default size on these pictures, in which the networks are exchanged for the published ones."""
     from diffusers import AutoencoderKLWan
 
-    from world2act.params import CosmosPolicy as CosmosPolicyParams
-    from world2act.world_model.tokenizer import VideoTokenizer
-    from world2act.world_model.transformer import build_transformer
+    from world2act.core.params import CosmosPolicy as CosmosPolicyParams
+    from world2act.world_model.parts.tokenizer import VideoTokenizer
+    from world2act.world_model.parts.transformer import build_transformer
 
     policy = untrained(
-        "cosmos_policy", folder, ["agentview", "wrist"], PIXELS["cosmos_policy"],
-        proprio=PROPRIO["cosmos_policy"], actions=7, chunk_length=16,
-    )  # fmt: skip
+        "cosmos_policy",
+        folder,
+        ["agentview", "wrist"],
+        PIXELS["cosmos_policy"],
+        proprio=PROPRIO["cosmos_policy"],
+        actions=7,
+        chunk_length=16,
+    )
     block = compose("cosmos-policy", ROOT)["base_policy"]["cosmos_policy"]
     sizes = {"heads": 16, "head_dim": 128, "layers": share(28, depth), "adaln_lora_dim": 256, "patch_size": 2}
     params = CosmosPolicyParams.model_validate(block | sizes)

@@ -27,8 +27,8 @@ from world2act_client.signing import load_signing_key, make_key_pair, seal
 from world2act_client.store import Store, manifest_key
 
 from benchmarks.measure import by_turns, describe_machine, ratio, seconds, spread
-from tests.ceph import S3, running_s3
-from tests.fault_proxy import fault_proxy
+from tests.helpers.ceph import S3, running_s3
+from tests.helpers.fault_proxy import fault_proxy
 
 OURS = "world2act-client get"
 PLAIN_BOTO3 = """

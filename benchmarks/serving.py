@@ -101,10 +101,13 @@ def compare(policy: str, ports: dict[str, int], clients: int, arguments: argpars
 async def ask(port: int, clients: int, each: int) -> tuple[float, list[float], np.ndarray]:
     """Seconds for all requests, the seconds of each, and the last actions."""
     rng = np.random.default_rng(0)
-    message = pack({
-        "observation/image": rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
-        "observation/state": rng.normal(size=PROPRIO), "prompt": "put the bowl on the plate",
-    })  # fmt: skip
+    message = pack(
+        {
+            "observation/image": rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
+            "observation/state": rng.normal(size=PROPRIO),
+            "prompt": "put the bowl on the plate",
+        }
+    )
     connections = [await connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) for _ in range(clients)]
     latencies: list[float] = []
     answer = b""

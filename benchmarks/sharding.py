@@ -22,7 +22,7 @@ from pathlib import Path
 from prefect.server.api.server import SubprocessASGIServer
 
 from benchmarks.measure import by_turns, describe_machine, ratio, seconds, spread
-from world2act.storage import sha256
+from world2act.core.storage import sha256
 
 ROOT = Path(__file__).parents[1]
 WHOLE, SHARDS, DASK = "one process", "shards, a process each", "shards over Dask"
@@ -48,9 +48,11 @@ def main() -> None:
 def measure(clone: Path, stage: str, shards: int, repeats: int, server: str) -> None:
     """Print the seconds of each side for one stage, and how many times as fast as the whole the others are."""
     start = partial(
-        subprocess.Popen, cwd=clone, stdout=subprocess.DEVNULL,
+        subprocess.Popen,
+        cwd=clone,
+        stdout=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(clone), "PREFECT_API_URL": server},
-    )  # fmt: skip
+    )
     digests: set[str] = set()
 
     def run(*commands: list[str]) -> None:

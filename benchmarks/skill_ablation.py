@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import describe_machine
+from world2act.core.params import Params, WorldModel, load_params
 from world2act.data.array_store import ArrayStore
 from world2act.data.latent_cache import (
     FRAMES_PER_LATENT,
@@ -41,20 +42,19 @@ from world2act.data.latent_cache import (
 )
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
-from world2act.params import Params, WorldModel, load_params
 from world2act.training.loop import train
-from world2act.world_model.baselines import SkillBaselines
-from world2act.world_model.chains import correlation, error
-from world2act.world_model.conditioning import Change
-from world2act.world_model.encoding import prompt_keys, store_clips, store_prompts
-from world2act.world_model.generation import make_world_model
-from world2act.world_model.image_metrics import picture_metrics
-from world2act.world_model.imagination import Imagination, chains_of, clip_seed, imagine_chains
-from world2act.world_model.loss import DenoisingObjective
-from world2act.world_model.preparation import describe, usable_clips
-from world2act.world_model.text import load_text_encoder
-from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer
-from world2act.world_model.transformer import build_transformer
+from world2act.world_model.imagining.generation import make_world_model
+from world2act.world_model.imagining.imagination import Imagination, chains_of, clip_seed, imagine_chains
+from world2act.world_model.judging.baselines import SkillBaselines
+from world2act.world_model.judging.chains import correlation, error
+from world2act.world_model.judging.image_metrics import picture_metrics
+from world2act.world_model.learning.loss import DenoisingObjective
+from world2act.world_model.learning.preparation import describe, usable_clips
+from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.encoding import prompt_keys, store_clips, store_prompts
+from world2act.world_model.parts.text import load_text_encoder
+from world2act.world_model.parts.tokenizer import VideoTokenizer, load_tokenizer
+from world2act.world_model.parts.transformer import build_transformer
 
 SKILL, BASE = "Skill-WM", "Base-WM"
 
@@ -137,9 +137,15 @@ def run(name: str, own: WorldModel, params: Params, data: Data, seed: int, sampl
     config = describe(own, cache, clips)
     network = build_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
     objective = DenoisingObjective(
-        network, cache, clips, Change.of(config), conditioning_latents=own.conditioning_latents,
-        text_dropout=own.text_dropout, high_sigma_share=own.high_sigma_share, seed=seed,
-    )  # fmt: skip
+        network,
+        cache,
+        clips,
+        Change.of(config),
+        conditioning_latents=own.conditioning_latents,
+        text_dropout=own.text_dropout,
+        high_sigma_share=own.high_sigma_share,
+        seed=seed,
+    )
     base = params.base.model_copy(update={"seed": seed, "ranks": 1})
     began = time.process_time()
     trained = train(objective, own.training, name="ablation", base=base, inputs=f"{name} {seed}")

@@ -27,18 +27,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import by_turns, describe_machine, ratio, spread
+from world2act.core.params import Params, load_params
 from world2act.data.frame_cache import FrameCache
 from world2act.data.latent_cache import Clip, LatentCache, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.params import Params, load_params
 from world2act.training.loop import train
 from world2act.training.objective import Place
-from world2act.world_model.conditioning import Change
-from world2act.world_model.loss import Batch, DenoisingObjective
-from world2act.world_model.preparation import describe, usable_clips
-from world2act.world_model.text import load_text_encoder
-from world2act.world_model.tokenizer import load_tokenizer
-from world2act.world_model.transformer import build_transformer
+from world2act.world_model.learning.loss import Batch, DenoisingObjective
+from world2act.world_model.learning.preparation import describe, usable_clips
+from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.text import load_text_encoder
+from world2act.world_model.parts.tokenizer import load_tokenizer
+from world2act.world_model.parts.transformer import build_transformer
 
 
 def main() -> None:
@@ -125,9 +125,15 @@ class Subject:
     def objective(self) -> DenoisingObjective:
         own = self._own
         return DenoisingObjective(
-            self.network(), self._cache, self.clips, self._space, conditioning_latents=own.conditioning_latents,
-            text_dropout=own.text_dropout, high_sigma_share=own.high_sigma_share, seed=0,
-        )  # fmt: skip
+            self.network(),
+            self._cache,
+            self.clips,
+            self._space,
+            conditioning_latents=own.conditioning_latents,
+            text_dropout=own.text_dropout,
+            high_sigma_share=own.high_sigma_share,
+            seed=0,
+        )
 
     def ours(self, clock: Clock, steps: int) -> None:
         objective = self.objective()

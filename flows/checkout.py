@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.remote import configure
 from world2act.artifacts.revision import git
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 WORKSPACES = "WORLD2ACT_WORKSPACES"
 

@@ -17,7 +17,7 @@ from world2act_client.errors import ReleaseError
 from world2act.artifacts.garbage import GRACE_DAYS, Sweep
 from world2act.artifacts.garbage import collect_garbage as sweep_store
 from world2act.artifacts.tables import human, sweep_rows
-from world2act.errors import World2ActError
+from world2act.core.errors import World2ActError
 
 
 def _run_name() -> str:
@@ -38,9 +38,12 @@ def collect_garbage(
     """
     try:
         sweep = sweep_store(
-            store=store, dry_run=dry_run, grace_days=grace_days, all_commits=all_commits,
+            store=store,
+            dry_run=dry_run,
+            grace_days=grace_days,
+            all_commits=all_commits,
             progress=get_run_logger().info,
-        )  # fmt: skip
+        )
     except (World2ActError, ReleaseError) as error:
         return Failed(message=f"{type(error).__name__}: {error}")
     rows = [{"": title, "objects": amount.objects, "size": human(amount.size)} for title, amount in sweep_rows(sweep)]

@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections import deque
 
-from world2act.dvc_process import dvc_command, stage_environment
+from world2act.processes.dvc_command import dvc_command, stage_environment
 
 _LOCK_BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
 _ADVICE = re.compile(r"\s*$|To (track|enable)|\s+(git add|dvc config)|Use `dvc push`|Data and pipelines are up")

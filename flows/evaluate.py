@@ -23,8 +23,8 @@ from world2act_client.manifest import Manifest
 from world2act_client.store import Store
 
 from world2act.artifacts.registry import open_registry
-from world2act.errors import World2ActError
-from world2act.regression import Comparison, describe_packages, evaluate_release
+from world2act.core.errors import World2ActError
+from world2act.evaluation.regression import Comparison, describe_packages, evaluate_release
 
 REGRESSED_EVENT = "world2act.policy.regressed"
 

@@ -24,12 +24,12 @@ from world2act_client.store import Store
 
 from flows.remote import use_store
 from flows.workspace import WorkspaceBusy, hold_workspace
-from world2act.data.ingested import OUTCOMES, SET_ASIDE, TAKEN
-from world2act.errors import BadInput, World2ActError
+from world2act.collection.ingested import OUTCOMES, SET_ASIDE, TAKEN
+from world2act.core.errors import BadInput, World2ActError
+from world2act.core.params import load_params
+from world2act.core.stage import RUNS
+from world2act.core.storage import read_json, write_json
 from world2act.ingest.run import Pass, run_pass
-from world2act.params import load_params
-from world2act.stage import RUNS
-from world2act.storage import read_json, write_json
 
 PIPELINE = "pipeline/pipeline"
 _TRIGGERED = RUNS / "ingest/triggered.json"
@@ -127,9 +127,9 @@ def show(seen: Pass) -> None:
 
 def _announce(seen: Pass) -> None:
     emit_event(
-        event="world2act.data.ingested",
+        event="world2act.collection.ingested",
         resource={
-            "prefect.resource.id": "world2act.data.ingested",
+            "prefect.resource.id": "world2act.collection.ingested",
             "prefect.resource.name": f"data version {seen.index['version']}",
         },
         payload=seen.index

@@ -27,7 +27,7 @@ from flows.placement import check_placement
 from flows.show import render_table
 from flows.tasks import StageFailed, pull_data, push_data, run_stage
 from flows.workspace import WorkspaceBusy, hold_workspace
-from world2act.errors import BadInput, World2ActError
+from world2act.core.errors import BadInput, World2ActError
 
 _PARALLEL = 2
 

@@ -27,8 +27,8 @@ from flows.graph import is_current, read_graph
 from flows.outcome import GOOD, Outcome, StageRun, reproduce
 from flows.workspace import LOCK, merge_entry, read_entries
 from world2act.artifacts.revision import git
-from world2act.errors import BadInput
-from world2act.params import PARAMS
+from world2act.core.errors import BadInput
+from world2act.core.params import PARAMS
 
 SOURCE = "WORLD2ACT_SOURCE"
 _POLL_S = 2.0
@@ -47,9 +47,12 @@ def check_placement(url: str | None) -> str:
     changed = git(Path(), "status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in _SENT)).splitlines()
     if changed:
         raise BadInput(
-            Path.cwd(), "", f"differs from HEAD: {', '.join(line[3:] for line in changed[:5])}",
-            "committed code: another workspace has only what is in git", "commit or revert it, and push it",
-        )  # fmt: skip
+            Path.cwd(),
+            "",
+            f"differs from HEAD: {', '.join(line[3:] for line in changed[:5])}",
+            "committed code: another workspace has only what is in git",
+            "commit or revert it, and push it",
+        )
     return git(Path(), "rev-parse", "HEAD").strip()
 
 

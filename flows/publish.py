@@ -22,7 +22,7 @@ from world2act.artifacts.publish import Published
 from world2act.artifacts.publish import publish as publish_artifact
 from world2act.artifacts.registry import open_registry
 from world2act.artifacts.tables import describe, in_words
-from world2act.errors import World2ActError
+from world2act.core.errors import World2ActError
 
 
 def _run_name() -> str:

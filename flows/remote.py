@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.dvc_run import run_dvc
 from flows.graph import open_repository
 from world2act.artifacts.registry import STORE, open_pipeline
-from world2act.errors import InfrastructureError
+from world2act.core.errors import InfrastructureError
 
 _NAME = "store"
 

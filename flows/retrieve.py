@@ -17,7 +17,7 @@ from world2act_client.manifest import Manifest
 
 from world2act.artifacts.registry import open_registry
 from world2act.artifacts.tables import human
-from world2act.errors import World2ActError
+from world2act.core.errors import World2ActError
 
 
 @flow(name="retrieve", flow_run_name="get {reference} into {destination}")

@@ -28,9 +28,9 @@ import httpx
 import psutil
 
 from flows.set_up import HEARTBEAT_S
-from world2act.dvc_process import stage_environment
-from world2act.errors import BadInput, InfrastructureError, World2ActError
-from world2act.lifetime import child_command
+from world2act.core.errors import BadInput, InfrastructureError, World2ActError
+from world2act.processes.dvc_command import stage_environment
+from world2act.processes.lifetime import child_command
 
 WORKED_HERE = "process"
 _START_S = 300
@@ -68,18 +68,24 @@ def _address(variables: Mapping[str, str]) -> tuple[str, int]:
         raise BadInput("PREFECT_SERVER_API_PORT", "", port, "a port number", "correct it")
     if not _is_loopback(host) and not variables.get("PREFECT_SERVER_API_AUTH_STRING"):
         raise BadInput(
-            "PREFECT_SERVER_API_HOST", "", f"{host}, which others can reach, and no key", "127.0.0.1, or a key",
+            "PREFECT_SERVER_API_HOST",
+            "",
+            f"{host}, which others can reach, and no key",
+            "127.0.0.1, or a key",
             "set PREFECT_SERVER_API_AUTH_STRING to user:password: who reaches the API runs code here",
-        )  # fmt: skip
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
         except OSError as error:
             raise BadInput(
-                f"{host}:{port}", "", _holder(int(port)) or error.strerror, "a free port",
+                f"{host}:{port}",
+                "",
+                _holder(int(port)) or error.strerror,
+                "a free port",
                 "stop that process, or set PREFECT_SERVER_API_PORT to another port",
-            ) from error  # fmt: skip
+            ) from error
     return host, int(port)
 
 

@@ -17,8 +17,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
 from flows.outcome import GATE, GOOD, Outcome, StageRun
-from world2act.stage import ARTIFACTS, METRICS, REPORTS
-from world2act.storage import read_json
+from world2act.core.stage import ARTIFACTS, METRICS, REPORTS
+from world2act.core.storage import read_json
 
 GATE_FAILED_EVENT = "world2act.gate.failed"
 _PICTURE_WIDTH = 800

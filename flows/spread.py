@@ -1,7 +1,7 @@
 """A stage's shards over a Dask cluster, one Prefect task each, before DVC runs the stage and finds them computed.
 
-Comes in: what the stage reads. Goes out: its units in runs/<stage>/shards (world2act.sharding). The workers run the
-shards in the folder of the pipeline: on a cluster it is a network volume, at the same path on every machine, and each
+In: what the stage reads. Out: its units in runs/<stage>/shards (world2act.core.sharding). The workers run the shards in
+the folder of the pipeline: on a cluster it is a network volume, at the same path on every machine, and each
 worker is started from it with one thread (`dask worker ADDRESS --nthreads 1`) and the PREFECT_API_URL of the flow.
 
     python -m flows.spread latents --shards 8 --address tcp://scheduler:8786
@@ -22,9 +22,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from world2act.dvc_process import stage_environment
-from world2act.errors import BadInput, InfrastructureError, World2ActError
-from world2act.lifetime import child_command
+from world2act.core.errors import BadInput, InfrastructureError, World2ActError
+from world2act.processes.dvc_command import stage_environment
+from world2act.processes.lifetime import child_command
 
 SHARDED = ("latents", "rollouts", "evaluate")
 _SHOWN_LINES = 20

@@ -17,7 +17,7 @@ from flows.outcome import GOOD, Outcome, StageRun, reproduce
 from flows.placement import place
 from flows.show import show_stage
 from flows.workspace import keep_lock
-from world2act.errors import World2ActError
+from world2act.core.errors import World2ActError
 
 
 class StageFailed(Exception):

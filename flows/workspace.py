@@ -20,8 +20,8 @@ import yaml
 from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
 from flows.graph import open_repository
-from world2act.errors import BadInput, World2ActError
-from world2act.storage import atomic_file
+from world2act.core.errors import BadInput, World2ActError
+from world2act.core.storage import atomic_file
 
 LOCK = Path("dvc.lock")
 _TEMPORARY = Path(".dvc/tmp")

@@ -1,8 +1,8 @@
 """base_policy: labelled demonstrations → artifacts/base_policy, of the family that params name (docs/artifacts.md)."""
 
-from world2act.params import Params
-from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.storage import atomic_directory, sha256
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.core.storage import atomic_directory, sha256
 
 
 def main(params: Params) -> Metrics:

@@ -8,14 +8,14 @@ from world2act.bridge.imagined import imagine_pairs
 from world2act.bridge.objective import BridgeObjective
 from world2act.bridge.pairs import Pairs
 from world2act.bridge.retrieval import HELDOUT_SCHEMA, retrieval_ranks, summarise
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.core.storage import atomic_directory, sha256, write_parquet
 from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.params import Params
-from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.storage import atomic_directory, sha256, write_parquet
 from world2act.training.loop import train
 from world2act.training.ranks import initialise
-from world2act.world_model.generation import load_world_model
+from world2act.world_model.imagining.generation import load_world_model
 
 
 def main(params: Params) -> Metrics:
@@ -29,18 +29,30 @@ def main(params: Params) -> Metrics:
 
     def pairs(subset: str, offset: int) -> Pairs:
         return imagine_pairs(
-            world_model, cache, cache.select("labelled", subset), actions, chunk_length=settings.chunk_length,
-            seed=seed + offset, sampler=settings.sampler, rank=rank, ranks=ranks,
-        )  # fmt: skip
+            world_model,
+            cache,
+            cache.select("labelled", subset),
+            actions,
+            chunk_length=settings.chunk_length,
+            seed=seed + offset,
+            sampler=settings.sampler,
+            rank=rank,
+            ranks=ranks,
+        )
 
     training, heldout = pairs("train", 0), pairs("heldout", 1)
     torch.manual_seed(seed)
     bridge = Bridge(cache.latent_shape[0], training.actions.shape[-1], settings.chunk_length, settings.dim)
     bridge.fit_normalisation(training.actions, training.lengths)
     objective = BridgeObjective(
-        bridge, training, temperature=settings.temperature, weight=settings.contrastive_weight,
-        hard_ratio=settings.hard_ratio, negatives=settings.negatives, seed=seed,
-    )  # fmt: skip
+        bridge,
+        training,
+        temperature=settings.temperature,
+        weight=settings.contrastive_weight,
+        hard_ratio=settings.hard_ratio,
+        negatives=settings.negatives,
+        seed=seed,
+    )
     inputs = sha256(ARTIFACTS / "world_model") + sha256(ARTIFACTS / "latents")
     trained = train(objective, settings.training, name="bridge", base=params.base, inputs=inputs)
     if not is_main():

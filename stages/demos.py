@@ -1,10 +1,10 @@
 """demos: parameters, ingested episodes → artifacts/demos, demonstrations and initial states (docs/artifacts.md)."""
 
-from world2act.data.demonstrations import make_demonstrations
-from world2act.data.ingested import open_ingested
-from world2act.params import Params
-from world2act.stage import ARTIFACTS, Metrics, run_stage
-from world2act.storage import atomic_directory
+from world2act.collection.demonstrations import make_demonstrations
+from world2act.collection.ingested import open_ingested
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, Metrics, run_stage
+from world2act.core.storage import atomic_directory
 
 
 def main(params: Params) -> Metrics:

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from world2act.core.params import Params
+from world2act.core.sharding import Arrays, run_sharded
+from world2act.core.stage import ARTIFACTS, METRICS, Metrics
+from world2act.core.storage import atomic_directory, write_json
 from world2act.evaluation.records import (
     describe_protocol,
     episodes_from_arrays,
@@ -12,16 +16,12 @@ from world2act.evaluation.records import (
 )
 from world2act.evaluation.rollout import InitialState, read_initial_states, run_wave, tasks_of_slots, waves
 from world2act.evaluation.videos import film
-from world2act.params import Params
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.protocol import RobotProtocol
 from world2act.policies.random import RandomPolicy
-from world2act.sharding import Arrays, run_sharded
 from world2act.sims.base import load_simulator
 from world2act.sims.pool import EnvironmentPool
 from world2act.sims.protocols import check_protocol
-from world2act.stage import ARTIFACTS, METRICS, Metrics
-from world2act.storage import atomic_directory, write_json
 
 INCUMBENT, CANDIDATE = "base", "post_train"
 SAVED = {INCUMBENT: ARTIFACTS / "base_policy", CANDIDATE: ARTIFACTS / "post_train"}
@@ -58,9 +58,14 @@ def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
         with make_pool(params, sorted({state.task for state in states})) as pool:
             for name in SAVED:
                 film(
-                    directory / "videos", name, results[name], pool,
-                    per_task=section.videos_per_task, size=section.video_size, fps=fps,
-                )  # fmt: skip
+                    directory / "videos",
+                    name,
+                    results[name],
+                    pool,
+                    per_task=section.videos_per_task,
+                    size=section.video_size,
+                    fps=fps,
+                )
         summary = summarise(results, section.confidence, incumbent=INCUMBENT, candidate=CANDIDATE)
         write_json(directory / "summary.json", summary)
         write_success_table(METRICS / "evaluate/success.csv", summary)

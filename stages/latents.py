@@ -8,15 +8,15 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from world2act.core.params import Params
+from world2act.core.sharding import run_shares
+from world2act.core.stage import ARTIFACTS, RUNS, Metrics
+from world2act.core.storage import atomic_directory, read_parquet
 from world2act.data.array_store import ArrayStore
 from world2act.data.latent_cache import clip_keys, reusable, write_index
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout, layout_of
-from world2act.params import Params
-from world2act.sharding import run_shares
-from world2act.stage import ARTIFACTS, RUNS, Metrics
-from world2act.storage import atomic_directory, read_parquet
-from world2act.world_model.encoding import (
+from world2act.world_model.parts.encoding import (
     batches_of_clips,
     describe_encoding,
     describe_text,
@@ -25,8 +25,8 @@ from world2act.world_model.encoding import (
     store_clips,
     store_prompts,
 )
-from world2act.world_model.text import load_text_encoder
-from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer
+from world2act.world_model.parts.text import load_text_encoder
+from world2act.world_model.parts.tokenizer import VideoTokenizer, load_tokenizer
 
 LAST, MODELS = ARTIFACTS / "latents", ARTIFACTS / "tokenizer"
 SCRATCH = ArrayStore(RUNS / "latents" / "clips")

@@ -1,9 +1,9 @@
 """post_train: artifacts/{demos,rollouts,bridge,base_policy} → artifacts/post_train, the residual policy of stage 2."""
 
-from world2act.errors import BadInput
-from world2act.params import Params
-from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.storage import atomic_directory, sha256
+from world2act.core.errors import BadInput
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.core.storage import atomic_directory, sha256
 
 
 def main(params: Params) -> Metrics:
@@ -52,19 +52,32 @@ def main(params: Params) -> Metrics:
         bridge, proprio_dim=proprio.shape[1], image_size=demos.image_size, layers=settings.layers, heads=settings.heads
     )
     policy = ResidualPolicy(
-        load_policy(ARTIFACTS / "base_policy"), model, demos.cameras[0].name,
-        torch.from_numpy(proprio.mean(0)), torch.from_numpy(proprio.std(0)),
-    )  # fmt: skip
+        load_policy(ARTIFACTS / "base_policy"),
+        model,
+        demos.cameras[0].name,
+        torch.from_numpy(proprio.mean(0)),
+        torch.from_numpy(proprio.std(0)),
+    )
     slots = [demos.tasks[i % len(demos.tasks)] for i in range(training.batch_size)]
     own = np.array_split(slots, ranks)[rank].tolist()
     with EnvironmentPool(
-        demos.simulator, own, workers=max(1, params.base.workers // ranks),
-        cameras=demos.cameras, image_size=demos.image_size, settle_steps=demos.settle_steps,
-    ) as pool:  # fmt: skip
+        demos.simulator,
+        own,
+        workers=max(1, params.base.workers // ranks),
+        cameras=demos.cameras,
+        image_size=demos.image_size,
+        settle_steps=demos.settle_steps,
+    ) as pool:
         objective = PostTrainObjective(
-            policy, pool, slots, imagined, temperature=settings.temperature, hard_ratio=settings.hard_ratio,
-            updates_per_rollout=settings.updates_per_rollout, seed=params.base.seed,
-        )  # fmt: skip
+            policy,
+            pool,
+            slots,
+            imagined,
+            temperature=settings.temperature,
+            hard_ratio=settings.hard_ratio,
+            updates_per_rollout=settings.updates_per_rollout,
+            seed=params.base.seed,
+        )
         inputs = "".join(sha256(ARTIFACTS / name) for name in ("rollouts", "bridge", "base_policy"))
         trained = train(objective, training, name="post_train", base=params.base, inputs=inputs)
     if not is_main():

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from world2act.params import Params
+from world2act.core.params import Params
+from world2act.core.stage import REPORTS, Metrics, run_stage
+from world2act.core.storage import atomic_file
 from world2act.report.page import render
-from world2act.stage import REPORTS, Metrics, run_stage
-from world2act.storage import atomic_file
 
 
 def main(params: Params) -> Metrics:

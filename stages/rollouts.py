@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from world2act.core.params import Demos, Params
+from world2act.core.sharding import Arrays, run_sharded
+from world2act.core.stage import ARTIFACTS, Metrics
+from world2act.core.storage import atomic_directory, file_stem, read_json, read_parquet, sha256
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout
-from world2act.params import Demos, Params
-from world2act.sharding import Arrays, run_sharded
+from world2act.films.chain import film_chain
 from world2act.sims.base import load_simulator
-from world2act.stage import ARTIFACTS, Metrics
-from world2act.storage import atomic_directory, file_stem, read_json, read_parquet, sha256
-from world2act.world_model.film import film_chain
-from world2act.world_model.generation import imagine_skills, independent_rollouts, load_world_model
-from world2act.world_model.guardrail import open_guardrail
-from world2act.world_model.rollouts import prompts_of, sampler_seed, write_rollouts
-from world2act.world_model.tokenizer import load_tokenizer
+from world2act.world_model.imagining.generation import imagine_skills, independent_rollouts, load_world_model
+from world2act.world_model.imagining.rollouts import prompts_of, sampler_seed, write_rollouts
+from world2act.world_model.parts.guardrail import open_guardrail
+from world2act.world_model.parts.tokenizer import load_tokenizer
 
 FILMED = 8
 
@@ -37,9 +37,14 @@ def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
     for group in groups:
         frames = first_frames(params.demos, [states[i] for i in group])
         imagined = imagine_skills(
-            world_model, tokenizer, frames[:, None], [prompts[i] for i in group], embeds, [seeds[i] for i in group],
+            world_model,
+            tokenizer,
+            frames[:, None],
+            [prompts[i] for i in group],
+            embeds,
+            [seeds[i] for i in group],
             params.rollouts,
-        )  # fmt: skip
+        )
         latents = {
             f"{i}.{skill}": clip.numpy()
             for i, clips in zip(group, imagined, strict=True)

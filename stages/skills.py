@@ -2,8 +2,10 @@
 
 from dataclasses import asdict
 
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, METRICS, RUNS, Metrics, run_stage
+from world2act.core.storage import atomic_directory
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.params import Params
 from world2act.skills.boundaries import boundary_metrics
 from world2act.skills.events import Calibration
 from world2act.skills.language import Usage
@@ -17,8 +19,6 @@ from world2act.skills.segmentation import (
     save_synchronised_plot,
     segment,
 )
-from world2act.stage import ARTIFACTS, METRICS, RUNS, Metrics, run_stage
-from world2act.storage import atomic_directory
 
 
 def main(params: Params) -> Metrics:

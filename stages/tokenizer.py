@@ -1,15 +1,19 @@
 """tokenizer: frames of video-only episodes, prompts → artifacts/tokenizer: the VAE, text encoder and tokenizer."""
 
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.core.storage import atomic_directory, read_parquet, sha256
 from world2act.data.frame_cache import FrameCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of
-from world2act.params import Params
-from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.storage import atomic_directory, read_parquet, sha256
 from world2act.training.loop import train
-from world2act.world_model.reconstruction import ReconstructionObjective, measure_latents, measure_reconstruction
-from world2act.world_model.text import import_text_encoder, make_text_encoder
-from world2act.world_model.tokenizer import VideoTokenizer, import_vae, load_tokenizer, make_vae
+from world2act.world_model.learning.reconstruction import (
+    ReconstructionObjective,
+    measure_latents,
+    measure_reconstruction,
+)
+from world2act.world_model.parts.text import import_text_encoder, make_text_encoder
+from world2act.world_model.parts.tokenizer import VideoTokenizer, import_vae, load_tokenizer, make_vae
 
 
 def main(params: Params) -> Metrics:

@@ -5,9 +5,9 @@ A red gate ends with an exit status other than 0, so that nothing behind it runs
 
 import sys
 
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, Metrics, run_stage
 from world2act.gates.suites import validate
-from world2act.params import Params
-from world2act.stage import ARTIFACTS, Metrics, run_stage
 
 
 def main(params: Params) -> Metrics:

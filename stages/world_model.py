@@ -4,28 +4,28 @@ from pathlib import Path
 
 from diffusers import CosmosTransformer3DModel
 
+from world2act.core.device import best_device
+from world2act.core.params import Params, WorldModel
+from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
+from world2act.core.storage import atomic_directory, sha256, write_json, write_parquet
 from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.device import best_device
-from world2act.params import Params, WorldModel
-from world2act.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.storage import atomic_directory, sha256, write_json, write_parquet
+from world2act.films.heldout import film_heldout
 from world2act.training.dry_run import build_or_outline, must_train
 from world2act.training.loop import train
 from world2act.training.ranks import initialise, share_weights
-from world2act.world_model.conditioning import Change
-from world2act.world_model.drift import CHAIN_SCHEMA
-from world2act.world_model.generation import make_world_model
-from world2act.world_model.guardrail import open_guardrail
-from world2act.world_model.loss import DenoisingObjective
-from world2act.world_model.lpips import load_lpips
-from world2act.world_model.object_position import POSITION_SCHEMA
-from world2act.world_model.preparation import describe, usable_clips
-from world2act.world_model.quality import HELDOUT_SCHEMA, Subject, measure, summarise
-from world2act.world_model.tokenizer import load_tokenizer
-from world2act.world_model.transformer import build_transformer
-from world2act.world_model.tuning import merge, save_adapter, tune
-from world2act.world_model.view import film_heldout
+from world2act.world_model.imagining.generation import make_world_model
+from world2act.world_model.judging.drift import CHAIN_SCHEMA
+from world2act.world_model.judging.lpips import load_lpips
+from world2act.world_model.judging.object_position import POSITION_SCHEMA
+from world2act.world_model.judging.quality import HELDOUT_SCHEMA, Subject, measure, summarise
+from world2act.world_model.learning.loss import DenoisingObjective
+from world2act.world_model.learning.preparation import describe, usable_clips
+from world2act.world_model.learning.tuning import merge, save_adapter, tune
+from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.guardrail import open_guardrail
+from world2act.world_model.parts.tokenizer import load_tokenizer
+from world2act.world_model.parts.transformer import build_transformer
 
 
 def main(params: Params) -> Metrics:

@@ -14,27 +14,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ceph import S3, User, missing_programs, running_s3
-from client_release import Shelf
-from fault_proxy import fault_proxy
 from filelock import FileLock
-from service import Service, make_workspace, running_service
 
-from world2act.dvc_process import stage_environment
+from tests.helpers.ceph import S3, User, missing_programs, running_s3
+from tests.helpers.client_release import Shelf
+from tests.helpers.fault_proxy import fault_proxy
+from tests.helpers.paths import ROOT
+from tests.helpers.service import Service, make_workspace, running_service
+from world2act.processes.dvc_command import stage_environment
 
-pytest_plugins = ["gate_artifacts", "release_pipeline"]
+pytest_plugins = ["tests.helpers.gate_artifacts", "tests.helpers.release_pipeline"]
 
-ROOT = Path(__file__).parents[1]
 CLONE = "a clone"
 # beside simulator processes, two torch threads on small models take longer than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The files that take longest, in the order in which they begin: what begins last is short, and no process works alone
 # at the end. The first makes `tiny_run`; the others that read it come when it is there.
 FIRST = (
-    "bad_input", "training", "survival", "infra_deepspeed", "flow", "flow_evaluate", "ingest", "release",
-    "operations", "own_demonstrations", "e2e", "garbage", "world_model_page", "flow_ingest", "release_flows",
-    "readme", "sharding", "ui", "skills_preview", "ingest_demos", "demos", "training_dry_run",
-)  # fmt: skip
+    "bad_input",
+    "training",
+    "survival",
+    "infra_deepspeed",
+    "flow",
+    "flow_evaluate",
+    "ingest",
+    "release",
+    "operations",
+    "own_demonstrations",
+    "e2e",
+    "garbage",
+    "world_model_page",
+    "flow_ingest",
+    "release_flows",
+    "readme",
+    "sharding",
+    "ui",
+    "skills_preview",
+    "ingest_demos",
+    "demos",
+    "training_dry_run",
+)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -80,8 +99,11 @@ def make_clone(folder: Path) -> Clone:
     """Copy what git knows, or would know, of this tree, and put the tiny profile in force."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split("\0")  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
     clone = Clone(folder / CLONE)
     for name in filter(None, listed):
         if (ROOT / name).exists():
@@ -161,7 +183,7 @@ def s3() -> Iterator[S3]:
     """A real S3 server, started by the first test that asks for it. Each test makes buckets and users of its own."""
     missing = missing_programs()
     if missing:
-        pytest.skip(f"Ceph is not installed: {', '.join(missing)} (tests/ceph.py says how to get it)")
+        pytest.skip(f"Ceph is not installed: {', '.join(missing)} (tests/helpers/ceph.py says how to get it)")
     # a short path of its own: the name of a Unix socket may have 107 bytes
     with tempfile.TemporaryDirectory(prefix="ceph-") as folder, running_s3(Path(folder) / "s3") as server:
         yield server

@@ -2,7 +2,7 @@
 
 import os
 
-from world2act.lifetime import end_with_parent
+from world2act.processes.lifetime import end_with_parent
 
 # Stages run beside one another and beside simulators. OpenMP threads that spin while they wait would take the cores
 # from those: on two cores a stage was measured up to eight times slower. Read when torch is first imported.

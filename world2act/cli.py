@@ -1,7 +1,7 @@
 """The `world2act` command. It runs in the root of the pipeline, the folder that holds dvc.yaml.
 
 What only reads or moves releases in the store (`world2act.artifacts.commands`), what converts demonstrations
-(`world2act.data.commands`) or prompts (`world2act.policies.commands`) and what serves a policy
+(`world2act.formats.commands`) or prompts (`world2act.policies.commands`) and what serves a policy
 (`world2act.serving.commands`) runs anywhere.
 """
 
@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from world2act.artifacts import commands
-from world2act.data import commands as data_commands
-from world2act.messages import one_message
+from world2act.core.messages import one_message
+from world2act.formats import commands as formats_commands
 from world2act.policies import commands as policies_commands
 from world2act.report import commands as report_commands
 from world2act.serving import commands as serving_commands
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 app.add_typer(commands.app)
 app.add_typer(report_commands.app)
-app.add_typer(data_commands.app)
+app.add_typer(formats_commands.app)
 app.add_typer(world_model_commands.app)
 app.add_typer(serving_commands.app)
 app.add_typer(policies_commands.app)
@@ -47,7 +47,7 @@ app.add_typer(policies_commands.app)
 
 @app.callback()
 def _in_pipeline_root(context: typer.Context) -> None:
-    groups = (commands, data_commands, serving_commands, policies_commands)
+    groups = (commands, formats_commands, serving_commands, policies_commands)
     anywhere = set().union(*(group.ANYWHERE for group in groups))
     if context.invoked_subcommand not in anywhere and not Path("dvc.yaml").exists():
         typer.secho(f"no dvc.yaml in {Path.cwd()}: run world2act in the root of the pipeline", err=True, fg="red")
@@ -64,7 +64,7 @@ def profile(
     A profile is conf/profile/default.yaml overlaid with conf/profile/NAME.yaml. A params.yaml that was edited by
     hand is kept, unless --force is given.
     """
-    from world2act.profiles import list_profiles, profile_in_force, write_profile
+    from world2act.core.profiles import list_profiles, profile_in_force, write_profile
 
     with one_message():
         if name is not None:
@@ -84,8 +84,8 @@ def repro() -> None:
     Exits as DVC does: not with 0 when a stage fails or a gate is red. The message above says which row, which value
     and what to do; what the last good run wrote stays in place.
     """
-    from world2act.dvc_process import dvc_command, stage_environment
-    from world2act.params import load_params
+    from world2act.core.params import load_params
+    from world2act.processes.dvc_command import dvc_command, stage_environment
 
     with one_message():
         load_params()

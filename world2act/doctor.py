@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from world2act.dvc_process import dvc_command
+from world2act.processes.dvc_command import dvc_command
 
 LOCK = Path("requirements.lock")
 DISK_GIB = 5.0

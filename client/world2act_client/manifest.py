@@ -155,8 +155,12 @@ def _check_files(files: Iterable[FileEntry], where: object) -> None:
         _check(where, _MD5.fullmatch(file.md5), f"{file.path}: md5 {file.md5!r}", "32 hexadecimal digits")
         _check(where, _SHA256.fullmatch(file.sha256), f"{file.path}: sha256 {file.sha256!r}", "64 hexadecimal digits")
         same = contents.setdefault(file.md5, file)
-        _check(where, (same.size, same.sha256) == (file.size, file.sha256), f"{file.path} and {same.path}: one md5, "
-               "two contents", "one content an md5")  # fmt: skip
+        _check(
+            where,
+            (same.size, same.sha256) == (file.size, file.sha256),
+            f"{file.path} and {same.path}: one md5, two contents",
+            "one content an md5",
+        )
         paths.add(file.path)
     for path in paths:
         parents = {parent.as_posix() for parent in PurePosixPath(path).parents}

@@ -1,4 +1,4 @@
-"""Policies that the pipeline's environment saved (tests/lerobot_policies.py), in WORLD2ACT_TEST_POLICIES."""
+"""Policies that the pipeline's environment saved (tests/helpers/lerobot_policies.py), in WORLD2ACT_TEST_POLICIES."""
 
 from __future__ import annotations
 

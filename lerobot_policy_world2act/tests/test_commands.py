@@ -119,7 +119,7 @@ def test_lerobot_eval_does_what_the_policy_says(each: Saved, tmp_path: Path, mon
 def test_lerobot_eval_refuses_an_environment_of_another_width(
     plain: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from world2act.errors import BadInput
+    from world2act.core.errors import BadInput
 
     with pytest.raises(BadInput, match=r"(?s)\(7,\) of the environment.*trained for this robot"):
         lerobot_eval(monkeypatch, plain.lerobot, tmp_path, "--env.width=7")

@@ -18,7 +18,7 @@ from lerobot_policy_world2act.configuration_world2act import World2ActConfig
 from lerobot_policy_world2act.modeling_world2act import World2ActPolicy
 from lerobot_policy_world2act.processor_world2act import make_world2act_pre_post_processors
 
-from world2act.errors import BadInput, World2ActError
+from world2act.core.errors import BadInput, World2ActError
 from world2act.policies.base import load_policy, noise_seed
 
 

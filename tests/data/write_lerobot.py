@@ -19,13 +19,15 @@ MOTION = {"delta_x": 0, "delta_y": 1, "delta_z": 2}
 def features(dtype: str) -> dict:
     return {
         "observation.images.front": {
-            "dtype": dtype, "shape": (SIZE, SIZE, 3), "names": ["height", "width", "channels"],
+            "dtype": dtype,
+            "shape": (SIZE, SIZE, 3),
+            "names": ["height", "width", "channels"],
         },
         "observation.state": {"dtype": "float32", "shape": (4,), "names": ["ee_x_m", "ee_y_m", "ee_z_m", "opening"]},
         "action": {"dtype": "float32", "shape": (4,), "names": [*MOTION, "gripper"]},
         "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
         "next.done": {"dtype": "bool", "shape": (1,), "names": None},
-    }  # fmt: skip
+    }
 
 
 def write(root: Path, dtype: str) -> None:

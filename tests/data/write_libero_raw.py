@@ -22,9 +22,15 @@ path = str(Path(get_libero_path("bddl_files")) / name)
 problem = bddl.get_problem_info(path)
 config = {"robots": ["Panda"], "controller_configs": load_controller_config(default_controller="OSC_POSE")}
 environment = TASK_MAPPING[problem["problem_name"]](
-    bddl_file_name=path, **config, has_renderer=False, has_offscreen_renderer=False, ignore_done=True,
-    use_camera_obs=False, reward_shaping=True, control_freq=20,
-)  # fmt: skip
+    bddl_file_name=path,
+    **config,
+    has_renderer=False,
+    has_offscreen_renderer=False,
+    ignore_done=True,
+    use_camera_obs=False,
+    reward_shaping=True,
+    control_freq=20,
+)
 random = np.random.default_rng(0)
 with h5py.File(out, "w") as file:
     data = file.create_group("data")

@@ -109,9 +109,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {prefix: value}
     return {
-        key: leaf for name, each in value.items()
+        key: leaf
+        for name, each in value.items()
         for key, leaf in _flat(each, f"{prefix}.{name}" if prefix else name).items()
-    }  # fmt: skip
+    }
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Change]:

@@ -75,9 +75,10 @@ def _append(registry: Registry, manifest: Manifest, digest: str, channel: str, l
     if missing:
         raise NotFound(
             f"{registry.store.url}: {manifest.name}@v{manifest.version}",
-            f"no {object_key(missing[0])}, and {len(missing) - 1} more are missing", "every file of the version",
+            f"no {object_key(missing[0])}, and {len(missing) - 1} more are missing",
+            "every file of the version",
             "publish the artifact again from the workspace that holds it",
-        )  # fmt: skip
+        )
     pointer = Pointer(
         name=manifest.name,
         channel=channel,
@@ -89,8 +90,9 @@ def _append(registry: Registry, manifest: Manifest, digest: str, channel: str, l
     )
     if not registry.put_signed(pointer_key(manifest.name, channel, pointer.serial), pointer):
         raise Conflict(
-            f"{registry.store.url}: {manifest.name}@{channel}", "moved by somebody else just now",
+            f"{registry.store.url}: {manifest.name}@{channel}",
+            "moved by somebody else just now",
             f"still at entry {last_serial} of its log",
             f"see with `world2act list {manifest.name}` where it stands, then decide again",
-        )  # fmt: skip
+        )
     return pointer

@@ -7,9 +7,9 @@ from typing import Any
 
 from world2act.artifacts.lineage import JUDGED, Lineage
 from world2act.artifacts.objects import Cached
-from world2act.errors import BadInput
-from world2act.stage import METRICS
-from world2act.storage import read_json
+from world2act.core.errors import BadInput
+from world2act.core.stage import METRICS
+from world2act.core.storage import read_json
 
 _SHOWN = ("table", "column", "meaning", "severity", "observed", "expected")
 
@@ -21,9 +21,12 @@ def refuse_red(lineage: Lineage) -> None:
         if result.get("success") is not True:
             failed = [record["meaning"] for record in result["expectations"] if not record["success"]]
             raise BadInput(
-                path, "success", f"red: {'; '.join(failed)}", "a green gate on every artifact of the lineage",
+                path,
+                "success",
+                f"red: {'; '.join(failed)}",
+                "a green gate on every artifact of the lineage",
                 f"open reports/data_docs/{artifact}, mend what it names and run `world2act repro`",
-            )  # fmt: skip
+            )
 
 
 def refuse_worse(name: str, lineage: Lineage) -> None:
@@ -33,10 +36,12 @@ def refuse_worse(name: str, lineage: Lineage) -> None:
     verdict = _evaluation(name, lineage).json("summary.json")["promotion"]
     if verdict["promote"] is not True:
         raise BadInput(
-            f"{JUDGED[name]}/summary.json", "promotion", verdict["reason"],
+            f"{JUDGED[name]}/summary.json",
+            "promotion",
+            verdict["reason"],
             "no worse than the incumbent beyond the interval of their difference",
             "it is not published: look at metrics/post_train and the videos, change params.yaml and run again",
-        )  # fmt: skip
+        )
 
 
 def gates(lineage: Lineage) -> dict[str, Any]:

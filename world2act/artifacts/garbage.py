@@ -27,7 +27,7 @@ from world2act_client.store import Store, object_key
 from world2act.artifacts.lease import Lease, collector_lease
 from world2act.artifacts.registry import Registry, open_pipeline, registry_of
 from world2act.artifacts.revision import git
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -167,9 +167,12 @@ class _Kept:
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if f"{found}.dir" != md5:
             raise BadInput(
-                f"{self._store.url}/{object_key(md5)}", "", f"other content, of md5 {found}", "the list of files that "
-                "its name says", "mend or remove this object, and its copy in DVC's cache: what it names is unknown",
-            )  # fmt: skip
+                f"{self._store.url}/{object_key(md5)}",
+                "",
+                f"other content, of md5 {found}",
+                "the list of files that its name says",
+                "mend or remove this object, and its copy in DVC's cache: what it names is unknown",
+            )
         return [entry["md5"] for entry in json.loads(content)]
 
 
@@ -191,9 +194,11 @@ class _Releases:
                 channels.add((pointer[1], pointer[2]))
             else:
                 raise Tampered(
-                    f"{store.url}/{key}", "something unknown", "a version or a channel",
+                    f"{store.url}/{key}",
+                    "something unknown",
+                    "a version or a channel",
                     "nothing was deleted: find out what it is, and remove it",
-                )  # fmt: skip
+                )
         first = not self.seen
         for name, version in sorted(found - self.seen):
             manifest, _ = read_manifest(store, name, version, trusted)
@@ -203,9 +208,11 @@ class _Releases:
             version = current_pointer(store, name, channel, trusted).version
             if (name, version) not in found:
                 raise Tampered(
-                    f"{store.url}: {name}@{channel}", f"v{version}, which is not there", "a version",
+                    f"{store.url}: {name}@{channel}",
+                    f"v{version}, which is not there",
+                    "a version",
                     "nothing was deleted: bring the manifest back, or promote another version",
-                )  # fmt: skip
+                )
 
 
 def _named_by(manifest: Manifest) -> Iterator[str]:

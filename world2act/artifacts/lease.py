@@ -122,13 +122,17 @@ def _content() -> bytes:
 
 def _busy(store: Store, held: Held) -> Conflict:
     return Conflict(
-        f"{store.url}/collections", f"{held.owner} is collecting garbage", "one collector at a time",
+        f"{store.url}/collections",
+        f"{held.owner} is collecting garbage",
+        "one collector at a time",
         f"wait until it is done; were it dead, its lease would run out in {held.left_s:.0f} s",
-    )  # fmt: skip
+    )
 
 
 def _lost(store: Store, found: str) -> Conflict:
     return Conflict(
-        f"{store.url}/collections", found, f"one younger than {_LAST_DELETE_S:.0f} s",
+        f"{store.url}/collections",
+        found,
+        f"one younger than {_LAST_DELETE_S:.0f} s",
         "this machine stood still meanwhile: collect again",
-    )  # fmt: skip
+    )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 from dvc.dependency import ParamsDependency
 
-from world2act.errors import BadInput
-from world2act.stage import ARTIFACTS, REPORTS
+from world2act.core.errors import BadInput
+from world2act.core.stage import ARTIFACTS, REPORTS
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -76,9 +76,12 @@ def trace(repo: Repo, name: str) -> Lineage:
     released = repo.artifacts.read().get("dvc.yaml", {})
     if name not in released:
         raise BadInput(
-            "dvc.yaml", "artifacts", f"no {name!r}", f"one of {', '.join(sorted(released))}",
+            "dvc.yaml",
+            "artifacts",
+            f"no {name!r}",
+            f"one of {', '.join(sorted(released))}",
             "name one of these, or add yours to `artifacts:` in dvc.yaml",
-        )  # fmt: skip
+        )
     path = released[name].path
     wanted = [path, JUDGED[name]] if name in JUDGED else [path]
     for each in wanted:
@@ -97,9 +100,12 @@ def trace(repo: Repo, name: str) -> Lineage:
             gates[artifact] = (REPORTS / "gates" / f"{artifact}.json").as_posix()
             if gates[artifact] not in makers:
                 raise BadInput(
-                    "dvc.yaml", stage.addressing, f"no stage writes {gates[artifact]}", "a gate behind every artifact",
+                    "dvc.yaml",
+                    stage.addressing,
+                    f"no stage writes {gates[artifact]}",
+                    "a gate behind every artifact",
                     f"add a stage validate_{artifact}",
-                )  # fmt: skip
+                )
             queue.append(makers[gates[artifact]].stage)
     ordered = nx.lexicographical_topological_sort(graph.subgraph(stages).reverse(), key=lambda stage: stage.addressing)
     return Lineage(root, makers[path], tuple(ordered), dict(sorted(gates.items())))
@@ -110,13 +116,17 @@ def refuse_stale(repo: Repo, lineage: Lineage) -> None:
     changes = repo.status(targets=[stage.addressing for stage in lineage.stages])
     if not changes:
         return
-    stage, found = next((stage.addressing, changes[stage.addressing]) for stage in lineage.stages
-                        if stage.addressing in changes)  # fmt: skip
+    stage, found = next(
+        (stage.addressing, changes[stage.addressing]) for stage in lineage.stages if stage.addressing in changes
+    )
     others = f"; {len(changes) - 1} more stages are not" if len(changes) > 1 else ""
     raise BadInput(
-        "dvc.lock", stage, f"{_in_words(found)}{others}", "a stage that is up to date",
+        "dvc.lock",
+        stage,
+        f"{_in_words(found)}{others}",
+        "a stage that is up to date",
         "run `world2act repro`, or `dvc pull` what another machine made",
-    )  # fmt: skip
+    )
 
 
 def path_of(entry: Output, root: Path) -> str:

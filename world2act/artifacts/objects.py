@@ -20,7 +20,7 @@ from world2act_client.errors import ReleaseError
 from world2act_client.manifest import FileEntry
 from world2act_client.store import Store, object_key
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -116,9 +116,12 @@ def _describe(files: Cached, path: str) -> FileEntry:
             size += len(block)
     if md5.hexdigest() != files.md5s[path]:
         raise BadInput(
-            place, path, f"md5 {md5.hexdigest()}", files.md5s[path],
+            place,
+            path,
+            f"md5 {md5.hexdigest()}",
+            files.md5s[path],
             "the cache is damaged: delete that file, then `dvc fetch` it or make it again with `dvc repro --force`",
-        )  # fmt: skip
+        )
     return FileEntry(path, size, md5.hexdigest(), sha256.hexdigest())
 
 

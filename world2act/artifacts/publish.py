@@ -23,7 +23,7 @@ from world2act.artifacts.lineage import Lineage, refuse_stale, trace
 from world2act.artifacts.objects import Cached, describe_files, missing_objects, push_objects
 from world2act.artifacts.registry import Registry, now, open_pipeline, registry_of
 from world2act.artifacts.revision import read_revision
-from world2act.params import PARAMS, read_yaml
+from world2act.core.params import PARAMS, read_yaml
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

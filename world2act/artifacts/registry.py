@@ -19,7 +19,7 @@ from world2act_client.manifest import MANIFEST_TYPE, POINTER_TYPE, Manifest, Poi
 from world2act_client.signing import TrustedKeys, key_id, load_signing_key, load_trusted_keys, seal
 from world2act_client.store import Store
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -90,9 +90,12 @@ def open_pipeline(url: str | None = None) -> Iterator[Repo]:
         remote = _default_remote(config)
         if url and remote and remote["url"].rstrip("/") != url.rstrip("/"):
             raise BadInput(
-                STORE, "", url, f"DVC's default remote, {remote['url']}",
+                STORE,
+                "",
+                url,
+                f"DVC's default remote, {remote['url']}",
                 f"unset {STORE}, or change the remote with `dvc remote modify`",
-            )  # fmt: skip
+            )
         with Repo(config=_overlay(config, url), _wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
@@ -133,21 +136,30 @@ def _with_keys(store: Store, *, signing: bool) -> Registry:
         trusted |= load_trusted_keys(path)
     if not trusted:
         raise BadInput(
-            TRUSTED_KEYS, "", "not set", "the path of a PEM file with the public keys of the publishers",
+            TRUSTED_KEYS,
+            "",
+            "not set",
+            "the path of a PEM file with the public keys of the publishers",
             "ask the publisher for trusted.pem, or make a pair with `world2act keygen DIR`",
-        )  # fmt: skip
+        )
     return Registry(store, trusted, own)
 
 
 def _no_store(found: str) -> BadInput:
     return BadInput(
-        STORE, "", found, "the URL of the store, s3://bucket/prefix",
+        STORE,
+        "",
+        found,
+        "the URL of the store, s3://bucket/prefix",
         f"set {STORE}, or run `dvc remote add --default store s3://bucket/prefix` in the pipeline",
-    )  # fmt: skip
+    )
 
 
 def _no_key() -> BadInput:
     return BadInput(
-        SIGNING_KEY, "", "not set", "the path of a PEM private key to sign releases with",
+        SIGNING_KEY,
+        "",
+        "not set",
+        "the path of a PEM private key to sign releases with",
         "make a pair with `world2act keygen DIR` and keep signing.pem to the publishers",
-    )  # fmt: skip
+    )

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 # the manifest holds them itself: dvc.lock as lineage, params.yaml as params
 _IN_MANIFEST = {"dvc.lock", "params.yaml"}
@@ -34,9 +34,12 @@ def read_revision(root: Path, dependencies: Collection[str], *, allow_modified: 
     if modified and not allow_modified:
         shown = ", ".join(modified[:5]) + (f" and {len(modified) - 5} more" if len(modified) > 5 else "")
         raise BadInput(
-            root, "", f"differs from HEAD: {shown}", "the code that is committed",
+            root,
+            "",
+            f"differs from HEAD: {shown}",
+            "the code that is committed",
             "commit or revert them, or publish with --allow-modified: the manifest then names them",
-        )  # fmt: skip
+        )
     return {"revision": revision, "url": _url(root), "modified": modified}
 
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from world2act.errors import BadInput
-from world2act.storage import read_json, read_tensors, write_json
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, read_tensors, write_json
 
 _GROUPS = 8
 
@@ -23,10 +23,16 @@ class VideoAdapter(nn.Module):
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
         self.frame = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, stride=2, padding=1), nn.GroupNorm(_GROUPS, 64), nn.GELU(),
-            nn.Conv2d(64, 128, 3, stride=2, padding=1), nn.GroupNorm(_GROUPS, 128), nn.GELU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, dim),
-        )  # fmt: skip
+            nn.Conv2d(channels, 64, 3, stride=2, padding=1),
+            nn.GroupNorm(_GROUPS, 64),
+            nn.GELU(),
+            nn.Conv2d(64, 128, 3, stride=2, padding=1),
+            nn.GroupNorm(_GROUPS, 128),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(128, dim),
+        )
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.frame(latents.flatten(0, -4)).unflatten(0, latents.shape[:-3])
@@ -63,8 +69,11 @@ class Bridge(nn.Module):
     def __init__(self, latent_channels: int, action_dim: int, chunk_length: int, dim: int) -> None:
         super().__init__()
         self.config = {
-            "latent_channels": latent_channels, "action_dim": action_dim, "chunk_length": chunk_length, "dim": dim,
-        }  # fmt: skip
+            "latent_channels": latent_channels,
+            "action_dim": action_dim,
+            "chunk_length": chunk_length,
+            "dim": dim,
+        }
         self.video_adapter = VideoAdapter(latent_channels, dim)
         self.action_adapter = ActionAdapter(action_dim, chunk_length, dim)
         self.action_decoder = ActionDecoder(action_dim, chunk_length, dim)

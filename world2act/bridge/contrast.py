@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 
 def similarity(z_video: Tensor, z_action: Tensor, lengths_video: Tensor, lengths_action: Tensor) -> Tensor:
@@ -96,10 +96,12 @@ class Negatives:
         ]
         if not counts:
             raise BadInput(
-                where, "hard_ratio", hard_ratio,
+                where,
+                "hard_ratio",
+                hard_ratio,
                 f"a share that {most_hard} hard and {most_easy} easy negatives can give, at most {limit}",
                 "choose such a share, or add demonstrations",
-            )  # fmt: skip
+            )
         self.hard, self.easy = counts[-1]
 
     def draw(self, anchors: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

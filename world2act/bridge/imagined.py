@@ -12,18 +12,26 @@ import numpy as np
 import torch
 
 from world2act.bridge.pairs import Pairs, action_chunks, pad_pairs
+from world2act.core.params import Sampler
 from world2act.data.latent_cache import Clip, LatentCache
-from world2act.params import Sampler
 from world2act.training.ranks import gather
-from world2act.world_model.generation import WorldModel
+from world2act.world_model.imagining.generation import WorldModel
 
 _BATCH = 32
 
 
 def imagine_pairs(
-    world_model: WorldModel, cache: LatentCache, clips: Sequence[Clip], actions: Callable[[int], np.ndarray], *,
-    chunk_length: int, seed: int, sampler: Sampler, rank: int, ranks: int,
-) -> Pairs:  # fmt: skip
+    world_model: WorldModel,
+    cache: LatentCache,
+    clips: Sequence[Clip],
+    actions: Callable[[int], np.ndarray],
+    *,
+    chunk_length: int,
+    seed: int,
+    sampler: Sampler,
+    rank: int,
+    ranks: int,
+) -> Pairs:
     """Imagine each clip from its first frame and prompt, in its demonstrated length, and match its actions.
 
     The ranks share the clips; every rank gets all pairs, in the order of `clips`.
@@ -45,9 +53,12 @@ def imagine_pairs(
             rows = [own[place] for place in batch]
             imagined[batch, :latents] = world_model.imagine(
                 torch.from_numpy(np.stack([cache.latents(clips[row])[:1] for row in rows])),
-                embeds[[clips[row].prompt_row for row in rows]], embeds[cache.no_prompt],
-                latents=latents, seeds=[seed * 1_000_003 + row for row in rows], sampler=sampler,
-            )  # fmt: skip
+                embeds[[clips[row].prompt_row for row in rows]],
+                embeds[cache.no_prompt],
+                latents=latents,
+                seeds=[seed * 1_000_003 + row for row in rows],
+                sampler=sampler,
+            )
     everything = gather(imagined)[: len(clips)].numpy()
     return pad_pairs(
         [row[: clip.latents] for row, clip in zip(everything, clips, strict=True)],

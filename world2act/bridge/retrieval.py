@@ -11,10 +11,16 @@ from world2act.bridge.adapters import Bridge
 from world2act.bridge.contrast import similarity
 from world2act.bridge.pairs import Pairs
 
-HELDOUT_SCHEMA = pa.schema([
-    ("prompt", pa.string()), ("rank", pa.int64()), ("candidates", pa.int64()),
-    ("rank_same_skill", pa.int64()), ("candidates_same_skill", pa.int64()), ("cosine", pa.float64()),
-])  # fmt: skip
+HELDOUT_SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("rank", pa.int64()),
+        ("candidates", pa.int64()),
+        ("rank_same_skill", pa.int64()),
+        ("candidates_same_skill", pa.int64()),
+        ("cosine", pa.float64()),
+    ]
+)
 
 
 @torch.no_grad()
@@ -30,12 +36,16 @@ def retrieval_ranks(bridge: Bridge, pairs: Pairs) -> list[dict[str, Any]]:
     for i, prompt in enumerate(pairs.groups):
         same = torch.tensor([group == prompt for group in pairs.groups])
         as_good = scores[i] >= scores[i, i]  # itself included, so a tie counts against it
-        rows.append({
-            "prompt": prompt,
-            "rank": int(as_good.sum()), "candidates": len(same),
-            "rank_same_skill": int((as_good & same).sum()), "candidates_same_skill": int(same.sum()),
-            "cosine": float(scores[i, i]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "prompt": prompt,
+                "rank": int(as_good.sum()),
+                "candidates": len(same),
+                "rank_same_skill": int((as_good & same).sum()),
+                "candidates_same_skill": int(same.sum()),
+                "cosine": float(scores[i, i]),
+            }
+        )
     return rows
 
 
@@ -48,7 +58,10 @@ def summarise(ranked: list[dict[str, Any]]) -> dict[str, float | int]:
     chance_skill = sum(1 / row["candidates_same_skill"] for row in ranked) / count
     return {
         "heldout_clips": count,
-        "retrieval_top1": top1, "retrieval_chance": chance, "retrieval_over_chance": top1 / chance,
-        "retrieval_top1_same_skill": top1_skill, "retrieval_chance_same_skill": chance_skill,
+        "retrieval_top1": top1,
+        "retrieval_chance": chance,
+        "retrieval_over_chance": top1 / chance,
+        "retrieval_top1_same_skill": top1_skill,
+        "retrieval_chance_same_skill": chance_skill,
         "cosine": sum(row["cosine"] for row in ranked) / count,
-    }  # fmt: skip
+    }

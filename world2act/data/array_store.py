@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from world2act.errors import BadInput
-from world2act.storage import atomic_file, read_array, sha256
+from world2act.core.errors import BadInput
+from world2act.core.storage import atomic_file, read_array, sha256
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _DTYPE = np.dtype("<f4")

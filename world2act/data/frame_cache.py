@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from world2act.core.storage import atomic_directory, create_array, read_array, read_json, sha256, write_json
 from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
 from world2act.data.tiling import layout_of, read_frames
-from world2act.storage import atomic_directory, create_array, read_array, read_json, sha256, write_json
 
 FOLDER = Path(".cache/frames")
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, read_parquet, write_json, write_parquet
 from world2act.data.array_store import ArrayStore
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout, layout_of
-from world2act.errors import BadInput
-from world2act.storage import read_json, read_parquet, write_json, write_parquet
 
 FRAMES_PER_LATENT = 4
 SKILLS_SCHEMA = pa.schema(
@@ -173,9 +173,14 @@ def open_latents(directory: str | Path) -> LatentCache:
     if not prompts or prompts[-1] != "":
         raise BadInput(root / "prompts.parquet", "prompt", list(prompts), "the last prompt empty", _AGAIN)
     cache = LatentCache(
-        clips, prompts, np.zeros((len(prompts), *meta["text_shape"]), np.float32), meta, stored,
-        ArrayStore(root / "clips"), ArrayStore(root / "prompts"),
-    )  # fmt: skip
+        clips,
+        prompts,
+        np.zeros((len(prompts), *meta["text_shape"]), np.float32),
+        meta,
+        stored,
+        ArrayStore(root / "clips"),
+        ArrayStore(root / "prompts"),
+    )
     for i, clip in enumerate(clips):
         fits = 0 <= clip.prompt_row < len(prompts) and prompts[clip.prompt_row] == clip.prompt
         if not fits or clip.end - clip.start != FRAMES_PER_LATENT * (clip.latents - 1):
@@ -270,11 +275,14 @@ def write_index(
     rows, digests = list(prompts), {key: clips.digest(key) for key in sorted(set(keys))}
     indexed = [
         {
-            **skill, "key": key, "sha256": digests[key], "latents": latents_of(skill["end"] - skill["start"] + 1),
+            **skill,
+            "key": key,
+            "sha256": digests[key],
+            "latents": latents_of(skill["end"] - skill["start"] + 1),
             "prompt_row": rows.index(skill["prompt"]),
         }
         for skill, key in zip(skills, keys, strict=True)
-    ]  # fmt: skip
+    ]
     stored = [
         {"prompt": prompt, "key": key, "sha256": texts.digest(key), "tokens": texts.shape(key)[0]}
         for prompt, key in prompts.items()

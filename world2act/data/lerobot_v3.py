@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, read_parquet, write_json
 from world2act.data.episodes import EncodedEpisode, array_statistics, image_statistics
 from world2act.data.schema import INDICES, data_schema
 from world2act.data.statistics import streamed_statistics
-from world2act.errors import BadInput
-from world2act.storage import read_json, read_parquet, write_json
 
 VERSION = "v3.0"
 IMAGES = "observation.images."

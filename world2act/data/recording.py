@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from world2act.core.errors import BadInput
+from world2act.core.params import Demos
 from world2act.data.lerobot_v3 import IMAGES, INDICES, EpisodeDataset, array_feature, image_feature
-from world2act.errors import BadInput
-from world2act.params import Demos
 
 STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
 PHASE = "expert.phase"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from world2act.core.errors import BadInput
 from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
-from world2act.errors import BadInput
 
 _MOST = 4
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from world2act.errors import InfrastructureError
+from world2act.core.errors import InfrastructureError
+from world2act.core.params import Params
+from world2act.core.storage import write_parquet
 from world2act.evaluation.rollout import EpisodeResult, read_initial_states, roll_out, tasks_of_slots
-from world2act.params import Params
 from world2act.policies.base import Policy
 from world2act.policies.random import RandomPolicy
 from world2act.sims.pool import EnvironmentPool
-from world2act.storage import write_parquet
 
 _SLOTS_PER_TASK = 2
 _SCHEMA = pa.schema(

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from world2act.core.params import Params
+from world2act.core.storage import atomic_file, file_stem, read_json, sha256, write_json
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.evaluation.statistics import Difference, not_worse, paired_difference, wilson
-from world2act.params import Params
 from world2act.policies.base import Policy
 from world2act.sims.base import load_simulator
 from world2act.sims.protocols import PROTOCOLS
-from world2act.storage import atomic_file, file_stem, read_json, sha256, write_json
 
 Results = Mapping[str, Sequence[EpisodeResult]]
 
@@ -55,9 +55,14 @@ def write_episodes(directory: Path, results: Sequence[EpisodeResult], protocol: 
     """Write `<task>-<seed>.json` for each episode of one policy."""
     for result in results:
         episode = {
-            "task": result.task, "seed": result.seed, "success": result.success, "steps": result.steps,
-            "error": result.error, "actions": result.actions.tolist(), "protocol": protocol,
-        }  # fmt: skip
+            "task": result.task,
+            "seed": result.seed,
+            "success": result.success,
+            "steps": result.steps,
+            "error": result.error,
+            "actions": result.actions.tolist(),
+            "protocol": protocol,
+        }
         write_json(directory / f"{file_stem(result.task)}-{result.seed}.json", episode)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_parquet
 from world2act.policies.base import Policy, noise_seed
 from world2act.sims.base import Observation
 from world2act.sims.pool import ChunkResult, EnvironmentPool, SlotsLost
-from world2act.storage import read_parquet
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from world2act.data.video import write_video
+from world2act.core.storage import file_stem
 from world2act.evaluation.rollout import EpisodeResult
+from world2act.films.video import write_video
 from world2act.sims.pool import EnvironmentPool
-from world2act.storage import file_stem
 
 
 def choose_episodes(results: Sequence[EpisodeResult], per_task: int) -> list[EpisodeResult]:

@@ -10,10 +10,10 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
+from world2act.core.params import Params
+from world2act.core.storage import read_json, read_parquet
 from world2act.gates.engine import Table, weights_table, why
 from world2act.gates.probes import has_weights, weight_rows
-from world2act.params import Params
-from world2act.storage import read_json, read_parquet
 
 _AGAIN = "delete artifacts/base_policy and run `dvc repro base_policy`"
 _TRAIN = "raise base_policy.training.steps or demos.labelled_per_task"

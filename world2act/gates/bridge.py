@@ -7,10 +7,10 @@ from pathlib import Path
 import great_expectations.expectations as gxe
 import pandas as pd
 
+from world2act.core.params import Params
+from world2act.core.storage import read_parquet
 from world2act.gates.engine import Table, weights_table, why
 from world2act.gates.probes import weight_rows
-from world2act.params import Params
-from world2act.storage import read_parquet
 
 _AGAIN = "delete artifacts/bridge and run `dvc repro bridge`"
 _TRAIN = (

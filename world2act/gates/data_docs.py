@@ -12,7 +12,7 @@ from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
 
-from world2act.storage import atomic_directory
+from world2act.core.storage import atomic_directory
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _REMOTE = re.compile(

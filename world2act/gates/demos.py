@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from world2act.data.alignment import motion_axes, response_onset
+from world2act.core.errors import BadInput
+from world2act.core.params import Params
+from world2act.core.params.gates import GateDemos
+from world2act.core.storage import read_parquet
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE
-from world2act.errors import BadInput
+from world2act.formats.action_lag import motion_axes, response_onset
 from world2act.gates.engine import Table, why
 from world2act.gates.probes import is_finite, readable
-from world2act.params import Params
-from world2act.params.gates import GateDemos
-from world2act.storage import read_parquet
 
 _FRAMES = 5
 _VARIES_M = 1e-3

@@ -23,10 +23,10 @@ from great_expectations.data_context.types.base import (
     ProgressBarsConfig,
 )
 
-from world2act.errors import GateFailed
+from world2act.core.errors import GateFailed
+from world2act.core.stage import REPORTS
+from world2act.core.storage import write_json
 from world2act.gates.data_docs import write_data_docs
-from world2act.stage import REPORTS
-from world2act.storage import write_json
 
 _SHOWN_ROWS = 5
 _UNMEASURED = "unmeasured"

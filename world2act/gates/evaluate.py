@@ -11,11 +11,11 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.params import Params
+from world2act.core.storage import read_json, read_parquet, sha256
 from world2act.gates.engine import Table, provenance_table, why
 from world2act.gates.probes import is_finite
-from world2act.params import Params
-from world2act.storage import read_json, read_parquet, sha256
 
 _AGAIN = "delete artifacts/evaluate and run `dvc repro evaluate`"
 _INFRASTRUCTURE = (

@@ -12,12 +12,12 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
+from world2act.core.params import Params
+from world2act.core.storage import read_parquet, sha256
 from world2act.data.latent_cache import LatentCache, clip_keys, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates.engine import Table, provenance_table, why
 from world2act.gates.probes import is_finite
-from world2act.params import Params
-from world2act.storage import read_parquet, sha256
 
 _AGAIN = "delete artifacts/latents and run `dvc repro latents`"
 _REMAKE = "run `dvc repro --force latents`: what is damaged or outdated is encoded again, the rest is kept"

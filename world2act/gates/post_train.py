@@ -8,10 +8,10 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
+from world2act.core.params import Params
+from world2act.core.storage import read_json, read_parquet, sha256
 from world2act.gates.engine import Table, provenance_table, weights_table, why
 from world2act.gates.probes import has_weights, weight_rows
-from world2act.params import Params
-from world2act.storage import read_json, read_parquet, sha256
 
 _AGAIN = "delete artifacts/post_train and run `dvc repro post_train`"
 _GENTLER = "lower post_train.training.learning_rate or post_train.training.steps"

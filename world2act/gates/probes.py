@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from world2act.errors import BadInput
-from world2act.storage import read_json, read_tensors
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, read_tensors
 
 
 def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndarray:

@@ -10,13 +10,13 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
+from world2act.core.params import Params, Rollouts
+from world2act.core.storage import read_array, read_parquet, sha256
 from world2act.data.latent_cache import open_latents
 from world2act.gates.engine import Table, provenance_table, why
 from world2act.gates.latents import channel_rows
 from world2act.gates.probes import is_finite
-from world2act.params import Params, Rollouts
-from world2act.storage import read_array, read_parquet, sha256
-from world2act.world_model.rollouts import conditioning_latents
+from world2act.world_model.imagining.rollouts import conditioning_latents
 
 _AGAIN = "delete artifacts/rollouts and run `dvc repro rollouts`"
 _COLUMNS = [

@@ -10,13 +10,13 @@ from typing import Any
 import great_expectations.expectations as gxe
 import pandas as pd
 
+from world2act.core.errors import BadInput
+from world2act.core.params import Params
+from world2act.core.params.gates import GateSkills
+from world2act.core.storage import read_parquet
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
 from world2act.gates.engine import Table, why
-from world2act.params import Params
-from world2act.params.gates import GateSkills
 from world2act.skills.boundaries import count_boundaries, f1
-from world2act.storage import read_parquet
 
 _GRID = 4
 _TOLERANCE = 5

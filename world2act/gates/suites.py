@@ -6,9 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.params import Params
 from world2act.gates.engine import Table, run_gate
-from world2act.params import Params
 
 ARTIFACTS = (
     "demos",

@@ -9,12 +9,12 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
+from world2act.core.errors import BadInput
+from world2act.core.params import Params
+from world2act.core.storage import read_json, read_parquet
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
 from world2act.gates.engine import Table, weights_table, why
 from world2act.gates.probes import weight_rows
-from world2act.params import Params
-from world2act.storage import read_json, read_parquet
 
 _AGAIN = "delete artifacts/tokenizer and run `dvc repro tokenizer`"
 _TRAIN = "raise tokenizer.training.steps or tokenizer.base_dim; look at artifacts/tokenizer/preview"

@@ -9,11 +9,11 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
+from world2act.core.params import Params
+from world2act.core.storage import read_json, read_parquet, sha256
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.gates.engine import Table, provenance_table, weights_table, why
 from world2act.gates.probes import is_finite, weight_rows
-from world2act.params import Params
-from world2act.storage import read_json, read_parquet, sha256
 
 _AGAIN = "delete artifacts/world_model and run `dvc repro world_model`"
 _TRAIN = "raise world_model.training.steps or demos.video_only_per_task"

@@ -18,15 +18,15 @@ from typing import Any
 from world2act_client.errors import Conflict, NotFound
 from world2act_client.store import Store
 
-from world2act.data.ingested import DUPLICATE, SET_ASIDE, TAKEN, index_of
-from world2act.errors import BadInput
+from world2act.collection.ingested import DUPLICATE, SET_ASIDE, TAKEN, index_of
+from world2act.core.errors import BadInput
+from world2act.core.params import Params
+from world2act.core.storage import sha256
 from world2act.ingest.staging import STAGED, Incomplete, stage
 from world2act.ingest.uploads import Strays, Upload, group
 from world2act.ingest.validation import Measured, find_faults, measure, rules_of
 from world2act.ingest.version import advance, synchronise
-from world2act.params import Params
 from world2act.sims.base import load_simulator
-from world2act.storage import sha256
 
 _LONGEST_REASON = 1000
 

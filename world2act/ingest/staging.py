@@ -15,11 +15,11 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from world2act_client.store import Store
 
+from world2act.core.errors import BadInput, World2ActError
+from world2act.core.stage import RUNS
+from world2act.core.storage import read_json, read_parquet
 from world2act.data.lerobot_v3 import DATA_PATH, VERSION, EpisodeDataset
-from world2act.errors import BadInput, World2ActError
 from world2act.ingest.uploads import Upload
-from world2act.stage import RUNS
-from world2act.storage import read_json, read_parquet
 
 STAGED = RUNS / "ingest/staged"
 _THREADS = 8

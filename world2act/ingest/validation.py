@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from world2act.core.errors import BadInput
+from world2act.core.params import Demos, Params
+from world2act.core.params.gates import GateDemos
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, PHASE, check_recording
-from world2act.errors import BadInput
 from world2act.ingest.staging import open_staged
 from world2act.ingest.uploads import Upload
-from world2act.params import Demos, Params
-from world2act.params.gates import GateDemos
 
 _AGAIN = "record the episode again"
 

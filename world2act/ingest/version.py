@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from world2act.artifacts.revision import git
-from world2act.data.ingested import FOLDER, INDEX, KINDS, LEDGER, SCHEMA, TAKEN, index_of, read_ledger
-from world2act.dvc_process import dvc_command, stage_environment
-from world2act.errors import BadInput, InfrastructureError
-from world2act.stage import RUNS
-from world2act.storage import read_json, sha256, write_json, write_parquet
+from world2act.collection.ingested import FOLDER, INDEX, KINDS, LEDGER, SCHEMA, TAKEN, index_of, read_ledger
+from world2act.core.errors import BadInput, InfrastructureError
+from world2act.core.stage import RUNS
+from world2act.core.storage import read_json, sha256, write_json, write_parquet
+from world2act.processes.dvc_command import dvc_command, stage_environment
 
 POINTER = Path("data/ingested.dvc")
 _STATE = RUNS / "ingest/state.json"

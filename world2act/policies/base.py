@@ -18,9 +18,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json
 from world2act.sims.base import Observation
-from world2act.storage import read_json
 
 
 @runtime_checkable

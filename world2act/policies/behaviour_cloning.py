@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
+from world2act.core.device import best_device
+from world2act.core.errors import BadInput
+from world2act.core.params import BasePolicy
+from world2act.core.storage import read_json, write_json
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.device import best_device
-from world2act.errors import BadInput
-from world2act.params import BasePolicy
 from world2act.policies.dataset import image_side, mean_image
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
 from world2act.policies.protocol import stack_images, stack_proprio
 from world2act.policies.weights import load_weights, save_weights
 from world2act.policies.words import make_tokenizer, read_tokenizer, tokenize
 from world2act.sims.base import Observation
-from world2act.storage import read_json, write_json
 from world2act.training.objective import Place, draw, epoch_indices
 
 FAMILY = "behaviour_cloning"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from world2act.params import Params
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, REPORTS
+from world2act.core.storage import read_json, sha256
 from world2act.policies.protocol import RobotProtocol
-from world2act.stage import ARTIFACTS, REPORTS
-from world2act.storage import read_json, sha256
 
 _HASH = 64
 _FAMILIES = {

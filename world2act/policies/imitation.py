@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from world2act.core.errors import BadInput
+from world2act.core.params import Base, BasePolicy
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
-from world2act.params import Base, BasePolicy
 from world2act.policies.base import Policy, family_module
 from world2act.training.dry_run import must_train
 from world2act.training.loop import Trained, train

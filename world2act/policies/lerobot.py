@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from world2act.core.storage import write_json
 from world2act.data.lerobot_v3 import IMAGES
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.protocol import RobotProtocol
-from world2act.storage import write_json
 
 FOLDER, TYPE = "lerobot", "world2act"
 _DEVICE = ("device_processor", {"device": "cpu", "float_dtype": None})

@@ -12,8 +12,8 @@ from typing import Self
 
 import numpy as np
 
-from world2act.errors import BadInput
-from world2act.storage import read_json, write_json
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, write_json
 
 ACTION, PROPRIO = "action", "observation.state"
 _REMEDY = "restore the policy with `dvc checkout`, or delete it and run `dvc repro` to make it again"

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from world2act.errors import BadInput
-from world2act.params import Demos
+from world2act.core.errors import BadInput
+from world2act.core.params import Demos
+from world2act.core.storage import read_json, write_json
 from world2act.sims.base import Observation, load_simulator
-from world2act.storage import read_json, write_json
 
 _REMEDY = "use a policy that was trained for this robot, or train one on its episodes"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from world2act.core.storage import read_json
 from world2act.sims.base import Observation
-from world2act.storage import read_json
 
 
 class RandomPolicy:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from world2act.errors import BadInput
-from world2act.storage import read_tensors, write_tensors
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_tensors, write_tensors
 
 _REMEDY = "restore it with `dvc checkout`, or delete the directory and run `dvc repro` to make it again"
 

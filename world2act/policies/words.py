@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 _PAD, _UNKNOWN = "[PAD]", "[UNK]"
 _REMEDY = "restore the policy with `dvc checkout`"

@@ -23,14 +23,32 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 INK, MUTE, LINE, ACCENT, BASE, SOFT = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 _VARIABLES = {INK: "ink", MUTE: "mute", LINE: "line", ACCENT: "accent", BASE: "base", SOFT: "soft"}
 STYLE = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 12, "text.color": INK, "axes.labelcolor": MUTE,
-    "axes.edgecolor": LINE, "xtick.color": MUTE, "ytick.color": MUTE, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 12,
+    "text.color": INK,
+    "axes.labelcolor": MUTE,
+    "axes.edgecolor": LINE,
+    "xtick.color": MUTE,
+    "ytick.color": MUTE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
     "axes.titlesize": 12.5,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK, "figure.facecolor": "none",
-    "axes.facecolor": "none", "legend.frameon": False, "legend.labelcolor": INK, "lines.linewidth": 1.8,
-    "xtick.major.size": 0, "ytick.major.size": 0,
-}  # fmt: skip
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.8,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
 FULL, HALF, THIRD = 15.0, 7.2, 4.7  # inches of 72 pixels, as wide as the page shows them: letters keep their size
 POLICIES = {"random": ("random", SOFT), "base": ("base policy", BASE), "post_train": ("post-trained", ACCENT)}
 

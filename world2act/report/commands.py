@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from world2act.messages import one_message
+from world2act.core.messages import one_message
 
 app = typer.Typer()
 skills = typer.Typer(help="Look at demonstrations as skills.", no_args_is_help=True)
@@ -34,11 +34,11 @@ def preview(
     out: Annotated[Path, typer.Option(help="The page.")] = Path("reports/skills_preview.html"),
 ) -> None:
     """Write a page that shows how a dataset divides into skills: frames, gripper, motion, boundaries, prompts."""
+    from world2act.core.params import load_params
+    from world2act.core.storage import atomic_file
     from world2act.data.lerobot_v3 import EpisodeDataset
-    from world2act.params import load_params
     from world2act.report.skills_preview import render
     from world2act.skills.events import Calibration
-    from world2act.storage import atomic_file
 
     with one_message():
         calibration = Calibration.of(load_params().skills)

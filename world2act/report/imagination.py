@@ -10,25 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.report import charts, sources
 from world2act.report.html import data_uri
-from world2act.world_model.baselines import BASELINES
-from world2act.world_model.drift import CHAINED, RECORDED, summarise_chains
-from world2act.world_model.object_position import summarise_positions
+from world2act.world_model.judging.baselines import BASELINES
+from world2act.world_model.judging.drift import CHAINED, RECORDED, summarise_chains
+from world2act.world_model.judging.object_position import summarise_positions
 
 _STRIPS = 6
 _MODEL, _CONTROL = "world model", "control: another clip's first frame"
 _ERRORS = {
-    "error_model": "world model, mean of samples", "error_one_sample": "world model, one sample",
-    "error_ridge": BASELINES["ridge"], "error_nearest": BASELINES["nearest"],
-    "error_skill_mean": BASELINES["skill_mean"], "error_length_mean": "mean of clips as long",
-    "error_first_frame": BASELINES["first_frame"], "error_shuffled": _CONTROL,
-}  # fmt: skip
+    "error_model": "world model, mean of samples",
+    "error_one_sample": "world model, one sample",
+    "error_ridge": BASELINES["ridge"],
+    "error_nearest": BASELINES["nearest"],
+    "error_skill_mean": BASELINES["skill_mean"],
+    "error_length_mean": "mean of clips as long",
+    "error_first_frame": BASELINES["first_frame"],
+    "error_shuffled": _CONTROL,
+}
 _CORRELATIONS = {
-    "correlation": _MODEL, "correlation_ridge": BASELINES["ridge"], "correlation_nearest": BASELINES["nearest"],
+    "correlation": _MODEL,
+    "correlation_ridge": BASELINES["ridge"],
+    "correlation_nearest": BASELINES["nearest"],
     "correlation_shuffled": _CONTROL,
-}  # fmt: skip
+}
 _PICTURES = {"model": "world model, one sample", **BASELINES, "reconstruction": "the recording through the tokenizer"}
 _PICTURE_METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
 _READ = {RECORDED: "the recording: what the probe can read", "model": _MODEL, "shuffled": _CONTROL, **BASELINES}

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from world2act.core.storage import read_json
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.report import charts, sources
 from world2act.report.drawing import draw_pipeline
 from world2act.report.html import data_uri, load_template, png, style
 from world2act.report.imagination import imagination, mean
 from world2act.report.wording import verdict
-from world2act.storage import read_json
 
 _FRAMES = 8
 _TRAINED = ("tokenizer", "world_model", "base_policy", "bridge", "post_train")

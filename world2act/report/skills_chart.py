@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from world2act.params.skills import Contact, Motion, Touch
+from world2act.core.params.skills import Contact, Motion, Touch
 from world2act.report.charts import ACCENT, BASE, FULL, INK, LINE, MUTE, SOFT, STYLE, inline_svg
 from world2act.skills.contact import Event
 from world2act.skills.motion import turning_angle
@@ -82,9 +82,15 @@ def _draw_band(axes: Axes, cut: Cut, frames: int) -> None:
         late = after - event.frame < 0.13 * frames  # no room for the words on the right
         axes.plot(event.frame, 0.8, marker="v", markersize=6, color=MUTE)
         axes.annotate(
-            event.kind.replace("_", " "), (event.frame, 0.8), (-8 if late else 8, 0), textcoords="offset points",
-            ha="right" if late else "left", va="center", fontsize=10, color=MUTE,
-        )  # fmt: skip
+            event.kind.replace("_", " "),
+            (event.frame, 0.8),
+            (-8 if late else 8, 0),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            va="center",
+            fontsize=10,
+            color=MUTE,
+        )
     axes.set(ylim=(0, 1), yticks=[])
     axes.grid(False)
     axes.spines[["left", "bottom"]].set_visible(False)

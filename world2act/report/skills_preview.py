@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_parquet
 from world2act.data.lerobot_v3 import EpisodeDataset, EpisodeRecord
 from world2act.data.recording import STATE, ee_force, ee_position, gripper_opening
-from world2act.errors import BadInput
 from world2act.report import html
 from world2act.report.skills_chart import LEFT, RIGHT, Cut, Signals, episode_chart
 from world2act.skills.boundaries import TOLERANCES, count_boundaries, f1, found_boundaries, true_boundaries
 from world2act.skills.events import Calibration, find_events
 from world2act.skills.segmentation import PAPER
-from world2act.storage import read_parquet
 
 _FRAMES = 12
 _PIXELS = 128

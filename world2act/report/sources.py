@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from world2act.errors import BadInput
-from world2act.storage import read_json, read_parquet, sha256
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, read_parquet, sha256
 
 Curves = dict[str, list[tuple[int, float]]]
 

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from world2act.core.storage import read_json
 from world2act.report.sources import Stage, read_stages
 from world2act.report.wording import memory, percent, seconds, verdict
-from world2act.storage import read_json
 
 _COLOURS = {"green": "green", "amber": "yellow", "red": "red", "unknown": "dim", "none": "dim"}
 _NUMBER: Callable[[float], str] = "{:.3g}".format
@@ -22,7 +22,8 @@ _FIGURES: dict[str, dict[str, tuple[str, Callable[[Any], str]]]] = {
     "tokenizer": {"psnr_db": ("dB PSNR", "{:.1f}".format)},
     "latents": {"clips": ("clips", str), "latents": ("latents", str)},
     "world_model": {
-        "error_model": ("error", _NUMBER), "error_skill_mean": ("skill mean", _NUMBER),
+        "error_model": ("error", _NUMBER),
+        "error_skill_mean": ("skill mean", _NUMBER),
         "error_first_frame": ("first frame", _NUMBER),
     },
     "rollouts": {"rollouts": ("rollouts", str), "skills": ("skills", str)},
@@ -30,10 +31,11 @@ _FIGURES: dict[str, dict[str, tuple[str, Callable[[Any], str]]]] = {
     "base_policy": {"success_base": ("base", percent), "success_random": ("random", percent)},
     "post_train": {"cosine_base": ("cosine, base", _NUMBER), "cosine": ("post-trained", _NUMBER)},
     "evaluate": {
-        "success_base": ("base", percent), "success_post_train": ("post-trained", percent),
+        "success_base": ("base", percent),
+        "success_post_train": ("post-trained", percent),
         "success_random": ("random", percent),
     },
-}  # fmt: skip
+}
 
 
 def print_summary(root: Path = Path()) -> None:

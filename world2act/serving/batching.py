@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from world2act.errors import World2ActError
+from world2act.core.errors import World2ActError
 from world2act.policies.base import Policy
 from world2act.sims.base import Observation
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from world2act.messages import one_message
+from world2act.core.messages import one_message
 
 app = typer.Typer()
 ANYWHERE = {"serve"}

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json
 from world2act.policies.base import Policy, load_policy
 from world2act.serving.batching import Batcher
 from world2act.serving.log import log, log_to_stderr
@@ -19,7 +20,6 @@ from world2act.serving.observations import Observations
 from world2act.serving.server import API_KEY, Limits, PolicyServer
 from world2act.serving.sources import find_policy
 from world2act.sims.base import Observation
-from world2act.storage import read_json
 
 
 def parse_cameras(pairs: Sequence[str]) -> dict[str, str]:
@@ -68,9 +68,14 @@ def describe(policy: Policy, folder: Path, name: str, observations: Observations
 
 
 async def _serve(
-    policy: Policy, observations: Observations, metadata: Mapping[str, Any], host: str, port: int,
-    limits: Limits, seed: int,
-) -> None:  # fmt: skip
+    policy: Policy,
+    observations: Observations,
+    metadata: Mapping[str, Any],
+    host: str,
+    port: int,
+    limits: Limits,
+    seed: int,
+) -> None:
     batching = Batcher(policy, batch=limits.batch, waiting=limits.waiting, timeout_s=limits.request_s)
     async with batching as batcher:
         server = PolicyServer(

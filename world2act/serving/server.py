@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.protocol import State
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.policies.base import noise_seed
 from world2act.policies.remote.openpi_messages import Packer, unpack
 from world2act.serving.batching import Batcher, Refused
@@ -74,9 +74,15 @@ class PolicyServer:
     """
 
     def __init__(
-        self, batcher: Batcher, observations: Observations, metadata: Mapping[str, Any], *,
-        limits: Limits, seed: int, api_key: str | None,
-    ) -> None:  # fmt: skip
+        self,
+        batcher: Batcher,
+        observations: Observations,
+        metadata: Mapping[str, Any],
+        *,
+        limits: Limits,
+        seed: int,
+        api_key: str | None,
+    ) -> None:
         self._batcher, self._observations, self._limits = batcher, observations, limits
         # the same for every connection
         self._noise_seed = lru_cache(4096)(lambda number: noise_seed(seed, number))
@@ -101,11 +107,19 @@ class PolicyServer:
             raise BadInput("--host", "", host, expected, f"export {API_KEY}, the same here and on the robot")
         try:
             server = await serve(
-                self._handle, host, port, process_request=self._admit, create_connection=_Connection, compression=None,
-                max_size=self._limits.message_bytes, max_queue=1, close_timeout=_CLOSE_TIMEOUT_S,
+                self._handle,
+                host,
+                port,
+                process_request=self._admit,
+                create_connection=_Connection,
+                compression=None,
+                max_size=self._limits.message_bytes,
+                max_queue=1,
+                close_timeout=_CLOSE_TIMEOUT_S,
                 # a page in a browser on this machine reaches loopback too, and always says where it comes from
-                origins=[None], logger=LOGGER.getChild("websockets"),
-            )  # fmt: skip
+                origins=[None],
+                logger=LOGGER.getChild("websockets"),
+            )
         except OSError as error:
             found = error.strerror or str(error)
             raise BadInput(

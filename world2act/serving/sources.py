@@ -8,7 +8,7 @@ from pathlib import Path
 from world2act_client.get import get
 
 from world2act.artifacts.registry import open_registry
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 
 def find_policy(source: str, store: str | None = None) -> tuple[Path, str]:

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from world2act.errors import BadInput, InfrastructureError
+from world2act.core.errors import BadInput, InfrastructureError
 
 _MIN_CONTRAST = 1.0
 

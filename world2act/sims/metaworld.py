@@ -27,8 +27,8 @@ os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering of small fram
 
 import numpy as np
 
-from world2act.errors import BadInput, InfrastructureError
-from world2act.params import Camera
+from world2act.core.errors import BadInput, InfrastructureError
+from world2act.core.params import Camera
 from world2act.sims.base import Embodiment, Observation, Task, check_contrast
 
 _PACKAGES = {"osmesa": "libosmesa6", "egl": "libegl1 libgl1"}

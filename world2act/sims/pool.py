@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from world2act.errors import InfrastructureError, World2ActError
+from world2act.core.errors import InfrastructureError, World2ActError
 from world2act.sims.base import Environment, Observation, load_simulator
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from world2act.errors import BadInput, InfrastructureError
+from world2act.core.errors import BadInput, InfrastructureError
 from world2act.sims import serve
 from world2act.sims.base import Embodiment, Observation, Task
 from world2act.sims.wire import receive, send
@@ -52,9 +52,13 @@ class SimulatorProcess:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=[theirs.fileno()],
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    pass_fds=[theirs.fileno()],
                     env=_environment() | dict(variables or {}),
-                )  # fmt: skip
+                )
         except OSError as error:
             raise BadInput(python, "", error.strerror, "a Python interpreter", "make the environment anew") from error
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from world2act.params import Demos  # simulators' own environments read this module too, and lack pydantic
+    from world2act.core.params import Demos  # simulators' own environments read this module too, and lack pydantic
 
 
 @dataclass(frozen=True)

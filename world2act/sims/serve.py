@@ -33,8 +33,8 @@ def _find_package() -> None:
 
 def main(descriptor: int, parent: int, module_name: str) -> None:
     """Answer every message {command, environment, arguments} with {value}, or {error} and what is known of it."""
-    from world2act.errors import BadInput, World2ActError
-    from world2act.lifetime import end_with_parent
+    from world2act.core.errors import BadInput, World2ActError
+    from world2act.processes.lifetime import end_with_parent
     from world2act.sims.wire import receive, send
 
     end_with_parent(parent)

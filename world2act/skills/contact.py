@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from world2act.params.skills import Contact, Touch
+from world2act.core.params.skills import Contact, Touch
 
 Kind = Literal["contact_onset", "contact_end", "motion_change", "touch_onset"]
 

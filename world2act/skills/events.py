@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from world2act.core.errors import BadInput
+from world2act.core.params import Skills
+from world2act.core.params.skills import Contact, Motion, Touch
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import STATE, ee_force, ee_position, gripper_opening
-from world2act.errors import BadInput
-from world2act.params import Skills
-from world2act.params.skills import Contact, Motion, Touch
 from world2act.skills.contact import Event, contact_events, touch_events
 from world2act.skills.motion import motion_events
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from world2act.errors import BadInput, InfrastructureError
+from world2act.core.errors import BadInput, InfrastructureError
 from world2act.skills.prompts import StepName
 from world2act.skills.replies import Reply
 

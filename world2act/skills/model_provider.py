@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from world2act.errors import BadInput, InfrastructureError
-from world2act.params.skills import Price
+from world2act.core.errors import BadInput, InfrastructureError
+from world2act.core.params.skills import Price
 from world2act.skills.alignment import Discard
 from world2act.skills.journal import Journal, Question
 from world2act.skills.language import Answer, Request, Usage

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from world2act.params.skills import Motion
+from world2act.core.params.skills import Motion
 from world2act.skills.contact import Event
 
 

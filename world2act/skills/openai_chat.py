@@ -18,8 +18,8 @@ import httpx2
 import openai
 from openai.types.chat import ChatCompletion
 
-from world2act.errors import InfrastructureError
-from world2act.params.skills import OpenAIEndpoint
+from world2act.core.errors import InfrastructureError
+from world2act.core.params.skills import OpenAIEndpoint
 from world2act.skills.model_provider import ChatError, Keep
 from world2act.skills.prompts import Messages
 from world2act.skills.replies import Reply
@@ -27,8 +27,15 @@ from world2act.skills.replies import Reply
 MAX_ANSWER_BYTES = 4 << 20
 _BLOCK = "skills.openai"
 _HEADERS = {
-    "accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "host", "user-agent",
-}  # fmt: skip
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "user-agent",
+}
 """What is sent: the client would add what OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS and their like hold, to any host."""
 _FINISHED = ("stop", "length", "content_filter", "tool_calls", "function_call")
 

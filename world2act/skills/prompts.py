@@ -13,10 +13,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import sha256
 from world2act.skills.contact import Kind
 from world2act.skills.plan import EPISODE_END
-from world2act.storage import sha256
 
 StepName = Literal["plan", "choice"]
 Messages = list[dict[str, str]]

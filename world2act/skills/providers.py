@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from world2act.errors import BadInput
-from world2act.params import Skills
+from world2act.core.errors import BadInput
+from world2act.core.params import Skills
 from world2act.skills.journal import Journal
 from world2act.skills.language import LanguageProvider
 from world2act.skills.model_provider import ModelProvider
@@ -32,9 +32,12 @@ def make_provider(skills: Skills, *, journal: Path, finished: Path) -> LanguageP
     block = getattr(skills, skills.provider)
     if block is None:
         raise BadInput(
-            "params.yaml", f"skills.{skills.provider}", "null", f"the settings of the provider {skills.provider}",
+            "params.yaml",
+            f"skills.{skills.provider}",
+            "null",
+            f"the settings of the provider {skills.provider}",
             f"write {_WRITE[skills.provider]} into a profile (docs/demonstrations.md explains each key)",
-        )  # fmt: skip
+        )
     if skills.provider == "openai":
         from world2act.skills.openai_chat import OpenAIChat as Chat
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import RootModel, ValidationError
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.skills.language import Answer, Request, Usage
 from world2act.skills.plan import Step, match, mismatch
 

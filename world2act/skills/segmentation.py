@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from world2act.core.errors import BadInput
+from world2act.core.storage import atomic_file, write_parquet
 from world2act.data.latent_cache import SKILLS_SCHEMA
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
 from world2act.skills.alignment import GRID, Discard, Skill, align
 from world2act.skills.events import Calibration, find_events
 from world2act.skills.language import LanguageProvider, Request
-from world2act.storage import atomic_file, write_parquet
 
 DATASETS = ("labelled", "video_only")
 WHOLE = "undivided"

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from world2act.params.skills import LocalModel, Price
+from world2act.core.params.skills import LocalModel, Price
+from world2act.core.storage import sha256
 from world2act.skills.model_provider import ChatError, Keep
 from world2act.skills.prompts import Messages
 from world2act.skills.replies import Reply
-from world2act.storage import sha256
 
 _BLOCK = "skills.transformers"
 
@@ -47,9 +47,12 @@ class TransformersChat:
             raise ChatError("params.yaml", f"no model in {folder}", "config.json", "correct path", f"{_BLOCK}.path")
         if (found := sha256(folder)) != self._local.sha256:
             raise ChatError(
-                "params.yaml", f"a folder of sha256 {found}", self._local.sha256, "pin this model or restore the other",
+                "params.yaml",
+                f"a folder of sha256 {found}",
+                self._local.sha256,
+                "pin this model or restore the other",
                 f"{_BLOCK}.sha256",
-            )  # fmt: skip
+            )
         options = {"local_files_only": True, "trust_remote_code": False}
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
@@ -59,9 +62,12 @@ class TransformersChat:
             model = model.to(self._local.device).eval()
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ChatError(
-                "params.yaml", f"{folder} does not load: {error}", "a causal language model in safetensors",
-                "save it anew with save_pretrained", f"{_BLOCK}.path",
-            ) from None  # fmt: skip
+                "params.yaml",
+                f"{folder} does not load: {error}",
+                "a causal language model in safetensors",
+                "save it anew with save_pretrained",
+                f"{_BLOCK}.path",
+            ) from None
         if tokenizer.chat_template is None:
             raise ChatError(
                 "params.yaml",
@@ -82,10 +88,12 @@ class TransformersChat:
         longest = getattr(model.config, "max_position_embeddings", width + self._local.max_tokens)
         if width + self._local.max_tokens > longest:
             raise ChatError(
-                "params.yaml", f"{width} tokens of prompt and {self._local.max_tokens} of answer",
-                f"at most {longest} in all, which the model can read", "lower max_tokens, or choose another model",
+                "params.yaml",
+                f"{width} tokens of prompt and {self._local.max_tokens} of answer",
+                f"at most {longest} in all, which the model can read",
+                "lower max_tokens, or choose another model",
                 f"{_BLOCK}.max_tokens",
-            )  # fmt: skip
+            )
         with torch.inference_mode():
             output = model.generate(
                 **tokens, max_new_tokens=self._local.max_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id

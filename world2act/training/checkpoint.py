@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed, nn
 
-from world2act.errors import BadInput
-from world2act.stage import is_main
-from world2act.storage import read_json, write_json, write_tensors
+from world2act.core.errors import BadInput
+from world2act.core.stage import is_main
+from world2act.core.storage import read_json, write_json, write_tensors
 from world2act.training.optimizer import AveragingAdamW
 from world2act.training.whole import persistent_buffers, set_moment, trainable, whole_moment, whole_weight
 

@@ -14,9 +14,9 @@ import psutil
 import torch
 from torch import nn
 
-from world2act.errors import BadInput
-from world2act.params import Training
-from world2act.stage import is_dry_run, is_main
+from world2act.core.errors import BadInput
+from world2act.core.params import Training
+from world2act.core.stage import is_dry_run, is_main
 from world2act.training.engine import build_engine, micro_batch, read_configuration
 from world2act.training.objective import Objective, Place
 from world2act.training.optimizer import moments

@@ -12,9 +12,9 @@ import deepspeed
 import torch
 from torch import nn
 
-from world2act.errors import BadInput
-from world2act.params import Training
-from world2act.storage import read_json
+from world2act.core.errors import BadInput
+from world2act.core.params import Training
+from world2act.core.storage import read_json
 from world2act.training.optimizer import AveragingAdamW
 from world2act.training.whole import trainable
 

@@ -35,10 +35,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from world2act.errors import BadInput, World2ActError
-from world2act.lifetime import child_command
-from world2act.params import load_params
-from world2act.stage import DRY_RUN
+from world2act.core.errors import BadInput, World2ActError
+from world2act.core.params import load_params
+from world2act.core.stage import DRY_RUN
+from world2act.processes.lifetime import child_command
 
 HOSTFILE, NODE_RANK = "WORLD2ACT_HOSTFILE", "WORLD2ACT_NODE_RANK"
 _POLL_S = 2.0

@@ -11,8 +11,8 @@ import torch
 from dvclive import Live
 from torch import Tensor, distributed
 
-from world2act.stage import METRICS, is_main
-from world2act.storage import atomic_file
+from world2act.core.stage import METRICS, is_main
+from world2act.core.storage import atomic_file
 
 _POINTS = 100
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
-from world2act.errors import World2ActError
-from world2act.params import Base, Training
-from world2act.stage import RUNS, DryRunDone, is_dry_run, is_main
-from world2act.storage import sha256, write_json
+from world2act.core.errors import World2ActError
+from world2act.core.params import Base, Training
+from world2act.core.stage import RUNS, DryRunDone, is_dry_run, is_main
+from world2act.core.storage import sha256, write_json
 from world2act.training import checkpoint
 from world2act.training.dry_run import report
 from world2act.training.engine import build_engine, precision, read_configuration

@@ -12,7 +12,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor, distributed, nn
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 
 def initialise() -> tuple[int, int]:

@@ -19,7 +19,7 @@ from deepspeed.utils import (
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from world2act.stage import is_main
+from world2act.core.stage import is_main
 from world2act.training.optimizer import AVERAGE, AveragingAdamW
 
 

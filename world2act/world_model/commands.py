@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from world2act.messages import one_message
+from world2act.core.messages import one_message
 
 app = typer.Typer()
 
@@ -18,16 +18,16 @@ def view(
     out: Annotated[Path, typer.Option(help="The folder of the mp4 and of the PNG strip.")] = Path("reports/view"),
 ) -> None:
     """Film an episode above what the world model imagines from its first frame, skill by skill."""
+    from world2act.core.errors import BadInput
+    from world2act.core.params import load_params
+    from world2act.core.storage import file_stem, read_json
     from world2act.data.latent_cache import open_latents
     from world2act.data.lerobot_v3 import EpisodeDataset
-    from world2act.errors import BadInput
-    from world2act.params import load_params
-    from world2act.storage import file_stem, read_json
-    from world2act.world_model.generation import load_world_model
-    from world2act.world_model.guardrail import open_guardrail
-    from world2act.world_model.imagination import Imagination, chains_of
-    from world2act.world_model.tokenizer import load_tokenizer
-    from world2act.world_model.view import film_episode
+    from world2act.films.heldout import film_episode
+    from world2act.world_model.imagining.generation import load_world_model
+    from world2act.world_model.imagining.imagination import Imagination, chains_of
+    from world2act.world_model.parts.guardrail import open_guardrail
+    from world2act.world_model.parts.tokenizer import load_tokenizer
 
     with one_message():
         artifacts, params = Path("artifacts"), load_params()
@@ -54,7 +54,7 @@ def convert_lpips(
     out: Annotated[Path, typer.Argument(help="The file for world_model.lpips.")] = Path("lpips.safetensors"),
 ) -> None:
     """Write the weights of LPIPS as one safetensors file. Nothing but tensors is read of the .pth files."""
-    from world2act.world_model.lpips import convert
+    from world2act.world_model.judging.lpips import convert
 
     with one_message():
         convert(alexnet, channels, out)

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from lerobot.configs import PreTrainedConfig
 
-from world2act.errors import World2ActError
+from world2act.core.errors import World2ActError
 from world2act.policies.lerobot import TYPE
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lerobot_policy_world2act.configuration_world2act import World2ActConfig, refuse_training
 from lerobot_policy_world2act.observations import BatchReader
-from world2act.device import best_device
-from world2act.errors import BadInput
+from world2act.core.device import best_device
+from world2act.core.errors import BadInput
 from world2act.policies.base import load_policy, noise_seed
 from world2act.policies.lerobot import FOLDER, TYPE
 
@@ -58,10 +58,12 @@ class World2ActPolicy(PreTrainedPolicy):
         width, length = self.policy.action_dim, self.policy.chunk_length
         if config.action_feature is not None and config.action_feature.shape != (width,):
             raise BadInput(
-                "action", "", f"{tuple(config.action_feature.shape)} of the environment or data set",
+                "action",
+                "",
+                f"{tuple(config.action_feature.shape)} of the environment or data set",
                 f"({width},), as {self.folder} gives: {', '.join(config.action_feature_names or ['?'])}",
                 "use a policy that was trained for this robot",
-            )  # fmt: skip
+            )
         if config.n_action_steps is not None and not 1 <= config.n_action_steps <= length:
             where, found = "--policy.n_action_steps", config.n_action_steps
             raise BadInput(where, "", found, f"1 to {length}, the actions of a chunk", "choose one of them")

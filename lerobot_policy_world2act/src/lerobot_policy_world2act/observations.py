@@ -16,7 +16,7 @@ import torch
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.policies.base import Policy
 from world2act.serving.observations import TASK, Observations
 from world2act.sims.base import Observation

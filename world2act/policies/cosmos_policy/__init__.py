@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from world2act.policies.cosmos_policy.policy import CosmosPolicy, from_pretrained
 
 if TYPE_CHECKING:
+    from world2act.core.params import BasePolicy
     from world2act.data.chunks import ChunkDataset
     from world2act.data.lerobot_v3 import EpisodeDataset
-    from world2act.params import BasePolicy
     from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective
 
 __all__ = ["CosmosPolicy", "from_pretrained", "make_objective"]

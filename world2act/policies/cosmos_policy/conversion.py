@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import atomic_directory, sha256
 from world2act.policies.cosmos_policy.interface import INTERFACES, SIDE
 from world2act.policies.cosmos_policy.native import read_native_prompts, read_native_statistics
 from world2act.policies.cosmos_policy.policy import CosmosPolicyConfig, save_pretrained
 from world2act.policies.lerobot import write_lerobot
 from world2act.policies.protocol import RobotProtocol
-from world2act.storage import atomic_directory, sha256
-from world2act.world_model.tokenizer import load_tokenizer
-from world2act.world_model.transformer import build_transformer, native_sizes
+from world2act.world_model.parts.tokenizer import load_tokenizer
+from world2act.world_model.parts.transformer import build_transformer, native_sizes
 
 PARTS = ("*.pt", "*dataset_statistics.json", "*t5_embeddings.pkl")
 STEPS = 5

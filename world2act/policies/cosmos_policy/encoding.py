@@ -14,7 +14,7 @@ from torch import Tensor
 
 from world2act.data.latent_cache import FRAMES_PER_LATENT
 from world2act.policies.cosmos_policy.layout import Frame, Layout
-from world2act.world_model.tokenizer import VideoTokenizer, to_video
+from world2act.world_model.parts.tokenizer import VideoTokenizer, to_video
 
 
 class PictureEncoder:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.policies.cosmos_policy.layout import Layout, layout_of
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.protocol import RobotProtocol

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 Role = Literal["policy", "world_model", "value"]
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
-from world2act.storage import read_json
 
 _NAMES = {ACTION: "actions", PROPRIO: "proprio"}
 _ALLOWED = {

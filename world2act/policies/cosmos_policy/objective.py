@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.core.errors import BadInput
+from world2act.core.params import BasePolicy
+from world2act.core.params import CosmosPolicy as CosmosPolicyParams
+from world2act.core.storage import sha256
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
-from world2act.params import BasePolicy
-from world2act.params import CosmosPolicy as CosmosPolicyParams
 from world2act.policies.cosmos_policy.encoding import PictureEncoder
 from world2act.policies.cosmos_policy.interface import INTERFACES
 from world2act.policies.cosmos_policy.layout import Frame, inject, inject_value
@@ -37,13 +38,12 @@ from world2act.policies.cosmos_policy.policy import (
 )
 from world2act.policies.dataset import protocol_of
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
-from world2act.storage import sha256
 from world2act.training.objective import Place, epoch_indices
-from world2act.world_model.conditioning import denoise
-from world2act.world_model.text import load_text_encoder
-from world2act.world_model.tokenizer import load_tokenizer
-from world2act.world_model.transformer import build_transformer, check_parameters
-from world2act.world_model.tuning import merge, tune
+from world2act.world_model.learning.tuning import merge, tune
+from world2act.world_model.parts.conditioning import denoise
+from world2act.world_model.parts.text import load_text_encoder
+from world2act.world_model.parts.tokenizer import load_tokenizer
+from world2act.world_model.parts.transformer import build_transformer, check_parameters
 
 KEPT_NUMBERS = 2**27  # float32: 512 MiB a rank
 LOGNORMAL_SHARE, LOG_MEAN, LOG_STD, UNIFORM = 0.7, math.log(4), 1.2, (1.0, 85.0)

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from world2act.device import best_device
-from world2act.errors import BadInput
+from world2act.core.device import best_device
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_tensors, write_json, write_tensors
 from world2act.policies.cosmos_policy.encoding import PictureEncoder
 from world2act.policies.cosmos_policy.interface import INTERFACES, Interface
 from world2act.policies.cosmos_policy.layout import (
@@ -34,12 +35,11 @@ from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_stati
 from world2act.policies.protocol import family_config, stack_images, stack_proprio
 from world2act.policies.weights import save_weights
 from world2act.sims.base import Observation
-from world2act.storage import read_tensors, write_json, write_tensors
-from world2act.world_model import checkpoint
-from world2act.world_model.conditioning import Prediction, denoise
-from world2act.world_model.sampler import SIGMA_MAX, karras_sigmas, seeded_noise, step_weights
-from world2act.world_model.tokenizer import VideoTokenizer, load_tokenizer
-from world2act.world_model.transformer import build_transformer
+from world2act.world_model.imagining.sampler import SIGMA_MAX, karras_sigmas, seeded_noise, step_weights
+from world2act.world_model.parts import checkpoint
+from world2act.world_model.parts.conditioning import Prediction, denoise
+from world2act.world_model.parts.tokenizer import VideoTokenizer, load_tokenizer
+from world2act.world_model.parts.transformer import build_transformer
 
 FAMILY = "cosmos_policy"
 SIGMA_MIN = 4.0

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from world2act.policies.gr00t.policy import Gr00tPolicy, from_pretrained
 
 if TYPE_CHECKING:
+    from world2act.core.params import BasePolicy
     from world2act.data.chunks import ChunkDataset
     from world2act.data.lerobot_v3 import EpisodeDataset
-    from world2act.params import BasePolicy
     from world2act.policies.gr00t.objective import ImitationObjective
 
 __all__ = ["Gr00tPolicy", "from_pretrained", "make_objective"]

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json
 from world2act.policies.gr00t import shards
 from world2act.policies.gr00t.configuration import ActionHeadSizes, NetworkConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.storage import read_json
-from world2act.world_model.hub import locate
+from world2act.world_model.parts.hub import locate
 
 MODEL_TYPE = "Gr00tN1d6"
 _FILES = ["*.json", "*.safetensors", "tokenizer/*.json", "tokenizer/*.txt"]
@@ -33,38 +33,66 @@ _REMEDY = "use GR00T-N1.6-3B or a checkpoint fine-tuned from it, with the config
 
 # what NVIDIA's classes take where a file says nothing; the network is built for these values alone
 _HEAD = {
-    "use_alternate_vl_dit": True, "use_vlln": True, "add_pos_embed": True,
-    "noise_beta_alpha": 1.5, "noise_beta_beta": 1.0, "noise_s": 0.999,
-}  # fmt: skip
+    "use_alternate_vl_dit": True,
+    "use_vlln": True,
+    "add_pos_embed": True,
+    "noise_beta_alpha": 1.5,
+    "noise_beta_beta": 1.0,
+    "noise_s": 0.999,
+}
 _TRANSFORMER = {
-    "norm_type": "ada_norm", "final_dropout": True, "activation_fn": "gelu-approximate", "attention_bias": True,
-    "upcast_attention": False, "norm_elementwise_affine": False, "norm_eps": 1e-5,
-}  # fmt: skip
+    "norm_type": "ada_norm",
+    "final_dropout": True,
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "upcast_attention": False,
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-5,
+}
 _TRANSFORMER_SAID = {"positional_embeddings": None, "interleave_self_attention": True}
 _BACKBONE = {"model_type": "eagle_3_vl", "downsample_ratio": 0.5, "select_layer": -1}
 _VISION = {
-    "model_type": "siglip2_vision_model", "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_channels": 3,
-    "use_rope": False, "use_windows_attn": False,
-}  # fmt: skip
+    "model_type": "siglip2_vision_model",
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "num_channels": 3,
+    "use_rope": False,
+    "use_windows_attn": False,
+}
 _LANGUAGE = {
-    "model_type": "qwen3", "hidden_act": "silu", "rms_norm_eps": 1e-6, "attention_bias": False, "rope_scaling": None,
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "attention_bias": False,
+    "rope_scaling": None,
     "use_sliding_window": False,
-}  # fmt: skip
+}
 _EAGLES = {
     "nvidia/Eagle-Block2A-2B-v2": {
         **_BACKBONE,
         "image_token_index": 151669,
         "vision_config": {
-            **_VISION, "hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16,
-            "intermediate_size": 4304, "patch_size": 14, "num_patches": 256,
+            **_VISION,
+            "hidden_size": 1152,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "intermediate_size": 4304,
+            "patch_size": 14,
+            "num_patches": 256,
         },
         "text_config": {
-            **_LANGUAGE, "hidden_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16,
-            "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 6144, "vocab_size": 151680,
+            **_LANGUAGE,
+            "hidden_size": 2048,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 6144,
+            "vocab_size": 151680,
             "rope_theta": 1000000,
         },
     }
-}  # fmt: skip
+}
 
 
 def find_checkpoint(source: str, key: str) -> Path:

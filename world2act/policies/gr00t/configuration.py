@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.policies.protocol import family_config
 
 FAMILY = "gr00t"

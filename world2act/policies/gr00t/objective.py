@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.core.params import BasePolicy
+from world2act.core.storage import sha256
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.params import BasePolicy
 from world2act.policies.gr00t.model import Inputs
 from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.gr00t.processing import draw_augmentation
 from world2act.policies.gr00t.sizing import plan
 from world2act.policies.gr00t.tuning import tune
-from world2act.storage import sha256
 from world2act.training.dry_run import build_or_outline
 from world2act.training.objective import Place, draw, epoch_indices
-from world2act.world_model.tuning import merge
+from world2act.world_model.learning.tuning import merge
 
 _TIME_SCALE = 0.999
 

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world2act.device import best_device
-from world2act.errors import BadInput
+from world2act.core.device import best_device
+from world2act.core.errors import BadInput
+from world2act.core.storage import write_json
 from world2act.policies.gr00t import shards
 from world2act.policies.gr00t.configuration import Gr00tConfig, NetworkConfig
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.processing import Processor
 from world2act.policies.protocol import stack_proprio
 from world2act.sims.base import Observation
-from world2act.storage import write_json
 
 
 class Gr00tPolicy:

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from world2act.errors import BadInput
-from world2act.storage import read_json
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from world2act.core.errors import BadInput
+from world2act.core.params import BasePolicy, Gr00t
+from world2act.core.storage import read_json
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
-from world2act.params import BasePolicy, Gr00t
 from world2act.policies.dataset import image_side, mean_image
 from world2act.policies.gr00t.checkpoint import count_parameters, find_checkpoint, load_checkpoint, read_config
 from world2act.policies.gr00t.configuration import ActionHeadSizes, NetworkConfig, VisionLanguageSizes
@@ -35,7 +36,6 @@ from world2act.policies.gr00t.processing import (
 from world2act.policies.gr00t.processing.language import IMAGE_TOKEN, find_tokenizer
 from world2act.policies.gr00t.processing.modality import STATISTICS
 from world2act.policies.gr00t.processing.robot import find_cameras
-from world2act.storage import read_json
 from world2act.training.engine import frozen_dtype
 
 _HEAD_DIM = 32

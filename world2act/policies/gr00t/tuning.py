@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from world2act.errors import BadInput
-from world2act.params import Gr00t
+from world2act.core.errors import BadInput
+from world2act.core.params import Gr00t
 from world2act.policies.gr00t.model import Gr00tModel
-from world2act.world_model.tuning import add_lora
+from world2act.world_model.learning.tuning import add_lora
 
 PROJECTOR = ("state_encoder", "action_encoder", "action_decoder", "vlln", "position_embedding", "mask_token")
 """What of the action head is no diffusion transformer."""

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from world2act.errors import BadInput
-from world2act.params.section import Count, Positive, Section
+from world2act.core.errors import BadInput
+from world2act.core.params.section import Count, Positive, Section
+from world2act.core.storage import read_json
 from world2act.policies.protocol import family_config
-from world2act.storage import read_json
 
 TOKEN = "WORLD2ACT_REMOTE_KEY"
 """The environment variable with the API key, or token, of the server."""

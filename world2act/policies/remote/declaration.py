@@ -14,13 +14,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from world2act.core.errors import BadInput
+from world2act.core.params import BasePolicy
+from world2act.core.storage import write_json
 from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
-from world2act.errors import BadInput
-from world2act.params import BasePolicy
 from world2act.policies.dataset import image_side
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.remote.configuration import RemoteConfig
-from world2act.storage import write_json
 
 _WHERE, _KEY = "params.yaml", "base_policy.options"
 
@@ -45,16 +45,21 @@ def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: object, 
     proprio_dim, action_dim = (len(dataset.features[name]["names"]) for name in (PROPRIO, ACTION))
     size = image_side(dataset)
     fixed = {
-        "family": "remote", "chunk_length": params.chunk_length, "proprio_dim": proprio_dim, "action_dim": action_dim,
-    }  # fmt: skip
+        "family": "remote",
+        "chunk_length": params.chunk_length,
+        "proprio_dim": proprio_dim,
+        "action_dim": action_dim,
+    }
     if twice := sorted(fixed.keys() & options.keys()):
         expected = "nothing: base_policy and the demonstrations say it"
         raise BadInput(_WHERE, f"{_KEY}.{twice[0]}", options[twice[0]], expected, "leave it out")
     served = {
         "cameras": {camera: {"key": IMAGES + camera, "size": size} for camera in dataset.cameras},
-        "state": {PROPRIO: [0, proprio_dim]}, "instruction": "task", "actions": {"actions": [0, action_dim]},
+        "state": {PROPRIO: [0, proprio_dim]},
+        "instruction": "task",
+        "actions": {"actions": [0, action_dim]},
         "seed": "seed",
-    }  # fmt: skip
+    }
     common = served if options.get("server") == "openpi" else {}
     config = RemoteConfig.parse({**common, **options, **fixed}, _WHERE, _KEY)
     sizes = {camera: seen.size for camera, seen in config.cameras.items()}

@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 import zmq
 
-from world2act.errors import BadInput, InfrastructureError
+from world2act.core.errors import BadInput, InfrastructureError
 from world2act.policies.remote.configuration import RemoteConfig, Unreachable, read_token, wrong_token
 from world2act.sims.base import Observation
 

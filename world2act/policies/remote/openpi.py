@@ -11,7 +11,7 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from world2act.errors import BadInput, InfrastructureError
+from world2act.core.errors import BadInput, InfrastructureError
 from world2act.policies.remote.configuration import RemoteConfig, Unreachable, read_token, wrong_token
 from world2act.policies.remote.openpi_messages import pack, unpack
 from world2act.sims.base import Observation
@@ -57,9 +57,13 @@ class OpenpiLink:
         headers = {"Authorization": f"Api-Key {token}"} if token else None
         try:
             connection = connect(
-                self._config.address, additional_headers=headers, compression=None, max_size=_MAX_ANSWER,
-                open_timeout=self._config.timeout_s, proxy=None,
-            )  # fmt: skip
+                self._config.address,
+                additional_headers=headers,
+                compression=None,
+                max_size=_MAX_ANSWER,
+                open_timeout=self._config.timeout_s,
+                proxy=None,
+            )
         except InvalidStatus as error:
             status = error.response.status_code
             if status in (401, 403):

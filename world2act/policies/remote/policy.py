@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from world2act.errors import BadInput, InfrastructureError
+from world2act.core.errors import BadInput, InfrastructureError
 from world2act.policies.remote.configuration import RemoteConfig, Unreachable
 from world2act.sims.base import Observation
 

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from world2act.storage import write_parquet
+from world2act.core.storage import write_parquet
 from world2act.training.log import read_curves
 
-SCHEMA = pa.schema([
-    ("step", pa.int64()), ("loss", pa.float64()), ("cosine", pa.float64()), ("cosine_base", pa.float64()),
-    ("residual", pa.float64()),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("loss", pa.float64()),
+        ("cosine", pa.float64()),
+        ("cosine_base", pa.float64()),
+        ("residual", pa.float64()),
+    ]
+)
 
 
 def write_history(path: Path) -> dict[str, float]:

@@ -32,10 +32,14 @@ class ResidualModel(nn.Module):
         self.decoder = copy.deepcopy(bridge.action_decoder).requires_grad_(True)
         self.proprio = nn.Sequential(nn.Linear(proprio_dim, 128), nn.ReLU(), nn.Linear(128, dim), nn.LayerNorm(dim))
         convolutions = nn.Sequential(
-            nn.Conv2d(3, 16, 8, stride=4), nn.ReLU(),
-            nn.Conv2d(16, 32, 4, stride=2), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, stride=2), nn.ReLU(), nn.Flatten(),
-        )  # fmt: skip
+            nn.Conv2d(3, 16, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
         # 6272 at the paper's 256 pixels
         features = convolutions(torch.zeros(1, 3, image_size, image_size)).shape[1]
         self.image = nn.Sequential(convolutions, nn.Linear(features, dim), nn.LayerNorm(dim))

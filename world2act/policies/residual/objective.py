@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from world2act.bridge.contrast import Negatives, info_nce, similarity
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.policies.base import noise_seed
 from world2act.policies.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
@@ -57,9 +57,17 @@ class PostTrainObjective:
     """
 
     def __init__(
-        self, policy: ResidualPolicy, pool: EnvironmentPool, slots: Sequence[str], imagined: Sequence[Imagined],
-        *, temperature: float, hard_ratio: float, updates_per_rollout: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        policy: ResidualPolicy,
+        pool: EnvironmentPool,
+        slots: Sequence[str],
+        imagined: Sequence[Imagined],
+        *,
+        temperature: float,
+        hard_ratio: float,
+        updates_per_rollout: int,
+        seed: int,
+    ) -> None:
         self.model = policy.model
         self._policy, self._pool, self._slots = policy, pool, list(slots)
         self._temperature, self._updates, self._seed = temperature, updates_per_rollout, seed
@@ -70,10 +78,12 @@ class PostTrainObjective:
         for task, states in self._states.items():
             if len(states) < self._slots.count(task):
                 raise BadInput(
-                    "artifacts/rollouts/rollouts.parquet", task, f"{len(states)} imagined initial states",
+                    "artifacts/rollouts/rollouts.parquet",
+                    task,
+                    f"{len(states)} imagined initial states",
                     f"at least the {self._slots.count(task)} environments of this task",
                     "raise demos.post_training_per_task",
-                )  # fmt: skip
+                )
         self._longest = max(len(state.tokens) for state in imagined)
         self._rollouts: Rollouts | None = None
 

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from world2act.bridge.adapters import Bridge, load_strictly
-from world2act.device import best_device
-from world2act.errors import BadInput
+from world2act.core.device import best_device
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, sha256, write_json
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.residual.model import ResidualModel
 from world2act.sims.base import Observation
-from world2act.storage import read_json, sha256, write_json
 
 
 class ResidualPolicy:
@@ -38,16 +38,21 @@ class ResidualPolicy:
         self._proprio_mean, self._proprio_std = proprio_mean, proprio_std
         if base.chunk_length < self.chunk_length:
             raise BadInput(
-                "the base policy", "chunk_length", base.chunk_length, f"at least the bridge's {self.chunk_length}",
+                "the base policy",
+                "chunk_length",
+                base.chunk_length,
+                f"at least the bridge's {self.chunk_length}",
                 "train the base policy on longer chunks",
-            )  # fmt: skip
+            )
         seen = (base.cameras.get(camera, model.image_size), base.proprio_dim or self.proprio_dim)
         if seen != (model.image_size, self.proprio_dim):
             raise BadInput(
-                "the base policy", f"{camera}, proprioception", f"{seen[0]} pixels, {seen[1]} numbers",
+                "the base policy",
+                f"{camera}, proprioception",
+                f"{seen[0]} pixels, {seen[1]} numbers",
                 f"{model.image_size} pixels, {self.proprio_dim} numbers, as the residual reads them",
                 "use a base policy for the same observations",
-            )  # fmt: skip
+            )
 
     def base_chunks(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
         """The base policy's first `chunk_length` actions, float32 (B, M, A)."""
@@ -75,12 +80,22 @@ class ResidualPolicy:
         """Write the residual, and a copy of the base policy, so that the directory stands alone."""
         shutil.copytree(base_directory, directory / "base")
         model = self.model
-        write_json(directory / "config.json", {
-            "family": "residual", "bridge": model.bridge.config, "camera": self.camera,
-            "proprio_mean": self._proprio_mean.tolist(), "proprio_std": self._proprio_std.tolist(),
-            "image_size": model.image_size, "layers": len(model.attention.layers), "heads": model.heads,
-            "chunk_length": self.chunk_length, "action_dim": self.action_dim, "base_sha256": sha256(base_directory),
-        })  # fmt: skip
+        write_json(
+            directory / "config.json",
+            {
+                "family": "residual",
+                "bridge": model.bridge.config,
+                "camera": self.camera,
+                "proprio_mean": self._proprio_mean.tolist(),
+                "proprio_std": self._proprio_std.tolist(),
+                "image_size": model.image_size,
+                "layers": len(model.attention.layers),
+                "heads": model.heads,
+                "chunk_length": self.chunk_length,
+                "action_dim": self.action_dim,
+                "base_sha256": sha256(base_directory),
+            },
+        )
         save_file(model.state_dict(), directory / "model.safetensors")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from world2act.bridge.adapters import Bridge
+from world2act.core.storage import read_array, read_parquet
 from world2act.policies.residual.objective import Imagined
-from world2act.storage import read_array, read_parquet
 
 _COLUMNS = ["rollout", "task", "seed", "skill_index", "offset", "latents", "conditioning_latents"]
 

@@ -16,23 +16,32 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.sims.base import Embodiment, Environment, Task
 from world2act.sims.libero.assets import describe_assets
 from world2act.sims.libero.tasks import SUITES, instruction
 from world2act.sims.process import shared_process
 
 if TYPE_CHECKING:
-    from world2act.params import Camera  # the simulator's own environment, which reads this module too, lacks pydantic
+    from world2act.core.params import (
+        Camera,  # the simulator's own environment, which reads this module too, lacks pydantic
+    )
 
 EMBODIMENT = Embodiment(
     name="panda",
     action_names=("delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper"),
     proprio_names=(
-        "ee_x_m", "ee_y_m", "ee_z_m", "ee_rx_rad", "ee_ry_rad", "ee_rz_rad", "gripper_left_m", "gripper_right_m",
+        "ee_x_m",
+        "ee_y_m",
+        "ee_z_m",
+        "ee_rx_rad",
+        "ee_ry_rad",
+        "ee_rz_rad",
+        "gripper_left_m",
+        "gripper_right_m",
     ),
     control_hz=20,
-)  # fmt: skip
+)
 INSTRUCTION_PER_EPISODE = False
 IMAGE_CONVENTION = "rotated by 180 degrees from robosuite's (OpenGL) picture"
 RENDERER = (
@@ -88,9 +97,12 @@ def _python() -> Path:
     python = Path(os.environ.get("WORLD2ACT_LIBERO_PYTHON", default))
     if not python.exists():
         raise BadInput(
-            python, "", "nothing", "the Python environment of LIBERO",
+            python,
+            "",
+            "nothing",
+            "the Python environment of LIBERO",
             "run `make libero`; WORLD2ACT_LIBERO_PYTHON names the interpreter of one that lies elsewhere",
-        )  # fmt: skip
+        )
     return python
 
 

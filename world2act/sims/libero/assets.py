@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 _FOLDERS = ("articulated_objects", "scenes", "stable_hope_objects", "stable_scanned_objects", "turbosquid_objects")
 _TEXTURED = ("akita_black_bowl", "basket", "plate")
@@ -18,9 +18,12 @@ def check_assets(folder: Path) -> None:
     missing = [name for name in _FOLDERS if not (folder / name).is_dir()]
     if missing:
         raise BadInput(
-            folder, "", f"no {', '.join(missing)}", "LIBERO's assets, which its package does not bring",
+            folder,
+            "",
+            f"no {', '.join(missing)}",
+            "LIBERO's assets, which its package does not bring",
             "make libero WORLD2ACT_LIBERO_ASSETS=/path/to/assets, or WORLD2ACT_LIBERO_ASSETS=download",
-        )  # fmt: skip
+        )
 
 
 @cache

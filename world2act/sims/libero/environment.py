@@ -29,7 +29,7 @@ from libero.libero import get_libero_path
 from libero.libero.envs.env_wrapper import ControlEnv
 from robosuite.utils.transform_utils import convert_quat, quat2axisangle
 
-from world2act.errors import BadInput, InfrastructureError
+from world2act.core.errors import BadInput, InfrastructureError
 from world2act.sims.base import Observation, Task, check_contrast
 from world2act.sims.libero import EMBODIMENT, TASKS
 from world2act.sims.libero.assets import check_assets
@@ -69,8 +69,11 @@ class Libero:
         self._states = read_initial_states(Path(get_libero_path("init_states")) / suite / f"{stem}.pruned_init")
         self._env = ControlEnv(
             bddl_file_name=str(Path(get_libero_path("bddl_files")) / suite / f"{stem}.bddl"),
-            use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False, ignore_done=True,
-        ).env  # fmt: skip
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            hard_reset=False,
+            ignore_done=True,
+        ).env
         self._model, self._data = self._env.sim.model._model, self._env.sim.data._data
         self._env._observables = {}  # read 25 times a control step; here, when they are asked for
         self._env._update_observables = self._after_physics_step
@@ -91,9 +94,12 @@ class Libero:
         official = subset == "test"
         if official and index >= len(self._states):
             raise BadInput(
-                "params.yaml", "demos.test_per_task", f"test scene {index} of {self.task.name}",
-                f"at most {len(self._states)} a task: LIBERO's official initial states", "lower it",
-            )  # fmt: skip
+                "params.yaml",
+                "demos.test_per_task",
+                f"test scene {index} of {self.task.name}",
+                f"at most {len(self._states)} a task: LIBERO's official initial states",
+                "lower it",
+            )
         np.random.seed((self._protocol.seed if self._protocol else _FIXTURE_SEED) if official else seed % _SEEDS)
         self._robot.gripper.current_action = np.zeros(self._robot.gripper.dof)
         for body, (place, turn) in self._fixtures.items():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 
 _PREDICATES = ("on", "in")
 # Errors that ask for an action of 1, which moves 0.05 m or 0.5 rad, but less near the limits of the arm.
@@ -86,9 +86,12 @@ class Expert:
         predicate, name, *rest = self._goals[self._goal]
         if predicate not in _PREDICATES or not rest or not self._is_free(name):
             raise BadInput(
-                "params.yaml", "demos.tasks", f"a task with the goal {[predicate, name, *rest]}",
-                "goals that put an object on or into something", "use demonstrations from files for this task",
-            )  # fmt: skip
+                "params.yaml",
+                "demos.tasks",
+                f"a task with the goal {[predicate, name, *rest]}",
+                "goals that put an object on or into something",
+                "use demonstrations from files for this task",
+            )
         self._since += 1
         place = self._data.site_xpos[self._site].copy()
         self._stuck = self._stuck + 1 if np.linalg.norm(place - self._place) < _STILL_M else 0

@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.sims.base import Embodiment, Environment, Task
 from world2act.sims.process import shared_process
 
 if TYPE_CHECKING:
-    from world2act.params import Camera  # the simulator's own environment, which reads this module too, lacks pydantic
+    from world2act.core.params import (
+        Camera,  # the simulator's own environment, which reads this module too, lacks pydantic
+    )
 
 OBSERVED = {
     "robot0_base_pos": ("base_x_m", "base_y_m", "base_z_m"),
@@ -34,12 +36,22 @@ OBSERVED = {
 EMBODIMENT = Embodiment(
     name="panda_mobile",
     action_names=(
-        "delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper",
-        "base_x", "base_y", "base_yaw", "base_torso", "control_mode",
+        "delta_x",
+        "delta_y",
+        "delta_z",
+        "delta_rx",
+        "delta_ry",
+        "delta_rz",
+        "gripper",
+        "base_x",
+        "base_y",
+        "base_yaw",
+        "base_torso",
+        "control_mode",
     ),
     proprio_names=tuple(name for names in OBSERVED.values() for name in names),
     control_hz=20,
-)  # fmt: skip
+)
 INSTRUCTION_PER_EPISODE = True  # it names the episode's objects
 IMAGE_CONVENTION = "upright: robosuite's (OpenGL) picture, rows reversed"
 RENDERER = f"{os.environ.get('MUJOCO_GL', 'osmesa')}, the simulator's own quality"
@@ -119,7 +131,10 @@ def _python() -> Path:
     python = Path(os.environ.get("WORLD2ACT_ROBOCASA_PYTHON", _PROJECT / ".venv-robocasa/bin/python"))
     if not python.exists():
         raise BadInput(
-            python, "", "nothing", "a Python environment (3.11 or later) with RoboCasa and its assets",
+            python,
+            "",
+            "nothing",
+            "a Python environment (3.11 or later) with RoboCasa and its assets",
             "install RoboCasa as its README says, and name its interpreter in WORLD2ACT_ROBOCASA_PYTHON",
-        )  # fmt: skip
+        )
     return python

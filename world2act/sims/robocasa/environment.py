@@ -7,7 +7,7 @@ import robocasa  # noqa: F401  registers its tasks with robosuite
 import robosuite
 from robosuite.controllers import load_composite_controller_config
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.sims.base import Observation, Task
 from world2act.sims.robocasa import EMBODIMENT, OBSERVED, TASKS
 
@@ -27,9 +27,15 @@ class RoboCasa:
     def __init__(self, task: Task, cameras: list[str], image_size: int, settle_steps: int) -> None:
         self.task, self._cameras, self._size, self._settle_steps = task, cameras, image_size, settle_steps
         self._env = robosuite.make(
-            task.name, robots="PandaOmron", controller_configs=load_composite_controller_config(robot="PandaOmron"),
-            has_renderer=False, has_offscreen_renderer=True, use_camera_obs=False, control_freq=20, ignore_done=True,
-        )  # fmt: skip
+            task.name,
+            robots="PandaOmron",
+            controller_configs=load_composite_controller_config(robot="PandaOmron"),
+            has_renderer=False,
+            has_offscreen_renderer=True,
+            use_camera_obs=False,
+            control_freq=20,
+            ignore_done=True,
+        )
         if self._env.action_dim != EMBODIMENT.action_dim:
             raise BadInput(
                 task.name,
@@ -59,9 +65,12 @@ class RoboCasa:
 
     def expert_action(self) -> np.ndarray:
         raise BadInput(
-            "params.yaml", "demos.recorded", "[]", "recorded demonstrations: RoboCasa has no scripted expert",
+            "params.yaml",
+            "demos.recorded",
+            "[]",
+            "recorded demonstrations: RoboCasa has no scripted expert",
             "import them with `world2act import` and name them in demos.recorded",
-        )  # fmt: skip
+        )
 
     def expert_phase(self) -> int:
         return -1

@@ -18,9 +18,9 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_tensors, write_tensors
 from world2act.policies.gr00t.processing.modality import Settings
-from world2act.storage import read_tensors, write_tensors
 
 _PIXELS = "pixels.safetensors"
 _SIGLIP = 127.5

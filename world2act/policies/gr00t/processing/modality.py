@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from world2act.errors import BadInput
-from world2act.storage import read_json
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json
 
 CONFIG, STATISTICS, SLOTS = "processor_config.json", "statistics.json", "embodiment_id.json"
 REMEDY = "use the files as they were published, or a policy that the base_policy stage wrote"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
 from world2act.policies.gr00t.processing.modality import REMEDY, STATISTICS, Modalities, Modality, Settings
 from world2act.policies.gr00t.processing.numbers import WIDTHS, Pose, Scaling, absolute, encode_angles, relative
 from world2act.policies.gr00t.processing.robot import Names, Robot, find_numbers

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from world2act.errors import BadInput
+from world2act.core.errors import BadInput
+from world2act.core.storage import read_json, write_json
 from world2act.policies.gr00t.model import Inputs
 from world2act.policies.gr00t.processing import images, language, numbers
 from world2act.policies.gr00t.processing.images import Augmentation, PixelScale
@@ -38,7 +39,6 @@ from world2act.policies.gr00t.processing.parts import action_parts, state_parts
 from world2act.policies.gr00t.processing.robot import Names, Robot, find_cameras
 from world2act.policies.protocol import stack_images, stack_proprio
 from world2act.sims.base import Observation
-from world2act.storage import read_json, write_json
 
 TOKEN_SIDE = 28
 """Pixels a side of an image token of GR00T-N1.6: two patches of 14."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from world2act.core.errors import BadInput
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.errors import BadInput
 from world2act.policies.dataset import image_side
 from world2act.policies.normalisation import ACTION, PROPRIO
 

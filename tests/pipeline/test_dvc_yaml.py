@@ -1,0 +1,100 @@
+"""dvc.yaml names what its stages read: the modules they import, the artifacts they open, a gate for each."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.paths import ROOT
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+WORKERS = [stage for stage in STAGES if not stage.startswith("validate_")]
+
+
+def paths(entries: list[object]) -> set[str]:
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}  # type: ignore[call-overload]
+
+
+@cache
+def imported_files(module: Path) -> frozenset[Path]:
+    """Files of this project that a module imports, in functions too, and what those import in turn."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        for name in _imports(waiting.pop()):
+            place = ROOT / name.replace(".", "/")
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if file.is_file() and file not in found:
+                    found.add(file)
+                    waiting.append(file)
+    return frozenset(found)
+
+
+def _imports(module: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("world2act.")}
+
+
+def modules(stage: str) -> list[Path]:
+    """The stage's own module; of a gate stage, the gate's besides."""
+    gate = stage.removeprefix("validate_")
+    names = [f"stages/{stage}.py"] if stage == gate else ["stages/validate.py", f"world2act/gates/{gate}.py"]
+    return [ROOT / name for name in names]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_hold_every_module_that_the_stage_runs(stage: str) -> None:
+    deps = paths(STAGES[stage]["deps"])
+    files = {file for module in modules(stage) for file in imported_files(module) if file.stat().st_size}
+    assert {str(file) for file in files if not any(file.is_relative_to(ROOT / dep) for dep in deps)} == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_hold_every_artifact_that_the_stage_opens(stage: str) -> None:
+    text = "".join(module.read_text() for module in modules(stage))
+    opened = set(re.findall(r'\bartifacts / f?"(\w+)', text, re.IGNORECASE)) - {stage}
+    assert {f"artifacts/{name}" for name in opened} <= paths(STAGES[stage]["deps"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_hold_every_section_that_the_stage_reads(stage: str) -> None:
+    text = "".join(module.read_text() for module in modules(stage))
+    read = set(re.findall(r"\bparams\.(?!yaml)(\w+)", text))
+    declared = STAGES[stage].get("params", [])
+    whole_file = {"params.yaml": None} in declared
+    assert whole_file or read <= {key.partition(".")[0] for key in declared}
+
+
+@pytest.mark.parametrize("stage", WORKERS)
+def test_no_artifact_is_read_past_its_gate(stage: str) -> None:
+    deps = paths(STAGES[stage]["deps"])
+    for name in (dep.removeprefix("artifacts/") for dep in deps if dep.startswith("artifacts/")):
+        assert f"reports/gates/{name}.json" in deps
+
+
+def test_every_stage_depends_on_the_lock() -> None:
+    assert [stage for stage in STAGES if "requirements.lock" not in STAGES[stage]["deps"]] == []
+
+
+def test_every_artifact_has_a_gate() -> None:
+    for stage in WORKERS:
+        if any(out.startswith("artifacts/") for out in paths(STAGES[stage]["outs"])):
+            assert f"artifacts/{stage}" in STAGES[f"validate_{stage}"]["deps"]
+
+
+def test_outputs_outlive_a_failed_run() -> None:
+    """Without `persist`, DVC deletes a stage's last good output before it runs the stage."""
+    for stage, entry in STAGES.items():
+        for out in entry["outs"]:
+            if not isinstance(out, str) and next(iter(out)).startswith("artifacts/"):
+                assert next(iter(out.values()))["persist"], stage

@@ -1,0 +1,34 @@
+"""LeRobot v3.0 with skill prompts: the canonical layout, and `language_persistent` beside each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from world2act.data.lerobot_v3 import INDICES, LANGUAGE, DatasetWriter, EpisodeDataset, language_feature
+from world2act.formats.exporters.subtasks import Subtask, language_rows
+
+
+def write(
+    dataset: EpisodeDataset,
+    folder: Path,
+    subtasks: Mapping[int, Sequence[Subtask]] | None,
+    progress: Callable[[int, int | None], None],
+) -> None:
+    """Fill `folder`. Frames stay the PNGs that they are.
+
+    LeRobot reads the prompts from 0.5 on; without them, any LeRobot that reads v3.0 reads this.
+    """
+    features = {name: feature for name, feature in dataset.features.items() if name not in INDICES}
+    if subtasks is not None:
+        features[LANGUAGE] = language_feature()
+    robot, ours = dataset.info.get("robot_type") or "", dataset.info.get("world2act", {})
+    with DatasetWriter(folder, features=features, fps=dataset.fps, robot_type=robot, extra=ours) as writer:
+        for index in range(len(dataset)):
+            episode = dataset.encoded(index)
+            if subtasks is not None:
+                episode = replace(episode, language=language_rows(subtasks.get(index, []), dataset.fps))
+            writer.add(episode)
+            progress(index + 1, len(dataset))
+        writer.set_splits(dataset.splits)

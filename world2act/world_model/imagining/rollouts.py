@@ -1,0 +1,119 @@
+"""Imagined rollouts, artifacts/rollouts: what the post-training policy is aligned with, and where each came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from world2act.core.errors import BadInput
+from world2act.core.params import Rollouts
+from world2act.core.storage import write_parquet
+from world2act.data.latent_cache import LatentCache, latents_of
+
+ROLLOUT_SCHEMA = pa.schema(
+    [
+        ("rollout", pa.int64()),
+        ("seed", pa.int64()),
+        ("task", pa.string()),
+        ("instruction", pa.string()),
+        ("skill_index", pa.int64()),
+        ("prompt", pa.string()),
+        ("offset", pa.int64()),
+        ("latents", pa.int64()),
+        ("conditioning_latents", pa.int64()),
+        ("feedback", pa.string()),
+        ("world_model_sha256", pa.string()),
+        ("first_frame_sha256", pa.string()),
+        ("sampler", pa.string()),
+        ("sampler_seed", pa.int64()),
+    ]
+)
+
+
+def prompts_of(cache: LatentCache, instruction: str) -> list[str]:
+    """The skills of an instruction, in order: the commonest division of it among the world model's training episodes.
+
+    Raises:
+        BadInput: no training episode has this instruction.
+    """
+    chains: dict[int, list[tuple[int, str]]] = {}
+    for clip in cache.select("video_only", "train"):
+        if clip.instruction == instruction:
+            chains.setdefault(clip.episode_index, []).append((clip.skill_index, clip.prompt))
+    counts = Counter(tuple(prompt for _, prompt in sorted(chain)) for chain in chains.values())
+    if not counts:
+        raise BadInput(
+            "artifacts/latents/clips.parquet",
+            "instruction",
+            repr(instruction),
+            "training clips of it",
+            "collect demonstrations of this task, or see why they were discarded (artifacts/skills/discards.parquet)",
+        )
+    return list(min(counts, key=lambda chain: (-counts[chain], chain)))
+
+
+def sampler_seed(base_seed: int, rollout: int, skill_index: int) -> int:
+    """The seed of one imagined skill; no two are the same."""
+    digest = hashlib.sha256(f"{base_seed}/rollout/{rollout}/{skill_index}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def conditioning_latents(settings: Rollouts, skill_index: int) -> int:
+    """How many latents a skill was given: the first one that of the scene's first frame."""
+    return latents_of(settings.conditioning_frames) if skill_index else 1
+
+
+def write_rollouts(
+    directory: Path,
+    states: Sequence[dict[str, Any]],
+    prompts: Sequence[Sequence[str]],
+    seeds: Sequence[Sequence[int]],
+    first_frames: np.ndarray,
+    imagined: Sequence[Sequence[np.ndarray]],
+    *,
+    world_model_sha256: str,
+    settings: Rollouts,
+) -> dict[str, int]:
+    """Write rollouts.parquet and latents.npy.
+
+    Args:
+        states: rows of initial_states.parquet, one a rollout.
+        imagined: for each rollout, for each skill, float32 (T, C, h, w), its conditioning latents first.
+
+    Returns:
+        How many rollouts, skills and latents there are.
+    """
+    rows, offset = [], 0
+    for rollout, state in enumerate(states):
+        frame_sha256 = hashlib.sha256(first_frames[rollout].tobytes()).hexdigest()
+        for skill, latents in enumerate(imagined[rollout]):
+            rows.append(
+                {
+                    "rollout": rollout,
+                    "seed": state["seed"],
+                    "task": state["task"],
+                    "instruction": state["instruction"],
+                    "skill_index": skill,
+                    "prompt": prompts[rollout][skill],
+                    "offset": offset,
+                    "latents": len(latents),
+                    "conditioning_latents": conditioning_latents(settings, skill),
+                    "feedback": settings.feedback if skill else "none",
+                    "world_model_sha256": world_model_sha256,
+                    "first_frame_sha256": frame_sha256,
+                    "sampler": json.dumps(settings.sampler.model_dump(), sort_keys=True),
+                    "sampler_seed": seeds[rollout][skill],
+                }
+            )
+            offset += len(latents)
+    write_parquet(directory / "rollouts.parquet", rows, ROLLOUT_SCHEMA)
+    latents = np.concatenate([clip for skills in imagined for clip in skills])
+    np.save(directory / "latents.npy", latents, allow_pickle=False)
+    return {"rollouts": len(states), "skills": len(rows), "latents": len(latents)}

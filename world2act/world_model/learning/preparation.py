@@ -1,0 +1,92 @@
+"""What the world model is trained on, and the config.json that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median_high
+from typing import Any
+
+import numpy as np
+
+from world2act.core.errors import BadInput
+from world2act.core.params import WorldModel as WorldModelParams
+from world2act.data.latent_cache import Clip, LatentCache
+from world2act.world_model.imagining.sampler import RHO, SIGMA_MAX, SIGMA_MIN
+from world2act.world_model.parts.guardrail import guardrail_of
+
+_LEAST_DEVIATION = 0.01
+
+
+@dataclass(frozen=True)
+class UsableClips:
+    """Clips that fit the model whole, and how many do not: none is cut."""
+
+    clips: list[Clip]
+    discarded: int
+
+
+def usable_clips(cache: LatentCache, subset: str, max_latents: int) -> UsableClips:
+    """The video-only clips of 2..max_latents latents whose prompt is trained on.
+
+    Labelled clips stay unseen by the world model, so that what it imagines for them is imagined.
+
+    Raises:
+        BadInput: none is left.
+    """
+    trained = {clip.prompt for clip in cache.select("video_only", "train") if 2 <= clip.latents <= max_latents}
+    clips = cache.select("video_only", subset)
+    fitting = [clip for clip in clips if 2 <= clip.latents <= max_latents and clip.prompt in trained]
+    if not fitting:
+        shortest = min(clip.latents for clip in clips)
+        raise BadInput("params.yaml", "world_model.max_latents", max_latents, f"at least {shortest}", "raise it")
+    return UsableClips(fitting, len(clips) - len(fitting))
+
+
+def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]) -> dict[str, Any]:
+    """The content of config.json: the network's space, lengths of the skills, sampler, guardrail.
+
+    Raises:
+        BadInput: the patches do not tile the latents.
+    """
+    _, height, width = cache.latent_shape
+    if height % params.patch_size or width % params.patch_size:
+        raise BadInput(
+            "params.yaml",
+            "world_model.patch_size",
+            params.patch_size,
+            f"a divisor of {height} and {width}, the latents' height and width",
+            "change it, or the size of the pictures (demos.image_size)",
+        )
+    lengths = {
+        prompt: [clip.latents for clip in clips if clip.prompt == prompt]
+        for prompt in sorted({clip.prompt for clip in clips})
+    }
+    return {
+        "target": params.target,
+        "prediction": params.prediction,
+        **(_statistics(cache, clips) if params.target == "change" else {}),
+        "max_latents": params.max_latents,
+        "conditioning_latents": params.conditioning_latents,
+        "skill_latents": {prompt: median_high(values) for prompt, values in lengths.items()},
+        "weights": params.weights,
+        "guardrail": guardrail_of(params),
+        "sampler": {
+            **params.sampler.model_dump(),
+            "sigma_max": SIGMA_MAX,
+            "sigma_min": SIGMA_MIN,
+            "rho": RHO,
+        },
+    }
+
+
+def _statistics(cache: LatentCache, clips: Sequence[Clip]) -> dict[str, Any]:
+    """Root mean square of a channel's differences from the first latent; mean and deviation of first latents, each
+    value by itself. What no scene changes is held to a hundredth of a latent's usual deviation, and so stays small."""
+    first = np.stack([cache.latents(clip)[0] for clip in clips]).astype(np.float64)
+    changes = np.concatenate([cache.latents(clip)[1:] - cache.latents(clip)[0] for clip in clips]).astype(np.float64)
+    return {
+        "change_scale": np.sqrt(np.square(changes).mean((0, 2, 3))).tolist(),
+        "first_mean": first.mean(0).tolist(),
+        "first_std": np.maximum(first.std(0), _LEAST_DEVIATION).tolist(),
+    }

@@ -1,0 +1,170 @@
+"""Training and measuring the tiny video tokenizer: frames in; weights, statistics, reconstruction.parquet out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from world2act.core.errors import BadInput
+from world2act.core.params import Tokenizer as TokenizerParams
+from world2act.core.storage import write_parquet
+from world2act.data.latent_cache import FRAMES_PER_LATENT
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.tiling import layout_of, read_frames
+from world2act.films.strip import save_strip
+from world2act.training.objective import Place, draw
+from world2act.world_model.parts.tokenizer import VideoTokenizer, to_video
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
+RECONSTRUCTION_SCHEMA = pa.schema(
+    [
+        ("episode_index", pa.int64()),
+        ("task", pa.string()),
+        ("skill_index", pa.int64()),
+        ("psnr_db", pa.float64()),
+        ("frame_std", pa.float64()),
+    ]
+)
+_MEASURED_EPISODES = 32
+_PREVIEWS = 8
+_FOREGROUND = 0.16  # of the range -1..1: what a pixel must differ from the background
+_MEDIAN_STRIDE = 5
+
+
+class Reconstruction(nn.Module):
+    """The VAE as it is trained: video → (reconstruction, posterior mean, posterior log-variance)."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, video: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Args: video (B, 3, T, H, W) in [-1, 1]; noise (B, C, t, h, w), standard normal, of the posterior's sample."""
+        posterior = self.vae.encode(video).latent_dist
+        return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior.mean, posterior.logvar
+
+
+class ReconstructionObjective:
+    """Squared and absolute pixel error plus a small KL divergence, on random windows of training episodes.
+
+    The first share of the steps sees single frames: a frame is learned at a ninth of a window's cost, and the VAE
+    begins as a per-frame model (see `make_vae`). Pixels that differ from the task's median picture, the arm and the
+    objects, weigh more: they are few, and what the pipeline is about.
+
+    Args:
+        episodes: uint8 (T, H, W, 3) each.
+        tasks: the task of each episode.
+        steps: optimiser steps of the whole training.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKLWan,
+        episodes: Sequence[np.ndarray],
+        tasks: Sequence[str],
+        params: TokenizerParams,
+        steps: int,
+    ) -> None:
+        short = min(len(frames) for frames in episodes)
+        if short < params.clip_frames or (params.clip_frames - 1) % FRAMES_PER_LATENT:
+            raise BadInput(
+                "params.yaml",
+                "tokenizer.clip_frames",
+                params.clip_frames,
+                f"4k + 1, at most {short} (the shortest episode)",
+                "correct it",
+            )
+        self._latent_shape = VideoTokenizer(vae).latent_shape(*episodes[0].shape[1:3])
+        self.model = Reconstruction(vae.train().requires_grad_(True))
+        self._episodes, self._params, self._image_steps = episodes, params, round(params.image_share * steps)
+        medians = {
+            task: _median([frames for frames, other in zip(episodes, tasks, strict=True) if other == task])
+            for task in set(tasks)
+        }
+        self._backgrounds = [medians[task] for task in tasks]
+
+    def batch(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        """Video (B, 3, T, H, W), posterior noise (B, C, t, h, w), pixel weights (B, 1, T, H, W) of mean 1."""
+        frames, windows_each = self._params.clip_frames, 1
+        if place.step < self._image_steps:
+            frames, windows_each = 1, frames // 2
+        windows, backgrounds, generators = [], [], place.generators()
+        for generator in generators:
+            for episode in torch.randint(len(self._episodes), (windows_each,), generator=generator).tolist():
+                start = int(torch.randint(len(self._episodes[episode]) - frames + 1, (), generator=generator))
+                windows.append(self._episodes[episode][start : start + frames])
+                backgrounds.append(self._backgrounds[episode][None])
+        video, background = to_video(np.stack(windows)), to_video(np.stack(backgrounds))
+        foreground = (video - background).abs().amax(1, keepdim=True) > _FOREGROUND
+        weights = 1 + self._params.foreground_weight * foreground
+        channels, height, width = self._latent_shape
+        shape = (channels, 1 + frames // FRAMES_PER_LATENT, height, width)
+        noise = draw(generators, "randn", windows_each, *shape).flatten(0, 1)
+        return video.to(place.device), noise.to(place.device), (weights / weights.mean()).to(place.device)
+
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], place: Place
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        video, noise, weights = batch
+        restored, mean, logvar = model(video, noise)
+        error = (restored - video).abs()
+        pixels = (weights * (error.square() + error)).mean()
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        psnr_db = 10 * torch.log10(4 / error.detach().square().mean())
+        return pixels + self._params.kl_weight * divergence, {"psnr_db": psnr_db, "kl": divergence.detach()}
+
+
+def _median(episodes: Sequence[np.ndarray]) -> np.ndarray:
+    return np.median(np.concatenate([frames[::_MEDIAN_STRIDE] for frames in episodes]), axis=0).astype(np.uint8)
+
+
+def measure_latents(vae: AutoencoderKLWan, episodes: Sequence[np.ndarray]) -> None:
+    """Measure the latents' per-channel mean and std on episodes, uint8 (T, H, W, 3) each, into the VAE's config."""
+    channels = vae.config.z_dim
+    vae.register_to_config(latents_mean=[0.0] * channels, latents_std=[1.0] * channels)
+    tokenizer = VideoTokenizer(vae)
+    clips = [
+        frames[: 1 + (len(frames) - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT]
+        for frames in episodes[:_MEASURED_EPISODES]
+    ]
+    latents = torch.cat([tokenizer.encode(clip[None])[0] for clip in clips]).transpose(0, 1).flatten(1).double()
+    vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
+
+
+def measure_reconstruction(
+    tokenizer: VideoTokenizer, episodes: EpisodeDataset, clips: Sequence[dict[str, Any]], directory: Path
+) -> dict[str, float]:
+    """Encode and decode held-out skill clips (rows of skills.parquet) into reconstruction.parquet and preview/.
+
+    Returns:
+        Mean and lowest PSNR over clips, decibels; of the cameras' views, empty tiles left out.
+    """
+    rows, layout = [], layout_of(episodes)
+    (directory / "preview").mkdir()
+    for i, clip in enumerate(clips):
+        frames = read_frames(episodes, clip["episode_index"], range(clip["start"], clip["end"] + 1))
+        restored = tokenizer.decode(tokenizer.encode(frames[None]))[0]
+        seen, shown = (np.stack([*layout.untile(video).values()], 1) for video in (frames, restored))
+        error = np.square(seen.astype(np.float64) - shown).mean()
+        rows.append(
+            {
+                "episode_index": clip["episode_index"],
+                "task": clip["task"],
+                "skill_index": clip["skill_index"],
+                "psnr_db": 10 * np.log10(255**2 / max(error, 1e-10)),
+                "frame_std": seen.std(0).mean(),
+            }
+        )
+        if i < _PREVIEWS:
+            save_strip(directory / "preview" / f"{i}.png", [frames, restored])
+    write_parquet(directory / "reconstruction.parquet", rows, RECONSTRUCTION_SCHEMA)
+    psnr_db = [row["psnr_db"] for row in rows]
+    return {"psnr_db": float(np.mean(psnr_db)), "lowest_psnr_db": float(np.min(psnr_db)), "heldout_clips": len(rows)}

@@ -1,0 +1,201 @@
+"""`CosmosTransformer3DModel` of any size: drawn from a seed, or with weights from diffusers, NVIDIA or a hub.
+
+Whatever the weights come from, the network is float32: it is what training keeps beside its bfloat16 arithmetic, and
+what holds a bfloat16 checkpoint exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from math import isqrt
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from world2act.core.errors import BadInput
+from world2act.core.params import WorldModel as WorldModelParams
+from world2act.core.storage import read_json
+from world2act.world_model.parts.checkpoint import assign_strictly, load_strictly, read_tensors
+from world2act.world_model.parts.hub import locate
+
+if TYPE_CHECKING:
+    from diffusers import CosmosTransformer3DModel
+
+# what NVIDIA's files hold beside weights: counters of their training, tables of the position code, TransformerEngine's
+_NOT_WEIGHTS = re.compile(
+    r"accum_(video_sample_counter|image_sample_counter|iteration|train_in_hours)"
+    r"|pos_embedder\.(seq|dim_spatial_range|dim_temporal_range)"
+    r"|.*\._extra_state"
+)
+
+
+def architecture(params: WorldModelParams, channels: int, text_dim: int) -> dict[str, Any]:
+    """What `CosmosTransformer3DModel` is made of: Cosmos-Predict2 Video2World of the size in `params`.
+
+    Args:
+        channels: C of the latents; the condition mask is one more channel in, the padding mask is added inside.
+        text_dim: D of the prompt embeddings.
+    """
+    return {
+        "in_channels": channels + 1,
+        "out_channels": channels,
+        "num_attention_heads": params.heads,
+        "attention_head_dim": params.head_dim,
+        "num_layers": params.layers,
+        "mlp_ratio": 4.0,
+        "text_embed_dim": text_dim,
+        "adaln_lora_dim": params.adaln_lora_dim,
+        "max_size": (128, 240, 240),
+        "patch_size": (1, params.patch_size, params.patch_size),
+        "rope_scale": (1.0, 3.0, 3.0),
+        "concat_padding_mask": True,
+        "extra_pos_embed_type": None,
+    }
+
+
+def build_transformer(params: WorldModelParams, channels: int, text_dim: int, seed: int) -> CosmosTransformer3DModel:
+    """The network that `params` ask for, to be trained, with `params.weights` or weights drawn from `seed`.
+
+    Raises:
+        BadInput: weights are missing, damaged or of another architecture; the network has not `params.parameters`
+            parameters; or there is nothing to train and nothing to start from.
+    """
+    wanted = architecture(params, channels, text_dim)
+    if params.weights is None:
+        if params.tuning == "none":
+            remedy = "name weights, or train them (tuning: full)"
+            raise BadInput("params.yaml", "world_model.tuning", "none, of random weights", "weights", remedy)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _model_class()(**wanted)
+    elif Path(params.weights).is_file():
+        network = _load_native(Path(params.weights), wanted)
+    else:
+        folder = locate(params.weights, "world_model.weights", ["transformer/*.json", "transformer/*.safetensors"])
+        network = _load_diffusers(folder / "transformer", wanted)
+    check_parameters(network, params.parameters)
+    return network.requires_grad_(True)
+
+
+def check_parameters(network: torch.nn.Module, expected: int | None) -> None:
+    """Raises `BadInput` where `network` has another number of parameters than `expected`."""
+    found = sum(weight.numel() for weight in network.parameters())
+    if expected not in (None, found):
+        remedy = "correct the size (heads, layers and so on), the latents' channels or the text dimension"
+        raise BadInput("params.yaml", "world_model.parameters", f"{found:,}", f"{expected:,}", remedy)
+
+
+def load_transformer(directory: str | Path) -> CosmosTransformer3DModel:
+    """Open our own artifact, frozen. Raises `BadInput` as `load_strictly` does."""
+    return load_strictly(_model_class(), Path(directory), "run the world_model stage")
+
+
+def _load_diffusers(folder: Path, wanted: dict[str, Any]) -> CosmosTransformer3DModel:
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        found = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in wanted}
+        _compare(folder / "config.json", found, wanted)
+    return load_strictly(_model_class(), folder, "correct world_model.weights")
+
+
+def native_sizes(path: Path) -> dict[str, int]:
+    """The size of the network in NVIDIA's file `path`, named as in params.yaml, with `channels` and `text_dim`.
+
+    Raises:
+        BadInput: the file is missing, damaged or another model's.
+    """
+    found = _architecture_of(path, _native_weights(path))
+    return {
+        "heads": found["num_attention_heads"],
+        "head_dim": found["attention_head_dim"],
+        "layers": found["num_layers"],
+        "adaln_lora_dim": found["adaln_lora_dim"],
+        "patch_size": found["patch_size"][1],
+        "channels": found["out_channels"],
+        "text_dim": found["text_embed_dim"],
+    }
+
+
+def _native_weights(path: Path) -> dict[str, Tensor]:
+    content = {key.removeprefix("net."): value for key, value in read_tensors(path).items()}
+    return {key: value for key, value in content.items() if not _NOT_WEIGHTS.fullmatch(key)}
+
+
+def _load_native(path: Path, wanted: dict[str, Any]) -> CosmosTransformer3DModel:
+    """Open NVIDIA's layout: one file of tensors, each name behind "net."."""
+    from accelerate import init_empty_weights
+    from diffusers.loaders.single_file_utils import convert_cosmos_transformer_checkpoint_to_diffusers
+
+    weights = _native_weights(path)
+    _compare(path, _architecture_of(path, weights), wanted)
+    converted = convert_cosmos_transformer_checkpoint_to_diffusers(dict(weights))
+    if len(converted) != len(weights):
+        # the converter drops every key with a known name in it; here a key is known as a whole or not at all
+        raise BadInput(path, "", f"{len(weights)} weights", f"{len(converted)} known ones", "use NVIDIA's own file")
+    with init_empty_weights():
+        network = _model_class()(**wanted)
+    return assign_strictly(network, converted, path)
+
+
+def _architecture_of(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """What the shapes of NVIDIA's checkpoint say of its network."""
+    block = "blocks.0.{}.weight".format
+    try:
+        shape = {key: tuple(value.shape) for key, value in weights.items()}
+        width, inputs = shape["x_embedder.proj.1.weight"]
+        outputs = shape["final_layer.linear.weight"][0]
+        patch = (inputs - outputs) // 2  # the condition mask and the padding mask come in, and do not come out
+        head_dim = shape[block("self_attn.q_norm")][0]
+        return {
+            "in_channels": inputs // patch - 1,
+            "out_channels": outputs // patch,
+            "num_attention_heads": width // head_dim,
+            "attention_head_dim": head_dim,
+            "num_layers": len({key.split(".")[1] for key in shape if key.startswith("blocks.")}),
+            "mlp_ratio": shape[block("mlp.layer1")][0] / width,
+            "patch_size": (1, isqrt(patch), isqrt(patch)),
+            "text_embed_dim": shape[block("cross_attn.k_proj")][1],
+            "adaln_lora_dim": shape[block("adaln_modulation_self_attn.1")][0],
+        }
+    except (KeyError, AttributeError, ValueError, IndexError, ZeroDivisionError) as error:
+        expected = "Cosmos-Predict2 in NVIDIA's layout (net.blocks.0...)"
+        raise BadInput(
+            path, "", f"no such weights: {error}", expected, "use a model-*.pt of Cosmos-Predict2"
+        ) from error
+
+
+def _compare(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if other := [key for key in wanted if key in found and found[key] != wanted[key]]:
+        said, expected = ({key: values[key] for key in other} for values in (found, wanted))
+        remedy = "choose the profile of this checkpoint, with the VAE and the text encoder that it was trained with"
+        raise BadInput(where, "", said, expected, remedy)
+
+
+def _model_class() -> type[CosmosTransformer3DModel]:
+    from diffusers import CosmosTransformer3DModel
+
+    _shim_torchvision()
+    return CosmosTransformer3DModel
+
+
+def _shim_torchvision() -> None:
+    """Give diffusers the one torchvision function that Cosmos calls, where torchvision is not installed.
+
+    The model resizes its padding mask with `torchvision.transforms.functional.resize`, nearest neighbour. The
+    registries' torchvision is a CUDA build that breaks CPU torch, so it is left out of the lock file.
+    """
+    from diffusers.models.transformers import transformer_cosmos
+
+    if hasattr(transformer_cosmos, "transforms"):
+        return
+
+    def resize(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
+        return F.interpolate(mask, size=size, mode=interpolation)
+
+    transformer_cosmos.transforms = SimpleNamespace(
+        functional=SimpleNamespace(resize=resize), InterpolationMode=SimpleNamespace(NEAREST="nearest")
+    )
