@@ -49,7 +49,8 @@ from world2act.world_model.judging.baselines import SkillBaselines
 from world2act.world_model.judging.chains import correlation, error
 from world2act.world_model.judging.image_metrics import picture_metrics
 from world2act.world_model.learning.loss import DenoisingObjective
-from world2act.world_model.learning.preparation import describe, usable_clips
+from world2act.world_model.learning.preparation import describe
+from world2act.world_model.parts.clips import usable_clips
 from world2act.world_model.parts.conditioning import Change
 from world2act.world_model.parts.encoding import prompt_keys, store_clips, store_prompts
 from world2act.world_model.parts.text import load_text_encoder
@@ -151,7 +152,7 @@ def run(name: str, own: WorldModel, params: Params, data: Data, seed: int, sampl
     trained = train(objective, own.training, name="ablation", base=base, inputs=f"{name} {seed}")
     seconds = time.process_time() - began
     network.load_state_dict(trained.ema)
-    imagine = Imagination(make_world_model(network, config), cache, own.sampler)
+    imagine = Imagination(make_world_model(network, config), cache, params.judge.sampler)
     return evaluate(name, imagine, clips, data, seed, samples) | {"cpu_s": seconds}
 
 

@@ -34,7 +34,8 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.training.loop import train
 from world2act.training.objective import Place
 from world2act.world_model.learning.loss import Batch, DenoisingObjective
-from world2act.world_model.learning.preparation import describe, usable_clips
+from world2act.world_model.learning.preparation import describe
+from world2act.world_model.parts.clips import usable_clips
 from world2act.world_model.parts.conditioning import Change
 from world2act.world_model.parts.text import load_text_encoder
 from world2act.world_model.parts.tokenizer import load_tokenizer

@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
 from flows.outcome import GATE, GOOD, Outcome, StageRun
-from world2act.core.stage import ARTIFACTS, METRICS, REPORTS
+from world2act.core.stage import METRICS, REPORTS
 from world2act.core.storage import read_json
 
 GATE_FAILED_EVENT = "world2act.gate.failed"
@@ -97,10 +97,7 @@ def _curve(stage: str) -> Path:
 
 
 def _strip(stage: str) -> Path | None:
-    pictures = (
-        path for folder in ("preview", "frames", "videos") for path in (ARTIFACTS / stage / folder).glob("*.png")
-    )
-    return min(pictures, default=None)
+    return min((REPORTS / stage).rglob("*.png"), default=None)
 
 
 def _caption(stage: str) -> str:

@@ -9,18 +9,13 @@ import torch
 from world2act.core.params import Demos, Params
 from world2act.core.sharding import Arrays, run_sharded
 from world2act.core.stage import ARTIFACTS, Metrics
-from world2act.core.storage import atomic_directory, file_stem, read_json, read_parquet, sha256
+from world2act.core.storage import atomic_directory, read_parquet, sha256
 from world2act.data.latent_cache import LatentCache, open_latents
-from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout
-from world2act.films.chain import film_chain
 from world2act.sims.base import load_simulator
 from world2act.world_model.imagining.generation import imagine_skills, independent_rollouts, load_world_model
 from world2act.world_model.imagining.rollouts import prompts_of, sampler_seed, write_rollouts
-from world2act.world_model.parts.guardrail import open_guardrail
 from world2act.world_model.parts.tokenizer import load_tokenizer
-
-FILMED = 8
 
 
 def plan(params: Params) -> list[list[int]]:
@@ -54,18 +49,11 @@ def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
 
 
 def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
-    states, tokenizer = read_states(), load_tokenizer(ARTIFACTS / "tokenizer")
-    guardrail = open_guardrail(read_json(ARTIFACTS / "world_model" / "config.json"))
+    states = read_states()
     prompts = read_prompts(states, open_latents(ARTIFACTS / "latents"))
     arrays = {name: array for group in computed for name, array in group.items()}
     imagined = [[arrays[f"{i}.{skill}"] for skill in range(len(chain))] for i, chain in enumerate(prompts)]
-    fps = EpisodeDataset.open(ARTIFACTS / "demos" / "video_only").fps
     with atomic_directory(ARTIFACTS / "rollouts") as directory:
-        (directory / "frames").mkdir()
-        for i, (state, clips) in enumerate(zip(states[:FILMED], imagined, strict=False)):
-            stem = directory / "frames" / f"{i}-{file_stem(state['task'])}"
-            given = params.rollouts.conditioning_frames
-            film_chain(stem, tokenizer, guardrail, prompts[i], clips, None, fps, given)
         return write_rollouts(
             directory,
             states,

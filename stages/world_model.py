@@ -1,30 +1,21 @@
-"""world_model: artifacts/latents → artifacts/world_model, the Cosmos-Predict2 transformer and its held-out quality."""
+"""world_model: artifacts/latents → artifacts/world_model, the Cosmos-Predict2 transformer."""
 
 from pathlib import Path
 
 from diffusers import CosmosTransformer3DModel
 
-from world2act.core.device import best_device
 from world2act.core.params import Params, WorldModel
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.core.storage import atomic_directory, sha256, write_json, write_parquet
+from world2act.core.storage import atomic_directory, sha256, write_json
 from world2act.data.latent_cache import open_latents
-from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.films.heldout import film_heldout
 from world2act.training.dry_run import build_or_outline, must_train
 from world2act.training.loop import train
-from world2act.training.ranks import initialise, share_weights
-from world2act.world_model.imagining.generation import make_world_model
-from world2act.world_model.judging.drift import CHAIN_SCHEMA
-from world2act.world_model.judging.lpips import load_lpips
-from world2act.world_model.judging.object_position import POSITION_SCHEMA
-from world2act.world_model.judging.quality import HELDOUT_SCHEMA, Subject, measure, summarise
 from world2act.world_model.learning.loss import DenoisingObjective
-from world2act.world_model.learning.preparation import describe, usable_clips
+from world2act.world_model.learning.preparation import describe
 from world2act.world_model.learning.tuning import merge, save_adapter, tune
+from world2act.world_model.parts.clips import usable_clips
 from world2act.world_model.parts.conditioning import Change
 from world2act.world_model.parts.guardrail import open_guardrail
-from world2act.world_model.parts.tokenizer import load_tokenizer
 from world2act.world_model.parts.transformer import build_transformer
 
 
@@ -62,40 +53,22 @@ def main(params: Params) -> Metrics:
         weights, ema = trained.weights, trained.ema
         if own.tuning == "lora" and is_main():
             weights, ema = merge(network, weights), merge(network, ema)
-    rank, ranks = initialise()
-    fresh = type(network).from_config(network.config)
-    if is_main():
-        fresh.load_state_dict(ema)
-    share_weights(fresh.to(best_device()))
-    tokenizer = load_tokenizer(ARTIFACTS / "tokenizer")
-    subject = Subject(
-        make_world_model(fresh, config),
-        tokenizer,
-        cache,
-        {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in ("labelled", "video_only")},
-        training.clips,
-        heldout.clips,
-        own,
-        seed,
-        load_lpips(own.lpips) if own.lpips else None,
-    )
-    quality = measure(subject, rank=rank, ranks=ranks)
     if not is_main():
         return {}
+    saved = type(network).from_config(network.config)
     with atomic_directory(ARTIFACTS / "world_model") as directory:
         for name, state in (("transformer_raw", weights), ("transformer", ema)):
-            fresh.load_state_dict(state)
-            fresh.save_pretrained(directory / name)
+            saved.load_state_dict(state)
+            saved.save_pretrained(directory / name)
         if own.tuning == "lora":
             save_adapter(network, trained.ema, directory / "lora")
         write_json(directory / "config.json", config)
-        write_parquet(directory / "heldout.parquet", quality.clips, HELDOUT_SCHEMA)
-        write_parquet(directory / "chains.parquet", quality.chains, CHAIN_SCHEMA)
-        write_parquet(directory / "positions.parquet", quality.positions, POSITION_SCHEMA)
-        film_heldout(directory / "videos", subject, open_guardrail(config))
-    discarded = {"discarded_train_clips": training.discarded, "discarded_heldout_clips": heldout.discarded}
-    counts = {"train_clips": len(training.clips), "heldout_clips": len(heldout.clips)}
-    return summarise(quality) | counts | discarded
+    return {
+        "train_clips": len(training.clips),
+        "heldout_clips": len(heldout.clips),
+        "discarded_train_clips": training.discarded,
+        "discarded_heldout_clips": heldout.discarded,
+    }
 
 
 if __name__ == "__main__":

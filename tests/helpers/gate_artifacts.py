@@ -34,6 +34,7 @@ FRAMES = 41
 SIZE = 8
 CHANNELS = 3
 SCENE = ("object_x_m", "object_y_m")
+JUDGED = Path("metrics/judge/tables")
 
 
 def make_params() -> Params:
@@ -44,7 +45,7 @@ def make_params() -> Params:
 
 
 def make_artifacts(root: Path) -> Path:
-    """Write every artifact that a gate reads under `root`, all of them good."""
+    """Write every artifact that a gate reads under `root`, and what was judged next to it, all of them good."""
     rng = np.random.default_rng(0)
     _demos(root / "demos", rng)
     _skills(root / "skills")
@@ -243,10 +244,12 @@ def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
             for when in ("start", "end"):
                 place = {"true_m": [0.1 * clip.episode_index, 0.2], "read_m": [0.1 * clip.episode_index + 0.01, 0.2]}
                 positions.append(key | {"method": method, "when": when} | place)
-    write_parquet(root / "heldout.parquet", rows, HELDOUT_SCHEMA)
-    write_parquet(root / "chains.parquet", chains, CHAIN_SCHEMA)
-    write_parquet(root / "positions.parquet", positions, POSITION_SCHEMA)
     write_json(root / "config.json", {"latents_sha256": sha256(artifacts / "latents")})
+    judged = artifacts.parent / JUDGED
+    write_parquet(judged / "heldout.parquet", rows, HELDOUT_SCHEMA)
+    write_parquet(judged / "chains.parquet", chains, CHAIN_SCHEMA)
+    write_parquet(judged / "positions.parquet", positions, POSITION_SCHEMA)
+    write_json(judged / "judged.json", {"world_model_sha256": sha256(root / "transformer")})
 
 
 def rollout_rows(artifacts: Path) -> list[dict[str, Any]]:
@@ -389,6 +392,7 @@ def artifacts(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A copy of the good artifacts to break, in the current directory."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(good, tmp_path / "artifacts")
+    shutil.copytree(good.parent / JUDGED, tmp_path / JUDGED)
     return Path("artifacts")
 
 

@@ -1,4 +1,4 @@
-"""Recorded episodes beside what the world model makes of their first frame: films of chains, for people to look at."""
+"""Films of recorded episodes next to what the world model imagines from their first frame."""
 
 from __future__ import annotations
 
@@ -11,22 +11,32 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
 from world2act.films.chain import film_chain
 from world2act.world_model.imagining.imagination import Imagination, chains_of, clip_seed, imagine_chains
-from world2act.world_model.judging.quality import Subject
 from world2act.world_model.parts.guardrail import Guardrail
 from world2act.world_model.parts.tokenizer import VideoTokenizer
 
-_FILMED_A_TASK = 2
+_FILMED_PER_TASK = 2
 
 
-def film_heldout(directory: Path, subject: Subject, guardrail: Guardrail) -> None:
-    """Imagine the first held-out episodes of each task from their first frame, and film them into a new directory."""
+def film_heldout(
+    directory: Path,
+    imagine: Imagination,
+    tokenizer: VideoTokenizer,
+    dataset: EpisodeDataset,
+    clips: Sequence[Clip],
+    guardrail: Guardrail,
+    seed: int,
+) -> None:
+    """Imagine the first held-out episodes of each task from their first frame, and film them into a new directory.
+
+    Args:
+        clips: the held-out clips; episodes that lack one of their skills are left out.
+    """
     directory.mkdir()
-    imagine = Imagination(subject.world_model, subject.cache, subject.settings.sampler)
-    chains, dataset = chains_of(subject.heldout), subject.datasets["video_only"]
+    chains = chains_of(clips)
     for task in dict.fromkeys(chain[0].task for chain in chains):
-        for chain in [chain for chain in chains if chain[0].task == task][:_FILMED_A_TASK]:
+        for chain in [chain for chain in chains if chain[0].task == task][:_FILMED_PER_TASK]:
             stem = directory / f"{file_stem(task)}-episode-{chain[0].episode_index}"
-            film_episode(stem, imagine, subject.tokenizer, dataset, chain, guardrail, subject.seed)
+            film_episode(stem, imagine, tokenizer, dataset, chain, guardrail, seed)
 
 
 def film_episode(

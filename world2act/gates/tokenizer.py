@@ -17,7 +17,7 @@ from world2act.gates.engine import Table, weights_table, why
 from world2act.gates.probes import weight_rows
 
 _AGAIN = "delete artifacts/tokenizer and run `dvc repro tokenizer`"
-_TRAIN = "raise tokenizer.training.steps or tokenizer.base_dim; look at artifacts/tokenizer/preview"
+_TRAIN = "raise tokenizer.training.steps or tokenizer.base_dim"
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:

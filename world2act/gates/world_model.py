@@ -1,4 +1,4 @@
-"""The gate of artifacts/world_model: weights and held-out imagination in, tables with expectations out."""
+"""The gate of artifacts/world_model: its weights and what `judge` measured of it in, tables with expectations out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from world2act.core.params import Params
+from world2act.core.stage import METRICS
 from world2act.core.storage import read_json, read_parquet, sha256
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.gates.engine import Table, provenance_table, weights_table, why
 from world2act.gates.probes import is_finite, weight_rows
 
-_AGAIN = "delete artifacts/world_model and run `dvc repro world_model`"
+_AGAIN = "delete artifacts/world_model and run `dvc repro judge`"
 _TRAIN = "raise world_model.training.steps or demos.video_only_per_task"
 _ERRORS = ["error_model", "error_one_sample", "error_first_frame", "error_skill_mean", "error_ridge", "error_nearest"]
 _COLUMNS = [
@@ -28,13 +29,21 @@ _POSITION_COLUMNS = ["episode_index", "task", "skill_index", "prompt", "method",
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
-    """Measure artifacts/world_model. Raises `BadInput` when a file is missing or damaged."""
+    """Check artifacts/world_model and metrics/judge.
+
+    Raises:
+        BadInput: a file is missing or damaged.
+    """
     limits, root = params.gates.world_model, artifacts / "world_model"
     cache = open_latents(artifacts / "latents")
-    clips = read_parquet(root / "heldout.parquet", _COLUMNS).to_pandas()
-    chains = read_parquet(root / "chains.parquet", _CHAIN_COLUMNS).to_pandas()
-    positions = read_parquet(root / "positions.parquet", _POSITION_COLUMNS).to_pylist()
-    recorded = str(read_json(root / "config.json").get("latents_sha256"))
+    judged = artifacts.parent / METRICS / "judge/tables"
+    clips = read_parquet(judged / "heldout.parquet", _COLUMNS).to_pandas()
+    chains = read_parquet(judged / "chains.parquet", _CHAIN_COLUMNS).to_pandas()
+    positions = read_parquet(judged / "positions.parquet", _POSITION_COLUMNS).to_pylist()
+    provenance = [
+        ("latents", read_json(root / "config.json").get("latents_sha256"), artifacts / "latents"),
+        ("judged", read_json(judged / "judged.json").get("world_model_sha256"), root / "transformer"),
+    ]
     return [
         Table(
             "clips",
@@ -114,7 +123,10 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
             ],
         ),
         weights_table(weight_rows(root, ["transformer/*.safetensors", "transformer_raw/*.safetensors"]), _AGAIN),
-        provenance_table([{"part": "latents", "recorded": recorded, "found": sha256(artifacts / "latents")}], _AGAIN),
+        provenance_table(
+            [{"part": part, "recorded": str(recorded), "found": sha256(path)} for part, recorded, path in provenance],
+            _AGAIN,
+        ),
     ]
 
 

@@ -1,5 +1,4 @@
-"""The report's part on imagination: what artifacts/{world_model,rollouts,tokenizer,bridge} say of it, as charts, tables
-and films."""
+"""The report's part on imagination: what metrics/judge and reports/films say of it, as charts, tables and films."""
 
 from __future__ import annotations
 
@@ -42,9 +41,9 @@ _READ = {RECORDED: "the recording: what the probe can read", "model": _MODEL, "s
 
 def imagination(root: Path) -> dict[str, Any]:
     """What the template shows. Raises `BadInput` where a file is missing or damaged."""
-    artifacts = root / "artifacts"
-    pictures = [f"{metric}_{name}" for metric in _PICTURE_METRICS for name in _PICTURES]
-    clips = sources.read_rows(artifacts / "world_model/heldout.parquet", [*_ERRORS, *_CORRELATIONS, *pictures])
+    judged, pictures = root / "metrics/judge/tables", root / "reports/films"
+    columns = [f"{metric}_{name}" for metric in _PICTURE_METRICS for name in _PICTURES]
+    clips = sources.read_rows(judged / "heldout.parquet", [*_ERRORS, *_CORRELATIONS, *columns])
     errors = {label: mean([row[name] for row in clips]) for name, label in _ERRORS.items()}
     correlations = {label: mean([row[name] for row in clips]) for name, label in _CORRELATIONS.items()}
     return {
@@ -60,13 +59,13 @@ def imagination(root: Path) -> dict[str, Any]:
         ),
         "pictured_clips": sum(row["psnr_model"] is not None for row in clips),
         "pictures": _pictures(clips),
-        **_chains(artifacts / "world_model/chains.parquet"),
-        "positions": _positions(artifacts / "world_model/positions.parquet"),
-        "films": films(artifacts / "world_model/videos"),
-        "previews": strips(artifacts / "world_model/videos"),
-        "rollouts": strips(artifacts / "rollouts/frames"),
-        "rollout_films": films(artifacts / "rollouts/frames"),
-        "reconstructions": strips(artifacts / "tokenizer/preview")[:2],
+        **_chains(judged / "chains.parquet"),
+        "positions": _positions(judged / "positions.parquet"),
+        "films": films(pictures / "world_model"),
+        "previews": strips(pictures / "world_model"),
+        "rollouts": strips(pictures / "rollouts"),
+        "rollout_films": films(pictures / "rollouts"),
+        "reconstructions": strips(pictures / "tokenizer")[:2],
     }
 
 
@@ -134,7 +133,7 @@ def strips(folder: Path) -> list[dict[str, str]]:
     """Up to six PNG strips of a folder, evenly spaced. Raises `BadInput` where there is none."""
     paths = sorted(folder.glob("*.png"))
     if not paths:
-        raise BadInput(folder, "", "no picture", "PNG strips", "run the stage that writes them again: `dvc repro -f`")
+        raise BadInput(folder, "", "no picture", "PNG strips", "run `dvc repro -f films`")
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, _STRIPS).round().astype(int))]
     return [{"name": _name(path.stem), "source": data_uri(path.read_bytes(), "image/png")} for path in chosen]
 

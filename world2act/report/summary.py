@@ -21,7 +21,8 @@ _FIGURES: dict[str, dict[str, tuple[str, Callable[[Any], str]]]] = {
     "skills": {"clips": ("clips", str), "synchronised": ("synchronised", percent)},
     "tokenizer": {"psnr_db": ("dB PSNR", "{:.1f}".format)},
     "latents": {"clips": ("clips", str), "latents": ("latents", str)},
-    "world_model": {
+    "world_model": {"train_clips": ("training clips", str)},
+    "judge": {
         "error_model": ("error", _NUMBER),
         "error_skill_mean": ("skill mean", _NUMBER),
         "error_first_frame": ("first frame", _NUMBER),

@@ -10,7 +10,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from world2act.core.errors import BadInput
 
@@ -52,13 +52,6 @@ def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         row for found, length in zip(texts, lengths, strict=True) for row in json.loads(bytes(found[:length].tolist()))
     ]
-
-
-def share_weights(module: nn.Module) -> None:
-    """Give every rank the weights and buffers of rank 0, in place; the module is where the ranks talk: on their GPUs,
-    where they have some."""
-    for tensor in module.state_dict().values():
-        distributed.broadcast(tensor, 0)
 
 
 def must_agree(what: str) -> None:

@@ -38,7 +38,7 @@ def view(
             known = f"one of {[chain[0].episode_index for chain in chains if chain[0].subset == 'heldout']}, held out"
             raise BadInput("the command line", "EPISODE", episode, known, "see artifacts/skills/discards.parquet")
         guardrail = open_guardrail(read_json(artifacts / "world_model/config.json"))
-        imagine = Imagination(load_world_model(artifacts / "world_model"), cache, params.world_model.sampler)
+        imagine = Imagination(load_world_model(artifacts / "world_model"), cache, params.judge.sampler)
         out.mkdir(parents=True, exist_ok=True)
         stem = out / f"{file_stem(chain[0].task)}-episode-{episode}"
         film_episode(
@@ -51,11 +51,11 @@ def view(
 def convert_lpips(
     alexnet: Annotated[Path, typer.Argument(help="torchvision's AlexNet, a .pth file.")],
     channels: Annotated[Path, typer.Argument(help="weights/v0.1/alex.pth of the package lpips.")],
-    out: Annotated[Path, typer.Argument(help="The file for world_model.lpips.")] = Path("lpips.safetensors"),
+    out: Annotated[Path, typer.Argument(help="The file for judge.lpips.")] = Path("lpips.safetensors"),
 ) -> None:
     """Write the weights of LPIPS as one safetensors file. Nothing but tensors is read of the .pth files."""
     from world2act.world_model.judging.lpips import convert
 
     with one_message():
         convert(alexnet, channels, out)
-        typer.echo(f"{out}: set world_model.lpips to it")
+        typer.echo(f"{out}: set judge.lpips to it")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.helpers.gate_artifacts import (
+    JUDGED,
     ROOT,
     TASKS,
     edit,
@@ -124,9 +125,9 @@ def test_world_model(artifacts: Path) -> None:
         rows[4]["psnr_model"] = float("inf")
         rows[5]["error_nearest"] = None
 
-    edit(root / "heldout.parquet", change)
-    edit(root / "chains.parquet", lambda rows: rows[0].update(error=float("nan")))
-    edit(root / "positions.parquet", lambda rows: rows[0].update(read_m=[float("nan"), 0.0]))
+    edit(JUDGED / "heldout.parquet", change)
+    edit(JUDGED / "chains.parquet", lambda rows: rows[0].update(error=float("nan")))
+    edit(JUDGED / "positions.parquet", lambda rows: rows[0].update(read_m=[float("nan"), 0.0]))
     write_json(root / "config.json", {"latents_sha256": "0" * 64})
     poison(root / "transformer/diffusion_pytorch_model.safetensors")
     failed = red("world_model", artifacts)

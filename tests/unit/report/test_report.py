@@ -55,12 +55,11 @@ def make_pipeline_root(root: Path) -> Path:
     write_json(root / "metrics/skills/metrics.json", {"clips": 78, "synchronised": 0.975, "median_clip_frames": 21.0})
     (root / "metrics/skills/clip_lengths.csv").write_text("frames,episodes,skill clips\n0,0.0,0.5\n8,1.0,0.5\n")
     strip = Image.fromarray(rng.integers(0, 255, (18, 80, 3), np.uint8))
-    for name in ("world_model/videos", "rollouts/frames", "tokenizer/preview"):
-        (artifacts / name).mkdir()
-        strip.save(artifacts / name / "reach-episode-3.png")
-    write_video(
-        artifacts / "world_model/videos/reach-episode-3.mp4", rng.integers(0, 255, (4, 32, 32, 3), np.uint8), 10
-    )
+    films = root / "reports/films"
+    for name in ("world_model", "rollouts", "tokenizer"):
+        (films / name).mkdir(parents=True)
+        strip.save(films / name / "reach-episode-3.png")
+    write_video(films / "world_model/reach-episode-3.mp4", rng.integers(0, 255, (4, 32, 32, 3), np.uint8), 10)
     for video in (artifacts / "evaluate/videos").glob("*.mp4"):
         write_video(video, rng.integers(0, 255, (4, 32, 32, 3), np.uint8), 10)
     return root
@@ -152,10 +151,10 @@ def test_charts_are_well_formed_and_follow_the_theme(page: str) -> None:
     "missing",
     [
         "artifacts/evaluate/summary.json",
-        "artifacts/world_model/heldout.parquet",
-        "artifacts/world_model/videos/reach-episode-3.png",
-        "artifacts/world_model/chains.parquet",
-        "artifacts/world_model/positions.parquet",
+        "metrics/judge/tables/heldout.parquet",
+        "reports/films/world_model/reach-episode-3.png",
+        "metrics/judge/tables/chains.parquet",
+        "metrics/judge/tables/positions.parquet",
         "metrics/bridge/train/plots/metrics/loss.tsv",
         "metrics/skills/clip_lengths.csv",
         "dvc.yaml",

@@ -89,7 +89,7 @@ def make_subject(root: Path, heldout: int = HELD) -> Subject:
         {"video_only": EpisodeDataset.open(root / "video_only")},
         cache.select("video_only", "train"),
         cache.select("video_only", "heldout"),
-        params.world_model,
+        params.judge,
         0,
         None,
     )
@@ -227,7 +227,7 @@ def test_quality_of_a_world_model_that_is_right(subject: Subject, measured: qual
 
 def test_pictures_are_of_a_bounded_number_of_clips_of_all_skills(subject: Subject) -> None:
     assert [clip.prompt for clip in in_turn(subject.heldout, 3)] == ["part 0", "part 1", "part 0"]
-    few = replace(subject, settings=subject.settings.model_copy(update={"evaluation_pictures": 3}))
+    few = replace(subject, settings=subject.settings.model_copy(update={"pictures": 3}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "Imagination", Knowing)
         found = measure(few)

@@ -86,5 +86,5 @@ def test_weights_of_lpips_are_converted_by_a_command(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").touch()
     done = CliRunner().invoke(app, ["convert-lpips", "alexnet.pth", "alex.pth", "weights/lpips.safetensors"])
-    assert done.exit_code == 0 and "world_model.lpips" in done.output
+    assert done.exit_code == 0 and "judge.lpips" in done.output
     assert len(load_lpips("weights/lpips.safetensors").state_dict()) == 15

@@ -15,7 +15,8 @@ from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.training.objective import Place
 from world2act.world_model.imagining.sampler import sample
 from world2act.world_model.learning.loss import DenoisingObjective, denoising_loss, draw_sigma
-from world2act.world_model.learning.preparation import describe, usable_clips
+from world2act.world_model.learning.preparation import describe
+from world2act.world_model.parts.clips import usable_clips
 from world2act.world_model.parts.conditioning import Change, conditioning_mask, denoise, denoised, network_inputs
 from world2act.world_model.parts.transformer import build_transformer, load_transformer
 

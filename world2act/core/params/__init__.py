@@ -139,9 +139,7 @@ class WorldModel(Section):
     """weights: null for a network drawn from the seed. parameters: how many it must have. guardrail: over what imported
     weights imagine, wherever people see it. patch_size: latent pixels a side of a token. target: what is denoised, the
     latents or their change from the first. prediction: what the network's output means, the velocity noise - x0 or the
-    clean latents x0; weights keep the meaning that they were trained with. evaluation_samples: drawn of each held-out
-    clip. evaluation_pictures: held-out clips that are decoded and compared as pictures. lpips: the file of
-    `world2act convert-lpips`, or null."""
+    clean latents x0; weights keep the meaning that they were trained with."""
 
     weights: str | None
     parameters: Count | None
@@ -160,11 +158,17 @@ class WorldModel(Section):
     conditioning_latents: list[Count] = Field(min_length=1)
     text_dropout: Share
     high_sigma_share: Share
-    sampler: Sampler
-    evaluation_samples: Count
-    evaluation_pictures: Count
-    lpips: str | None
     training: Training
+
+
+class Judge(Section):
+    """How the world model is measured on held-out clips. samples: videos imagined for each clip. pictures: clips that
+    are decoded and compared frame by frame. lpips: a file written by `world2act convert-lpips`, or null."""
+
+    sampler: Sampler
+    samples: Count
+    pictures: Count
+    lpips: str | None
 
 
 class Gr00tSizes(Section):
@@ -345,6 +349,7 @@ class Params(Section):
     tokenizer: Tokenizer
     latents: Latents
     world_model: WorldModel
+    judge: Judge
     base_policy: BasePolicy
     bridge: Bridge
     rollouts: Rollouts

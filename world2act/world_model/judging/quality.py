@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from world2act.core.params import WorldModel as WorldModelParams
+from world2act.core.params import Judge
 from world2act.data.latent_cache import FRAMES_PER_LATENT, Clip, LatentCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
@@ -77,7 +77,7 @@ class Subject:
     datasets: Mapping[str, EpisodeDataset]
     train: Sequence[Clip]
     heldout: Sequence[Clip]
-    settings: WorldModelParams
+    settings: Judge
     seed: int
     lpips: Lpips | None
 
@@ -96,12 +96,12 @@ def measure(subject: Subject, *, rank: int = 0, ranks: int = 1) -> Quality:
 
     The ranks share the episodes; every rank must call it, and gets all rows. Where a skill has a single held-out clip
     the control has no other first frame, and its columns are None; so are those of pictures beyond the first
-    `evaluation_pictures` clips, skills in turn. As many episodes are imagined as chains.
+    `pictures` clips, skills in turn. As many episodes are imagined as chains.
     """
     from world2act.training.ranks import gather_rows
 
     own = [clip for clip in subject.heldout if clip.episode_index % ranks == rank]
-    shown = in_turn(subject.heldout, subject.settings.evaluation_pictures)
+    shown = in_turn(subject.heldout, subject.settings.pictures)
     chained = {clip.episode_index for clip in in_turn([c[0] for c in chains_of(subject.heldout)], len(shown))}
     probes = fit_probes(subject.cache, subject.datasets, sorted({clip.task for clip in own}))
     imagine = Imagination(subject.world_model, subject.cache, subject.settings.sampler)
@@ -139,10 +139,10 @@ def _measure_clips(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of heldout.parquet and of positions.parquet."""
     cache, others = subject.cache, _first_frames_of_others(subject.heldout)
-    drawn = [_draw(imagine, own, own, subject.seed, 2 * k) for k in range(subject.settings.evaluation_samples)]
+    drawn = [_draw(imagine, own, own, subject.seed, 2 * k) for k in range(subject.settings.samples)]
     shuffled = [
         _draw(imagine, own, [others[clip] for clip in own], subject.seed, 2 * k + 1)
-        for k in range(subject.settings.evaluation_samples)
+        for k in range(subject.settings.samples)
     ]
     rows, places = [], []
     for prompt in sorted({clip.prompt for clip in own}):

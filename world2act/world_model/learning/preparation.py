@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median_high
 from typing import Any
 
@@ -12,39 +11,13 @@ import numpy as np
 from world2act.core.errors import BadInput
 from world2act.core.params import WorldModel as WorldModelParams
 from world2act.data.latent_cache import Clip, LatentCache
-from world2act.world_model.imagining.sampler import RHO, SIGMA_MAX, SIGMA_MIN
 from world2act.world_model.parts.guardrail import guardrail_of
 
 _LEAST_DEVIATION = 0.01
 
 
-@dataclass(frozen=True)
-class UsableClips:
-    """Clips that fit the model whole, and how many do not: none is cut."""
-
-    clips: list[Clip]
-    discarded: int
-
-
-def usable_clips(cache: LatentCache, subset: str, max_latents: int) -> UsableClips:
-    """The video-only clips of 2..max_latents latents whose prompt is trained on.
-
-    Labelled clips stay unseen by the world model, so that what it imagines for them is imagined.
-
-    Raises:
-        BadInput: none is left.
-    """
-    trained = {clip.prompt for clip in cache.select("video_only", "train") if 2 <= clip.latents <= max_latents}
-    clips = cache.select("video_only", subset)
-    fitting = [clip for clip in clips if 2 <= clip.latents <= max_latents and clip.prompt in trained]
-    if not fitting:
-        shortest = min(clip.latents for clip in clips)
-        raise BadInput("params.yaml", "world_model.max_latents", max_latents, f"at least {shortest}", "raise it")
-    return UsableClips(fitting, len(clips) - len(fitting))
-
-
 def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]) -> dict[str, Any]:
-    """The content of config.json: the network's space, lengths of the skills, sampler, guardrail.
+    """The content of config.json: the network's space, the lengths of the skills, the guardrail.
 
     Raises:
         BadInput: the patches do not tile the latents.
@@ -71,12 +44,6 @@ def describe(params: WorldModelParams, cache: LatentCache, clips: Sequence[Clip]
         "skill_latents": {prompt: median_high(values) for prompt, values in lengths.items()},
         "weights": params.weights,
         "guardrail": guardrail_of(params),
-        "sampler": {
-            **params.sampler.model_dump(),
-            "sigma_max": SIGMA_MAX,
-            "sigma_min": SIGMA_MIN,
-            "rho": RHO,
-        },
     }
 
 

@@ -17,7 +17,6 @@ from world2act.core.storage import write_parquet
 from world2act.data.latent_cache import FRAMES_PER_LATENT
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of, read_frames
-from world2act.films.strip import save_strip
 from world2act.training.objective import Place, draw
 from world2act.world_model.parts.tokenizer import VideoTokenizer, to_video
 
@@ -34,7 +33,6 @@ RECONSTRUCTION_SCHEMA = pa.schema(
     ]
 )
 _MEASURED_EPISODES = 32
-_PREVIEWS = 8
 _FOREGROUND = 0.16  # of the range -1..1: what a pixel must differ from the background
 _MEDIAN_STRIDE = 5
 
@@ -142,14 +140,13 @@ def measure_latents(vae: AutoencoderKLWan, episodes: Sequence[np.ndarray]) -> No
 def measure_reconstruction(
     tokenizer: VideoTokenizer, episodes: EpisodeDataset, clips: Sequence[dict[str, Any]], directory: Path
 ) -> dict[str, float]:
-    """Encode and decode held-out skill clips (rows of skills.parquet) into reconstruction.parquet and preview/.
+    """Encode and decode held-out skill clips (rows of skills.parquet) into reconstruction.parquet.
 
     Returns:
         Mean and lowest PSNR over clips, decibels; of the cameras' views, empty tiles left out.
     """
     rows, layout = [], layout_of(episodes)
-    (directory / "preview").mkdir()
-    for i, clip in enumerate(clips):
+    for clip in clips:
         frames = read_frames(episodes, clip["episode_index"], range(clip["start"], clip["end"] + 1))
         restored = tokenizer.decode(tokenizer.encode(frames[None]))[0]
         seen, shown = (np.stack([*layout.untile(video).values()], 1) for video in (frames, restored))
@@ -163,8 +160,6 @@ def measure_reconstruction(
                 "frame_std": seen.std(0).mean(),
             }
         )
-        if i < _PREVIEWS:
-            save_strip(directory / "preview" / f"{i}.png", [frames, restored])
     write_parquet(directory / "reconstruction.parquet", rows, RECONSTRUCTION_SCHEMA)
     psnr_db = [row["psnr_db"] for row in rows]
     return {"psnr_db": float(np.mean(psnr_db)), "lowest_psnr_db": float(np.min(psnr_db)), "heldout_clips": len(rows)}

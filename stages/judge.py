@@ -1,0 +1,47 @@
+"""judge: artifacts/world_model, held-out clips → metrics/judge: how good what it imagines is."""
+
+from world2act.core.params import Params
+from world2act.core.stage import ARTIFACTS, METRICS, Metrics, is_main, run_stage
+from world2act.core.storage import atomic_directory, sha256, write_json, write_parquet
+from world2act.data.latent_cache import open_latents
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.training.ranks import initialise
+from world2act.world_model.imagining.generation import load_world_model
+from world2act.world_model.judging.drift import CHAIN_SCHEMA
+from world2act.world_model.judging.lpips import load_lpips
+from world2act.world_model.judging.object_position import POSITION_SCHEMA
+from world2act.world_model.judging.quality import HELDOUT_SCHEMA, Subject, measure, summarise
+from world2act.world_model.parts.clips import usable_clips
+from world2act.world_model.parts.tokenizer import load_tokenizer
+
+
+def main(params: Params) -> Metrics:
+    rank, ranks = initialise()
+    cache, world_model = open_latents(ARTIFACTS / "latents"), load_world_model(ARTIFACTS / "world_model")
+    subject = Subject(
+        world_model,
+        load_tokenizer(ARTIFACTS / "tokenizer"),
+        cache,
+        {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in ("labelled", "video_only")},
+        usable_clips(cache, "train", world_model.max_latents).clips,
+        usable_clips(cache, "heldout", world_model.max_latents).clips,
+        params.judge,
+        params.base.seed,
+        load_lpips(params.judge.lpips) if params.judge.lpips else None,
+    )
+    quality = measure(subject, rank=rank, ranks=ranks)
+    if not is_main():
+        return {}
+    with atomic_directory(METRICS / "judge/tables") as directory:
+        write_parquet(directory / "heldout.parquet", quality.clips, HELDOUT_SCHEMA)
+        write_parquet(directory / "chains.parquet", quality.chains, CHAIN_SCHEMA)
+        write_parquet(directory / "positions.parquet", quality.positions, POSITION_SCHEMA)
+        judged = sha256(ARTIFACTS / "world_model/transformer")
+        write_json(
+            directory / "judged.json", {"world_model_sha256": judged, "sampler": params.judge.sampler.model_dump()}
+        )
+    return summarise(quality)
+
+
+if __name__ == "__main__":
+    run_stage("judge", main)
