@@ -61,7 +61,7 @@ def _read_through_an_index(repository: Repo, graph: nx.DiGraph) -> list[tuple[st
 def standings(graph: Mapping[str, list[str]]) -> dict[str, Standing]:
     """Ask DVC about each stage of a graph, upstream stages first. A stage behind a changed one counts as changed.
 
-    It is the question that `dvc repro` asks before it runs a stage. For 21 stages it takes half a second in one
+    It is the question that `dvc repro` asks before it runs a stage. For all stages it takes half a second in one
     process, and half a second each in a process of their own.
     """
     answers: dict[str, Standing] = {}
