@@ -1,13 +1,13 @@
 """validate <artifact>: artifacts/<artifact> → reports/gates/<artifact>.json and reports/data_docs/<artifact>.
 
-A red gate ends with an exit status other than 0, so that nothing behind it runs.
+A red gate exits with a status other than 0, so that nothing after it runs.
 """
 
 import sys
 
 from world2act.core.params import Params
 from world2act.core.stage import ARTIFACTS, Metrics, run_stage
-from world2act.gates.suites import validate
+from world2act.gates.engine.validate import validate
 
 
 def main(params: Params) -> Metrics:

@@ -25,7 +25,7 @@ from world2act.data.latent_cache import SKILLS_SCHEMA, clip_keys, open_latents
 from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
 from world2act.evaluation.records import summarise, write_episodes
 from world2act.evaluation.rollout import EpisodeResult
-from world2act.gates.suites import validate
+from world2act.gates.engine.validate import validate
 from world2act.skills.segmentation import DISCARDS
 
 TASKS = ("reach", "push")

@@ -1,4 +1,4 @@
-"""The gate of artifacts/base_policy: weights, statistics and check episodes in, tables with expectations out."""
+"""The gate of artifacts/base_policy: measures weights, statistics and check episodes."""
 
 from __future__ import annotations
 
@@ -6,73 +6,52 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
 from world2act.core.params import Params
 from world2act.core.storage import read_json, read_parquet
-from world2act.gates.engine import Table, weights_table, why
-from world2act.gates.probes import has_weights, weight_rows
+from world2act.gates.engine.measurements import has_weights, weight_rows
+from world2act.gates.engine.tables import Table, weights_table
+from world2act.gates.engine.vocabulary import at_least, at_most, greater, is_true, rebuild
 
-_AGAIN = "delete artifacts/base_policy and run `dvc repro base_policy`"
+_REBUILD = rebuild("base_policy")
 _TRAIN = "raise base_policy.training.steps or demos.labelled_per_task"
+_READ_ERRORS = (
+    "read the column `error` of artifacts/base_policy/check.parquet: a simulator or its process failed; run the stage "
+    "again"
+)
+_BEATS_RANDOM = (
+    "The base policy succeeds more often than a random one from the same check scenes (difference of success rates)."
+)
+_FEW_ERRORS = (
+    "Almost no check episode ended in an infrastructure error (share of episodes; such episodes count for neither "
+    "policy)."
+)
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/base_policy. Raises `BadInput` when a file is missing or damaged."""
     limits, root = params.gates.base_policy, artifacts / "base_policy"
     episodes = read_parquet(root / "check.parquet", ["policy", "task", "seed", "success", "error"]).to_pandas()
-    weights = has_weights(root)
-    return [
-        Table(
-            "check",
-            _comparison(episodes),
-            ("episodes",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="success_gain",
-                    min_value=limits.success_gain,
-                    **why(
-                        "The base policy succeeds more often than a random one from the same check scenes "
-                        "(difference of success rates).",
-                        _TRAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="paired",
-                    value_set=[True],
-                    **why("Base and random policy were checked from the same scenes.", _AGAIN),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="error_share",
-                    max_value=limits.error_share,
-                    **why(
-                        "Next to no check episode ended in an infrastructure error (share; they count for neither "
-                        "policy).",
-                        "read `error` in artifacts/base_policy/check.parquet: a simulator or its process failed; "
-                        "run the stage again",
-                    ),
-                ),
-            ],
-        ),
-        *([_statistics(root), weights_table(weight_rows(root, ["model*.safetensors"]), _AGAIN)] if weights else []),
+    checks = [
+        at_least("success_gain", limits.success_gain, _BEATS_RANDOM, remedy=_TRAIN),
+        is_true("paired", "The base and the random policy were checked from the same scenes.", remedy=_REBUILD),
+        at_most("error_share", limits.error_share, _FEW_ERRORS, remedy=_READ_ERRORS),
     ]
+    check = Table("check", _comparison(episodes), ("episodes",), checks)
+    if not has_weights(root):
+        return [check]
+    return [check, _statistics(root), weights_table(weight_rows(root, ["model*.safetensors"]), _REBUILD)]
 
 
 def _statistics(root: Path) -> Table:
+    right_way_round = "In every normalisation box, the maximum is not below the minimum."
     return Table(
         "statistics",
         pd.DataFrame(_statistic_rows(root)),
         ("feature", "dimension"),
-        [
-            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                column_A="max",
-                column_B="min",
-                or_equal=True,
-                **why("Normalisation boxes are not inside out.", _AGAIN),
-            ),
-        ],
+        [greater("max", "min", right_way_round, remedy=_REBUILD, or_equal=True)],
     )
 
 

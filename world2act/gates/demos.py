@@ -1,4 +1,7 @@
-"""The gate of artifacts/demos: episodes and initial states in, tables with expectations out."""
+"""The gate of artifacts/demos: measures episodes and initial states.
+
+Uploads are held to the same tables before they may join (`world2act.ingest.validation`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -19,12 +21,49 @@ from world2act.core.storage import read_parquet
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE
 from world2act.formats.action_lag import motion_axes, response_onset
-from world2act.gates.engine import Table, why
-from world2act.gates.probes import is_finite, readable
+from world2act.gates.engine.measurements import is_finite, readable
+from world2act.gates.engine.tables import Table
+from world2act.gates.engine.vocabulary import at_least, at_most, between, equal, expect, is_true, rebuild
 
 _FRAMES = 5
 _VARIES_M = 1e-3
-_AGAIN = "delete artifacts/demos and run `dvc repro demos`"
+_REBUILD = rebuild("demos")
+_CHECK_RENDERER = "frames are blank: check MUJOCO_GL and that no simulator was freed before another one rendered; "
+
+_CONTRAST = "Every frame shows something: pixels differ within the frame (standard deviation, of 255)."
+_FOLLOWS_MOTION = (
+    "Frames follow the motion: pixels change between the first frame and later ones (mean absolute difference, of 255)."
+)
+_STATE_FINITE = "Proprioception and scene are finite numbers in every frame."
+_EXPERT_ACTS = "The expert acts: at least one dimension of the action changes over the episode (standard deviation)."
+_ALIGNED = (
+    "Observations and actions are aligned: the end effector begins to move between frames t and t + 1 of executed "
+    "action t (onset of the fitted impulse response, in control steps)."
+)
+_SHIFTED = (
+    "observations are shifted against actions (negative: the observation was stored after the step): correct the "
+    "source or the importer"
+)
+_EXPLAINED = (
+    "The recorded actions are the ones that moved the arm: they explain its displacement (share of the variance)."
+)
+_OTHER_ACTIONS = "action.executed does not belong to these observations: correct the source or the importer"
+_LAG_REMOVED = "Imported data were shifted by the lag that was measured between their actions and their motion."
+_DECLARE_LAG = (
+    "import the source again with the lag that it has (`world2act import --lag`), and name the elements of motion and "
+    "position where nothing could be measured (--rename)"
+)
+_SCENE_VISIBLE = (
+    "The scene can be read from the conditioning frame: ridge regression from the first frame's pixels finds every "
+    "position that varies, in episodes it was not fitted to (R²)."
+)
+_OTHER_SCENE = (
+    "the first frame shows another scene or hides the object: raise demos.settle_steps, or move the first of "
+    "demos.cameras"
+)
+_EVERY_TASK = "Every task occurs in every set, and in the held-out part of both datasets."
+_DISJOINT = "The four sets are disjoint: no scene seed occurs in two of them."
+_NO_ACTIONS = "The video-only set holds no action, under any name."
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
@@ -41,74 +80,48 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
                 first[episode.task].append((frame, scene))
     actions = [measure_actions(datasets["labelled"], record.index) for record in datasets["labelled"].episodes]
     return [
-        episodes_table(rows, ("dataset", "episode", "task", "seed"), limits, _AGAIN),
-        actions_table(actions, ("episode", "task", "seed"), _AGAIN),
+        episodes_table(rows, ("dataset", "episode", "task", "seed"), limits, _REBUILD),
+        actions_table(actions, ("episode", "task", "seed"), _REBUILD),
         alignment_table(_alignment(datasets["labelled"]), ("task", "episodes"), limits),
         sources_table(datasets["labelled"]),
-        Table(
-            "positions",
-            pd.DataFrame(_scene_rows(first, datasets["labelled"]), columns=["task", "position", "r2"]),
-            ("task", "position"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="r2",
-                    min_value=limits.scene_r2,
-                    **why(
-                        "The scene can be read from the conditioning frame: ridge regression from the first frame's "
-                        "pixels finds each "
-                        "position that varies, in episodes it was not fitted to (R²).",
-                        "the first frame shows another scene or hides the object: raise demos.settle_steps, or move "
-                        "the first of demos.cameras",
-                    ),
-                ),
-            ],
-        ),
+        _positions_table(_scene_rows(first, datasets["labelled"]), limits),
+        *_set_tables(datasets, states, params),
+    ]
+
+
+def _positions_table(rows: list[dict[str, Any]], limits: GateDemos) -> Table:
+    frame = pd.DataFrame(rows, columns=["task", "position", "r2"])
+    checks = [at_least("r2", limits.scene_r2, _SCENE_VISIBLE, remedy=_OTHER_SCENE)]
+    return Table("positions", frame, ("task", "position"), checks)
+
+
+def _set_tables(
+    datasets: dict[str, EpisodeDataset], states: list[dict[str, Any]], params: Params
+) -> tuple[Table, Table, Table]:
+    """How the sets divide the scenes: tasks in each set, sets of each seed, and what the video-only set stores."""
+    more = "raise demos.*_per_task or demos.heldout_share"
+    leaked_scenes = f"the policy would be tested on scenes it was trained in: {_REBUILD}"
+    leaked_actions = f"the world model must not see actions: {_REBUILD}"
+    hidden = expect(
+        "column_values_to_not_match_regex", ["column"], _NO_ACTIONS, remedy=leaked_actions, regex="(?i)action"
+    )
+    return (
         Table(
             "sets",
             pd.DataFrame(_set_rows(datasets, states, params)),
             ("set", "task"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="count",
-                    min_value=1,
-                    **why(
-                        "Every task is present in every set, and in the held-out part of both datasets.",
-                        "raise demos.*_per_task or demos.heldout_share",
-                    ),
-                ),
-            ],
+            [at_least("count", 1, _EVERY_TASK, remedy=more)],
         ),
         Table(
             "seeds",
             pd.DataFrame(_seed_rows(datasets, states)),
             ("seed", "sets"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="set_count",
-                    max_value=1,
-                    **why(
-                        "The four sets are disjoint: no scene seed occurs in two of them.",
-                        f"the policy would be tested on scenes it was trained in: {_AGAIN}",
-                    ),
-                ),
-            ],
+            [at_most("set_count", 1, _DISJOINT, remedy=leaked_scenes)],
         ),
         Table(
-            "video_columns",
-            pd.DataFrame({"column": _stored_columns(datasets["video_only"])}),
-            ("column",),
-            [
-                gxe.ExpectColumnValuesToNotMatchRegex(
-                    column="column",
-                    regex="(?i)action",
-                    **why(
-                        "The video-only set holds no action, under any name.",
-                        f"the world model must not see actions: {_AGAIN}",
-                    ),
-                ),
-            ],
+            "video_columns", pd.DataFrame({"column": _stored_columns(datasets["video_only"])}), ("column",), [hidden]
         ),
-    ]
+    )
 
 
 def measure_episode(dataset: EpisodeDataset, index: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray | None]:
@@ -129,38 +142,14 @@ def measure_episode(dataset: EpisodeDataset, index: int) -> tuple[dict[str, Any]
     return row, frames[0].ravel(), arrays[SCENE][0] if SCENE in arrays else None
 
 
-def episodes_table(rows: list[dict[str, Any]], ids: tuple[str, ...], limits: GateDemos, again: str) -> Table:
-    """What must hold of every episode. `again`: how to make one anew."""
-    return Table(
-        "episodes",
-        pd.DataFrame(rows),
-        ids,
-        [
-            gxe.ExpectColumnValuesToBeBetween(
-                column="contrast",
-                min_value=limits.contrast,
-                **why(
-                    "Every frame shows something: pixels differ within the frame (standard deviation, of 255).",
-                    "frames are blank: check MUJOCO_GL and that no simulator was freed before another rendered; "
-                    f"{again}",
-                ),
-            ),
-            gxe.ExpectColumnValuesToBeBetween(
-                column="change",
-                min_value=limits.change,
-                **why(
-                    "Frames follow the motion: pixels change between the first frame and later ones (mean "
-                    "absolute difference, of 255).",
-                    f"the renderer repeats one picture: {again}",
-                ),
-            ),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="finite",
-                value_set=[True],
-                **why("Proprioception and scene are finite numbers in every frame.", again),
-            ),
-        ],
-    )
+def episodes_table(rows: list[dict[str, Any]], ids: tuple[str, ...], limits: GateDemos, remedy: str) -> Table:
+    """What must hold of every episode. `remedy`: how to make an episode again."""
+    checks = [
+        at_least("contrast", limits.contrast, _CONTRAST, remedy=_CHECK_RENDERER + remedy),
+        at_least("change", limits.change, _FOLLOWS_MOTION, remedy=f"the renderer repeats one picture: {remedy}"),
+        is_true("finite", _STATE_FINITE, remedy=remedy),
+    ]
+    return Table("episodes", pd.DataFrame(rows), ids, checks)
 
 
 def measure_actions(dataset: EpisodeDataset, index: int) -> dict[str, Any]:
@@ -177,38 +166,19 @@ def measure_actions(dataset: EpisodeDataset, index: int) -> dict[str, Any]:
     }
 
 
-def actions_table(rows: list[dict[str, Any]], ids: tuple[str, ...], again: str) -> Table:
-    """What must hold of the actions of every labelled episode. `again`: how to make one anew."""
-    return Table(
-        "labelled_episodes",
-        pd.DataFrame(rows),
-        ids,
-        [
-            gxe.ExpectColumnValuesToBeInSet(
-                column="finite", value_set=[True], **why("Actions are finite numbers.", again)
-            ),
-            gxe.ExpectColumnValuesToBeBetween(
-                column="largest_action",
-                max_value=1,
-                **why(
-                    "Actions lie in [-1, 1], the box of the environment.",
-                    "clip the expert's actions where the demonstrations are made",
-                ),
-            ),
-            gxe.ExpectColumnValuesToBeBetween(
-                column="action_spread",
-                min_value=0.05,
-                **why(
-                    "The expert acts: at least one action dimension changes over the episode (standard deviation).",
-                    again,
-                ),
-            ),
-        ],
-    )
+def actions_table(rows: list[dict[str, Any]], ids: tuple[str, ...], remedy: str) -> Table:
+    """What must hold of the actions of every labelled episode. `remedy`: how to make an episode again."""
+    clip = "clip the expert's actions where the demonstrations are made"
+    checks = [
+        is_true("finite", "Actions are finite numbers.", remedy=remedy),
+        at_most("largest_action", 1, "Actions are in [-1, 1], the box of the environment.", remedy=clip),
+        at_least("action_spread", 0.05, _EXPERT_ACTS, remedy=remedy),
+    ]
+    return Table("labelled_episodes", pd.DataFrame(rows), ids, checks)
 
 
 def measure_alignment(dataset: EpisodeDataset, episodes: Iterable[int]) -> dict[str, Any]:
-    """A row for `alignment_table`: how the executed actions and the end effector's motion of episodes hang together."""
+    """A row for `alignment_table`: how well the executed actions of episodes fit the motion of the end effector."""
     axes, pairs = _motion_axes(dataset), []
     for index in episodes:
         arrays = dataset.columns(index, [STATE, _executed(dataset)])
@@ -219,34 +189,11 @@ def measure_alignment(dataset: EpisodeDataset, episodes: Iterable[int]) -> dict[
 
 def alignment_table(rows: list[dict[str, Any]], ids: tuple[str, ...], limits: GateDemos) -> Table:
     """What must hold of actions against observations."""
-    return Table(
-        "tasks",
-        pd.DataFrame(rows),
-        ids,
-        [
-            gxe.ExpectColumnValuesToBeBetween(
-                column="onset_steps",
-                min_value=0,
-                max_value=0,
-                **why(
-                    "Observation and action are aligned: the end effector begins to move between frame t and t + 1 "
-                    "of executed action t "
-                    "(onset of the fitted impulse response, in control steps).",
-                    "observations are shifted against actions (negative: observation stored after the step): "
-                    "correct the source or importer",
-                ),
-            ),
-            gxe.ExpectColumnValuesToBeBetween(
-                column="explained",
-                min_value=limits.motion_explained,
-                **why(
-                    "The actions stored are the ones that moved the arm: they explain its displacement (share of "
-                    "variance).",
-                    "action.executed does not belong to these observations: correct the source or importer",
-                ),
-            ),
-        ],
-    )
+    checks = [
+        between("onset_steps", 0, 0, _ALIGNED, remedy=_SHIFTED),
+        at_least("explained", limits.motion_explained, _EXPLAINED, remedy=_OTHER_ACTIONS),
+    ]
+    return Table("tasks", pd.DataFrame(rows), ids, checks)
 
 
 def _alignment(dataset: EpisodeDataset) -> list[dict[str, Any]]:
@@ -257,49 +204,36 @@ def _alignment(dataset: EpisodeDataset) -> list[dict[str, Any]]:
 
 
 def _executed(dataset: EpisodeDataset) -> str:
-    """The feature that holds the actions that moved the arm: imported data have no other than the label."""
+    """The feature that holds the actions that moved the arm; imported data have only the labels."""
     return EXECUTED if EXECUTED in dataset.features else ACTION
 
 
 def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
-    """Columns of the action that move the end effector along an axis, and of proprioception that hold its position."""
-    name = _executed(dataset)
-    action, state = (dataset.features[each]["names"] for each in (name, STATE))
+    """The columns of the action that move the end effector along an axis, and those of its position in the state."""
+    executed = _executed(dataset)
+    action, state = (dataset.features[feature]["names"] for feature in (executed, STATE))
     axes = motion_axes(action, state)
     if axes is None:
         raise BadInput(
             dataset.path / "meta/info.json",
-            f"features.{name}.names",
+            f"features.{executed}.names",
             [action, state],
             "delta_x and ee_x_m, also y and z",
-            "name the axes of the end effector so in the embodiment, or with `world2act import --rename`",
+            "give the axes of the end effector these names in the embodiment, or with `world2act import --rename`",
         )
     return axes
 
 
 def sources_table(dataset: EpisodeDataset) -> Table:
-    """What must hold of imported datasets: the lag that was taken out of the source was the one measured."""
+    """What must hold of imported datasets: the lag taken out of a source is the one that was measured."""
     sources = dataset.info.get("world2act", {}).get("recorded", {})
     rows = [
         {"dataset": name} | {key: alignment.get(key) for key in ("declared_lag", "measured_lag")}
         for name, alignment in sources.items()
     ]
-    return Table(
-        "sources",
-        pd.DataFrame(rows, columns=["dataset", "declared_lag", "measured_lag"]),
-        ("dataset",),
-        [
-            gxe.ExpectColumnPairValuesToBeEqual(
-                column_A="declared_lag",
-                column_B="measured_lag",
-                **why(
-                    "Imported data were shifted by the lag that was measured between their actions and their motion.",
-                    "import the source again with the lag it has (`world2act import --lag`), and name the elements of "
-                    "motion and position where nothing could be measured (--rename)",
-                ),
-            ),
-        ],
-    )
+    frame = pd.DataFrame(rows, columns=["dataset", "declared_lag", "measured_lag"])
+    checks = [equal("declared_lag", "measured_lag", _LAG_REMOVED, remedy=_DECLARE_LAG)]
+    return Table("sources", frame, ("dataset",), checks)
 
 
 def _scene_rows(first: dict[str, list[tuple[np.ndarray, np.ndarray]]], dataset: EpisodeDataset) -> list[dict[str, Any]]:

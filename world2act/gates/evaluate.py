@@ -1,4 +1,4 @@
-"""The gate of artifacts/evaluate: episodes, summary and videos in, tables with expectations out."""
+"""The gate of artifacts/evaluate: measures episodes, summary and videos."""
 
 from __future__ import annotations
 
@@ -7,161 +7,108 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
 from world2act.core.errors import BadInput
 from world2act.core.params import Params
 from world2act.core.storage import read_json, read_parquet, sha256
-from world2act.gates.engine import Table, provenance_table, why
-from world2act.gates.probes import is_finite
+from world2act.gates.engine.measurements import is_finite
+from world2act.gates.engine.tables import Table, provenance_table
+from world2act.gates.engine.vocabulary import Check, at_least, at_most, equal, greater, one_of, rebuild
 
-_AGAIN = "delete artifacts/evaluate and run `dvc repro evaluate`"
-_INFRASTRUCTURE = (
-    "read the episodes' `error`: a simulator or its process failed; run the stage again, with fewer base.workers if "
+_REBUILD = rebuild("evaluate")
+_READ_ERRORS = (
+    "read `error` of the episodes: a simulator or its process failed; run the stage again, with fewer base.workers if "
     "memory ran out"
 )
 _SAVED = {"base": "base_policy", "post_train": "post_train"}
-_OWN = ("policy", "chunk_length")
+_POLICY_KEYS = ("policy", "chunk_length")  # of an episode's record, what belongs to the policy itself
+
+_OUTCOME = (
+    "An episode succeeded, failed, or had an infrastructure error, which is never counted as a failure of the policy."
+)
+_ACTION_BOX = "The recorded actions are finite and in [-1, 1], the box of the environment."
+_ONE_PROTOCOL = "All policies were evaluated in the same way, except for what belongs to the policy itself."
+_TEST_SCENES = "Only test scenes were used: none that anything was trained on."
+_PAIRED = "Every policy was run from every test scene (shown: the policies that were not)."
+_COUNTED_AGAIN = "The success rates in summary.json are those of the episodes, counted again."
+_NO_WORSE = (
+    "The post-trained policy is no worse than the base policy beyond the interval of their difference (its upper end)."
+)
+_NOT_PROMOTED = "the policy will not be promoted: look at the cosine in metrics/post_train and at the videos"
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/evaluate. Raises `BadInput` when a file is missing or damaged."""
-    root = artifacts / "evaluate"
+    root, limits = artifacts / "evaluate", params.gates.evaluate
     episodes = [read_json(path) | {"policy": path.parent.name} for path in sorted((root / "episodes").glob("*/*.json"))]
     if not episodes:
-        raise BadInput(root / "episodes", "", "no episode", "one JSON an episode", _AGAIN)
+        raise BadInput(root / "episodes", "", "no episode", "one JSON file per episode", _REBUILD)
     summary = read_json(root / "summary.json")
+    policy_checks = [
+        at_most(
+            "error_share",
+            limits.error_share,
+            "Almost no episode ended in an infrastructure error (share).",
+            remedy=_READ_ERRORS,
+        ),
+        one_of("protocols", [1], _ONE_PROTOCOL, remedy=_REBUILD),
+    ]
+    scene_checks = [
+        one_of("set", ["test"], _TEST_SCENES, remedy=_REBUILD),
+        one_of("missing", [""], _PAIRED, remedy=_REBUILD),
+    ]
+    rates, videos = pd.DataFrame(_rate_rows(episodes, summary)), pd.DataFrame(_video_rows(root))
     return [
-        Table(
-            "episodes",
-            pd.DataFrame(map(_episode_row, episodes)),
-            ("policy", "task", "seed"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="outcome",
-                    value_set=["success", "failure", "infrastructure error"],
-                    **why(
-                        "An episode succeeded, failed, or had an infrastructure error, which is never counted as a "
-                        "failure of the policy.",
-                        _AGAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="largest_action",
-                    max_value=1,
-                    **why("The actions logged are finite and lie in [-1, 1], the box of the environment.", _AGAIN),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="steps",
-                    max_value=params.evaluate.max_steps,
-                    **why("No episode ran longer than allowed (control steps).", _AGAIN),
-                ),
-                gxe.ExpectColumnPairValuesToBeEqual(
-                    column_A="steps", column_B="actions", **why("Every step has its action on record.", _AGAIN)
-                ),
-            ],
+        _episodes_table(episodes, params.evaluate.max_steps),
+        Table("policies", pd.DataFrame(_policy_rows(episodes)), ("policy", "episodes"), policy_checks),
+        Table("scenes", pd.DataFrame(_scene_rows(artifacts, episodes)), ("task", "seed"), scene_checks),
+        Table("rates", rates, ("policy", "task"), [equal("recorded", "found", _COUNTED_AGAIN, remedy=_REBUILD)]),
+        Table("videos", videos, ("policy",), [_has_videos()]),
+        Table("judgement", pd.DataFrame([_judgement(summary)]), ("pairs",), _judgement_checks()),
+        provenance_table(_provenance_rows(artifacts, episodes), _REBUILD),
+    ]
+
+
+def _has_videos() -> Check:
+    return at_least(
+        "videos",
+        1,
+        "There are videos of the base policy and of the post-trained one.",
+        remedy="raise evaluate.videos_per_task",
+    )
+
+
+def _episodes_table(episodes: list[dict[str, Any]], max_steps: int) -> Table:
+    outcomes = ["success", "failure", "infrastructure error"]
+    checks = [
+        one_of("outcome", outcomes, _OUTCOME, remedy=_REBUILD),
+        at_most("largest_action", 1, _ACTION_BOX, remedy=_REBUILD),
+        at_most("steps", max_steps, "No episode was longer than allowed (control steps).", remedy=_REBUILD),
+        equal("steps", "actions", "The action of every step is recorded.", remedy=_REBUILD),
+    ]
+    return Table("episodes", pd.DataFrame(map(_episode_row, episodes)), ("policy", "task", "seed"), checks)
+
+
+def _judgement_checks() -> list[Check]:
+    """Whether the evaluation says what one hopes for; none of it stops the pipeline."""
+    return [
+        at_least("difference_high", 0, _NO_WORSE, remedy=_NOT_PROMOTED, severity="warning"),
+        greater(
+            "base",
+            "random",
+            "The base policy succeeds more often than a random one on the test scenes.",
+            remedy="raise base_policy.training.steps",
+            severity="warning",
         ),
-        Table(
-            "policies",
-            pd.DataFrame(_policy_rows(episodes)),
-            ("policy", "episodes"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="error_share",
-                    max_value=params.gates.evaluate.error_share,
-                    **why("Next to no episode ended in an infrastructure error (share).", _INFRASTRUCTURE),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="protocols",
-                    value_set=[1],
-                    **why(
-                        "All policies were evaluated under one protocol, but for what belongs to the policy itself.",
-                        _AGAIN,
-                    ),
-                ),
-            ],
+        at_most(
+            "base",
+            0.95,
+            "The base policy leaves room for post-training to improve on it (success rate).",
+            remedy="choose harder tasks, or fewer demonstrations",
+            severity="warning",
         ),
-        Table(
-            "scenes",
-            pd.DataFrame(_scene_rows(artifacts, episodes)),
-            ("task", "seed"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="set",
-                    value_set=["test"],
-                    **why("Only test scenes were used: none that anything was trained on.", _AGAIN),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="missing",
-                    value_set=[""],
-                    **why("Paired: every policy was run from every test scene (the policies that were not).", _AGAIN),
-                ),
-            ],
-        ),
-        Table(
-            "rates",
-            pd.DataFrame(_rate_rows(episodes, summary)),
-            ("policy", "task"),
-            [
-                gxe.ExpectColumnPairValuesToBeEqual(
-                    column_A="recorded",
-                    column_B="found",
-                    **why("The success rates in summary.json are those of the episodes, counted again.", _AGAIN),
-                ),
-            ],
-        ),
-        Table(
-            "videos",
-            pd.DataFrame(_video_rows(root)),
-            ("policy",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="videos",
-                    min_value=1,
-                    **why(
-                        "There are videos of the base and of the post-trained policy.", "raise evaluate.videos_per_task"
-                    ),
-                ),
-            ],
-        ),
-        Table(
-            "judgement",
-            pd.DataFrame([_judgement(summary)]),
-            ("pairs",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="difference_high",
-                    min_value=0,
-                    severity="warning",
-                    **why(
-                        "The post-trained policy is no worse than the base policy beyond the interval of their "
-                        "difference (its upper end).",
-                        "it will not be promoted: look at the cosine in metrics/post_train and at the videos",
-                    ),
-                ),
-                gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                    column_A="base",
-                    column_B="random",
-                    severity="warning",
-                    **why(
-                        "The base policy succeeds more often than a random one on the test scenes.",
-                        "raise base_policy.training.steps",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="base",
-                    max_value=0.95,
-                    severity="warning",
-                    **why(
-                        "The base policy leaves room for post-training to show (success rate).",
-                        "choose harder tasks, or fewer demonstrations",
-                    ),
-                ),
-            ],
-        ),
-        provenance_table(_provenance_rows(artifacts, episodes), _AGAIN),
     ]
 
 
@@ -185,7 +132,9 @@ def _policy_rows(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for episode in episodes:
         results[episode["policy"]].append(bool(episode["error"]))
         protocols.add(
-            json.dumps({key: value for key, value in episode["protocol"].items() if key not in _OWN}, sort_keys=True)
+            json.dumps(
+                {key: value for key, value in episode["protocol"].items() if key not in _POLICY_KEYS}, sort_keys=True
+            )
         )
     return [
         {

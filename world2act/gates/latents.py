@@ -1,6 +1,7 @@
-"""The gate of artifacts/latents: the latent cache in, tables with expectations out.
+"""The gate of artifacts/latents: measures the latent cache.
 
-Every file is read and hashed here, and every key made again from the frames; `open_latents` checks what is cheap.
+Every file is read and hashed here, and every key is computed again from the frames; `open_latents` checks only what is
+cheap to check.
 """
 
 from __future__ import annotations
@@ -8,141 +9,85 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
 from world2act.core.params import Params
+from world2act.core.params.gates import GateLatents
 from world2act.core.storage import read_parquet, sha256
 from world2act.data.latent_cache import LatentCache, clip_keys, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.gates.engine import Table, provenance_table, why
-from world2act.gates.probes import is_finite
+from world2act.gates.engine.channels import channel_rows
+from world2act.gates.engine.measurements import is_finite
+from world2act.gates.engine.tables import Table, provenance_table
+from world2act.gates.engine.vocabulary import Check, at_least, between, is_true, rebuild
 
-_AGAIN = "delete artifacts/latents and run `dvc repro latents`"
-_REMAKE = "run `dvc repro --force latents`: what is damaged or outdated is encoded again, the rest is kept"
+_REBUILD = rebuild("latents")
+_UPDATE = "run `dvc repro --force latents`: what is damaged or outdated is encoded again, the rest is kept"
+_TOKENIZER = "run `dvc repro tokenizer`"
 _KEY = ["dataset", "episode_index", "skill_index", "start", "end", "prompt"]
+
+_CENTRED = "Latents are normalised: each channel's mean over the training clips is near 0."
+_SCALED = (
+    "Latents are normalised and no channel is dead: the standard deviation of each over the training clips is near 1."
+)
+_INTACT = "Every file is the one that was written: its sha256 is that in the index."
+_CURRENT = (
+    "Latents belong to the frames that are in artifacts/demos now: every key is the hash of its clip's frames, of the "
+    "layout of the cameras and of the encoding."
+)
+_MOVE = (
+    "Latents follow the video: they change from the conditioning frame to the end of the clip (mean absolute "
+    "difference)."
+)
+_VARY = "The conditioning latent shows something: it varies over its positions (standard deviation)."
+_CACHED = "Every clip of skills.parquet is in the cache, with the same frames and prompt."
+_DISTINCT = "Prompts can be told apart: no two have the same embedding (distance to the nearest other one)."
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
-    """Measure artifacts/latents. Raises `BadInput` when a file is missing or cut, or the index wrong."""
-    limits, cache = params.gates.latents, open_latents(artifacts / "latents")
-    low, high = limits.std
+    """Measure artifacts/latents. Raises `BadInput` when a file is missing or cut off, or the index is wrong."""
+    cache = open_latents(artifacts / "latents")
+    clip_ids = ("dataset", "episode_index", "skill_index", "task")
+    skill_ids = ("dataset", "episode_index", "skill_index")
+    skill_checks = [is_true("cached", _CACHED, remedy=_REBUILD)]
+    channels = pd.DataFrame(channel_rows(cache))
     return [
-        Table(
-            "channels",
-            pd.DataFrame(channel_rows(cache)),
-            ("channel",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="mean",
-                    min_value=-limits.mean,
-                    max_value=limits.mean,
-                    **why(
-                        "Latents are normalised: each channel's mean over the training clips is near 0.",
-                        "latents_mean in the VAE's config is not that of these frames: run `dvc repro tokenizer`",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="std",
-                    min_value=low,
-                    max_value=high,
-                    **why(
-                        "Latents are normalised and no channel is dead: each channel's standard deviation over the "
-                        "training clips is near 1.",
-                        "latents_std in the VAE's config is not that of these frames, or the channel is unused: run "
-                        "`dvc repro tokenizer`",
-                    ),
-                ),
-            ],
-        ),
-        Table(
-            "clips",
-            pd.DataFrame(_clip_rows(artifacts, cache)),
-            ("dataset", "episode_index", "skill_index", "task"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="finite", value_set=[True], **why("Every latent is finite.", _AGAIN)
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="intact",
-                    value_set=[True],
-                    **why("Every file is the one that was written: its sha256 is that of the index.", _REMAKE),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="current",
-                    value_set=[True],
-                    **why(
-                        "Latents belong to the frames that are in artifacts/demos now: every key is the hash of its "
-                        "clip's frames, of the cameras' layout and of the encoding.",
-                        _REMAKE,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="motion",
-                    min_value=0.01,
-                    **why(
-                        "Latents follow the video: they change from the conditioning frame to the end of the clip "
-                        "(mean absolute difference).",
-                        _AGAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="spread",
-                    min_value=0.1,
-                    **why(
-                        "The conditioning latent shows something: it varies over its positions (standard deviation).",
-                        _AGAIN,
-                    ),
-                ),
-            ],
-        ),
-        Table(
-            "skills",
-            pd.DataFrame(_skill_rows(artifacts, cache)),
-            ("dataset", "episode_index", "skill_index"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="cached",
-                    value_set=[True],
-                    **why("Every clip of skills.parquet is in the cache, with the same frames and prompt.", _AGAIN),
-                ),
-            ],
-        ),
-        Table(
-            "prompts",
-            pd.DataFrame(_prompt_rows(cache)),
-            ("row", "prompt"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="finite", value_set=[True], **why("Every prompt embedding is finite.", _AGAIN)
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="intact",
-                    value_set=[True],
-                    **why("Every file is the one that was written: its sha256 is that of the index.", _REMAKE),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="nearest",
-                    min_value=1e-4,
-                    **why(
-                        "Prompts can be told apart: no two have the same embedding (distance to the nearest other "
-                        "one).",
-                        "the text encoder gives every prompt the same embedding: run `dvc repro tokenizer`",
-                    ),
-                ),
-            ],
-        ),
-        provenance_table(_provenance_rows(artifacts, cache), _AGAIN),
+        Table("channels", channels, ("channel",), _channel_checks(params.gates.latents)),
+        Table("clips", pd.DataFrame(_clip_rows(artifacts, cache)), clip_ids, _clip_checks()),
+        Table("skills", pd.DataFrame(_skill_rows(artifacts, cache)), skill_ids, skill_checks),
+        Table("prompts", pd.DataFrame(_prompt_rows(cache)), ("row", "prompt"), _prompt_checks()),
+        provenance_table(_provenance_rows(artifacts, cache), _REBUILD),
     ]
 
 
-def channel_rows(cache: LatentCache) -> list[dict[str, Any]]:
-    """Mean and standard deviation of each channel over the training clips of both datasets."""
-    values = np.concatenate([cache.latents(clip) for clip in cache.clips if clip.subset == "train"])
-    with np.errstate(invalid="ignore"):  # an infinite latent gives NaN, which is reported as unmeasured
-        mean, std = values.mean((0, 2, 3), np.float64), values.std((0, 2, 3), np.float64)
-    return [{"channel": i, "mean": float(m), "std": float(s)} for i, (m, s) in enumerate(zip(mean, std, strict=True))]
+def _channel_checks(limits: GateLatents) -> list[Check]:
+    low, high = limits.std
+    wrong_mean = f"latents_mean in the VAE's config is not that of these frames: {_TOKENIZER}"
+    wrong_std = f"latents_std in the VAE's config is not that of these frames, or the channel is unused: {_TOKENIZER}"
+    return [
+        between("mean", -limits.mean, limits.mean, _CENTRED, remedy=wrong_mean),
+        between("std", low, high, _SCALED, remedy=wrong_std),
+    ]
+
+
+def _clip_checks() -> list[Check]:
+    return [
+        is_true("finite", "Every latent is finite.", remedy=_REBUILD),
+        is_true("intact", _INTACT, remedy=_UPDATE),
+        is_true("current", _CURRENT, remedy=_UPDATE),
+        at_least("motion", 0.01, _MOVE, remedy=_REBUILD),
+        at_least("spread", 0.1, _VARY, remedy=_REBUILD),
+    ]
+
+
+def _prompt_checks() -> list[Check]:
+    same = f"the text encoder gives every prompt the same embedding: {_TOKENIZER}"
+    return [
+        is_true("finite", "Every prompt embedding is finite.", remedy=_REBUILD),
+        is_true("intact", _INTACT, remedy=_UPDATE),
+        at_least("nearest", 1e-4, _DISTINCT, remedy=same),
+    ]
 
 
 def _clip_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:

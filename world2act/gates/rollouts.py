@@ -1,4 +1,4 @@
-"""The gate of artifacts/rollouts: imagined latents and their provenance in, tables with expectations out."""
+"""The gate of artifacts/rollouts: measures imagined latents and their provenance against the training latents."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
 from world2act.core.params import Params, Rollouts
+from world2act.core.params.gates import GateRollouts
 from world2act.core.storage import read_array, read_parquet, sha256
 from world2act.data.latent_cache import open_latents
-from world2act.gates.engine import Table, provenance_table, why
-from world2act.gates.latents import channel_rows
-from world2act.gates.probes import is_finite
+from world2act.gates.engine.channels import channel_rows
+from world2act.gates.engine.measurements import is_finite
+from world2act.gates.engine.tables import Table, provenance_table
+from world2act.gates.engine.vocabulary import Check, at_least, between, equal, expect, greater, is_true, one_of, rebuild
 from world2act.world_model.imagining.rollouts import conditioning_latents
 
-_AGAIN = "delete artifacts/rollouts and run `dvc repro rollouts`"
+_REBUILD = rebuild("rollouts")
 _COLUMNS = [
     "rollout",
     "seed",
@@ -36,134 +37,97 @@ _COLUMNS = [
 ]
 _SHA256 = "^[0-9a-f]{64}$"
 
+_CONDITIONING = (
+    "A rollout starts from one frame, and every later skill from as many as rollouts.conditioning_frames says "
+    "(latents)."
+)
+_MOVES = (
+    "Imagined video moves: latents change from the conditioning frame on (largest mean absolute difference of a frame)."
+)
+_MEAN_AS_REAL = (
+    "Imagined latents look like those of real video: the mean of each channel is near that of the training latents "
+    "(difference in their standard deviations)."
+)
+_SPREAD_AS_REAL = (
+    "Imagined latents look like those of real video: the standard deviation of each channel is near that of the "
+    "training latents (ratio)."
+)
+
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
-    """Measure artifacts/rollouts against the training latents. Raises `BadInput` when a file is missing or damaged."""
-    limits, root = params.gates.rollouts, artifacts / "rollouts"
+    """Measure artifacts/rollouts. Raises `BadInput` when a file is missing or damaged."""
+    root = artifacts / "rollouts"
     rows = read_parquet(root / "rollouts.parquet", _COLUMNS).to_pylist()
     latents = read_array(root / "latents.npy")
-    low, high = limits.spread
+    skills = pd.DataFrame(_skill_rows(rows, latents, params.rollouts))
+    channels = pd.DataFrame(_channel_rows(artifacts, latents))
+    states = pd.DataFrame(_state_rows(artifacts, rows))
     return [
-        Table(
-            "skills",
-            pd.DataFrame(_skill_rows(rows, latents, params.rollouts)),
-            ("rollout", "skill_index", "task", "seed"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="finite", value_set=[True], **why("Imagined latents are finite.", _AGAIN)
-                ),
-                gxe.ExpectColumnPairValuesToBeEqual(
-                    column_A="offset",
-                    column_B="expected_offset",
-                    **why("Imagined skills lie one behind another in latents.npy, and fill it.", _AGAIN),
-                ),
-                gxe.ExpectColumnPairValuesToBeEqual(
-                    column_A="skill_index",
-                    column_B="expected_skill",
-                    **why("Skills of a rollout follow one another from 0 on.", _AGAIN),
-                ),
-                gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                    column_A="latents",
-                    column_B="conditioning_latents",
-                    **why("Something was imagined behind the conditioning latents.", _AGAIN),
-                ),
-                gxe.ExpectColumnPairValuesToBeEqual(
-                    column_A="conditioning_latents",
-                    column_B="expected_conditioning",
-                    **why(
-                        "A rollout starts from one frame, and each later skill from as many as "
-                        "rollouts.conditioning_frames (latents).",
-                        _AGAIN,
-                    ),
-                ),
-                gxe.ExpectColumnPairValuesToBeEqual(
-                    column_A="feedback",
-                    column_B="expected_feedback",
-                    **why("What a skill handed on to the next is what rollouts.feedback says.", _AGAIN),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="motion",
-                    min_value=0.01,
-                    **why(
-                        "Imagined video moves: latents change from the conditioning frame on (largest mean absolute "
-                        "difference).",
-                        "the world model repeats its conditioning frame: look at reports/gates/world_model.json",
-                    ),
-                ),
-                gxe.ExpectColumnValueLengthsToBeBetween(
-                    column="prompt", min_value=3, **why("Every skill was imagined to a prompt.", _AGAIN)
-                ),
-                gxe.ExpectColumnValuesToMatchRegex(
-                    column="first_frame_sha256", regex=_SHA256, **why("The conditioning frame is on record.", _AGAIN)
-                ),
-                gxe.ExpectColumnValueLengthsToBeBetween(
-                    column="sampler", min_value=3, **why("The sampler's settings are on record.", _AGAIN)
-                ),
-                gxe.ExpectColumnValuesToBeUnique(
-                    column="sampler_seed", **why("No two skills were imagined from the same noise.", _AGAIN)
-                ),
-            ],
+        Table("skills", skills, ("rollout", "skill_index", "task", "seed"), _skill_checks()),
+        Table("channels", channels, ("channel",), _channel_checks(params.gates.rollouts)),
+        Table("initial_states", states, ("task", "seed"), _state_checks()),
+        provenance_table(_provenance_rows(artifacts, rows), _REBUILD),
+    ]
+
+
+def _skill_checks() -> list[Check]:
+    still = "the world model repeats its conditioning frame: look at reports/gates/world_model.json"
+    handed_on = "Each skill handed on to the next one what rollouts.feedback says."
+    distinct_noise = "No two skills were imagined from the same noise."
+    return [
+        is_true("finite", "Imagined latents are finite.", remedy=_REBUILD),
+        equal(
+            "offset",
+            "expected_offset",
+            "Imagined skills follow one another in latents.npy and fill it.",
+            remedy=_REBUILD,
         ),
-        Table(
-            "channels",
-            pd.DataFrame(_channel_rows(artifacts, latents)),
-            ("channel",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="shift",
-                    min_value=-limits.shift,
-                    max_value=limits.shift,
-                    **why(
-                        "Imagined latents look like those of real video: a channel's mean is near that of the "
-                        "training latents "
-                        "(difference in their standard deviations).",
-                        "the sampler drifts: more world_model training, or rollouts.sampler",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="spread",
-                    min_value=low,
-                    max_value=high,
-                    **why(
-                        "Imagined latents look like those of real video: a channel's standard deviation is near "
-                        "that of the training latents (ratio).",
-                        "imagination blurs or explodes: more world_model training, or rollouts.sampler",
-                    ),
-                ),
-            ],
+        equal("skill_index", "expected_skill", "The skills of a rollout are numbered from 0 on.", remedy=_REBUILD),
+        greater("latents", "conditioning_latents", "Something was imagined after the conditioning.", remedy=_REBUILD),
+        equal("conditioning_latents", "expected_conditioning", _CONDITIONING, remedy=_REBUILD),
+        equal("feedback", "expected_feedback", handed_on, remedy=_REBUILD),
+        at_least("motion", 0.01, _MOVES, remedy=still),
+        at_least("prompt", 3, "Every skill was imagined from a prompt.", remedy=_REBUILD, of="length"),
+        expect(
+            "column_values_to_match_regex",
+            ["first_frame_sha256"],
+            "The hash of the conditioning frame is recorded.",
+            remedy=_REBUILD,
+            regex=_SHA256,
         ),
-        Table(
-            "initial_states",
-            pd.DataFrame(_state_rows(artifacts, rows)),
-            ("task", "seed"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="set",
-                    value_set=["post_training"],
-                    **why("Rollouts start from post-training scenes, never from test scenes.", _AGAIN),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="rollouts",
-                    min_value=1,
-                    max_value=1,
-                    **why(
-                        "Every post-training scene was imagined, once.", f"the demonstrations changed since: {_AGAIN}"
-                    ),
-                ),
-            ],
-        ),
-        provenance_table(
-            [
-                {
-                    "part": f"world model of rollout {row['rollout']}, skill {row['skill_index']}",
-                    "recorded": row["world_model_sha256"],
-                    "found": found,
-                }
-                for found in [sha256(artifacts / "world_model/transformer")]
-                for row in rows
-            ],
-            _AGAIN,
-        ),
+        at_least("sampler", 3, "The settings of the sampler are recorded.", remedy=_REBUILD, of="length"),
+        expect("column_values_to_be_unique", ["sampler_seed"], distinct_noise, remedy=_REBUILD),
+    ]
+
+
+def _channel_checks(limits: GateRollouts) -> list[Check]:
+    low, high = limits.spread
+    drifts = "the sampler drifts: train the world model for longer, or change rollouts.sampler"
+    blurs = "imagination blurs or explodes: train the world model for longer, or change rollouts.sampler"
+    return [
+        between("shift", -limits.shift, limits.shift, _MEAN_AS_REAL, remedy=drifts),
+        between("spread", low, high, _SPREAD_AS_REAL, remedy=blurs),
+    ]
+
+
+def _state_checks() -> list[Check]:
+    changed = f"the demonstrations have changed since: {_REBUILD}"
+    scenes = "Rollouts start from post-training scenes, never from test scenes."
+    return [
+        one_of("set", ["post_training"], scenes, remedy=_REBUILD),
+        between("rollouts", 1, 1, "Every post-training scene was imagined exactly once.", remedy=changed),
+    ]
+
+
+def _provenance_rows(artifacts: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = sha256(artifacts / "world_model/transformer")
+    return [
+        {
+            "part": f"world model of rollout {row['rollout']}, skill {row['skill_index']}",
+            "recorded": row["world_model_sha256"],
+            "found": found,
+        }
+        for row in rows
     ]
 
 

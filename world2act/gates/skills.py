@@ -1,4 +1,4 @@
-"""The gate of artifacts/skills: clips, prompts and discards in, tables with expectations out."""
+"""The gate of artifacts/skills: measures skills and discards against the episodes that they divide."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import pandas as pd
 
 from world2act.core.errors import BadInput
@@ -15,12 +14,24 @@ from world2act.core.params import Params
 from world2act.core.params.gates import GateSkills
 from world2act.core.storage import read_parquet
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.gates.engine import Table, why
+from world2act.gates.engine.tables import Table
+from world2act.gates.engine.vocabulary import (
+    Check,
+    Severity,
+    at_least,
+    at_most,
+    between,
+    equal,
+    is_true,
+    one_of,
+    rebuild,
+)
 from world2act.skills.boundaries import count_boundaries, f1
 
 _GRID = 4
 _TOLERANCE = 5
-_AGAIN = "delete artifacts/skills and run `dvc repro skills`"
+_REBUILD = rebuild("skills")
+_CHANGED = f"the demonstrations have changed since: {_REBUILD}"
 _COLUMNS = [
     "dataset",
     "episode_index",
@@ -35,11 +46,29 @@ _COLUMNS = [
     "provider",
 ]
 
+_CONTIGUOUS = (
+    "Skills are contiguous: the first starts at frame 0, every other where the one before it ended (frames between)."
+)
+_ON_GRID = "A skill spans whole latents: end - start is a multiple of 4 (frames too many)."
+_LONG_ENOUGH = "A skill is at least one latent long after its conditioning frame (frames from start to end)."
+_MOVED_LITTLE = "A boundary was moved onto the grid by less than one latent (frames)."
+_NUMBERED = "The skills of an episode are numbered 0, 1, … and are as many as skill_count says."
+_SAME_SPLIT = "Task and subset are those of the episode in artifacts/demos: nothing crossed the split."
+_EITHER_OR = "Every episode is either divided into skills or discarded: never both, never forgotten."
+_SYNCHRONISED = "Events and prompts agree in number: this share of a task's episodes was kept."
+_CORRECT_PROMPTS = (
+    "correct the task's entry in skills.schema_file, or the language provider's answer in transcripts.jsonl"
+)
+_CALIBRATE = (
+    "read the reasons in discards.parquet; calibrate skills.contact and skills.motion, or correct the task's entry in "
+    "skills.schema_file"
+)
+
 Episode = tuple[str, int]
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
-    """Measure artifacts/skills against the episodes it divides. Raises `BadInput` when a file is missing or damaged."""
+    """Measure artifacts/skills. Raises `BadInput` when a file is missing or damaged."""
     datasets = {name: EpisodeDataset.open(artifacts / "demos" / name) for name in ("labelled", "video_only")}
     skills = read_parquet(artifacts / "skills/skills.parquet", _COLUMNS).to_pylist()
     discards = read_parquet(
@@ -47,138 +76,61 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     ).to_pylist()
     episodes = _episode_rows(datasets, skills, discards)
     boundaries = _boundary_rows(datasets, skills)
+    rows, limits = pd.DataFrame(_skill_rows(datasets, skills)), params.gates.skills
+    episode_checks = [
+        one_of("state", ["skills", "discarded"], _EITHER_OR, remedy=_REBUILD),
+        at_least("reason", 1, "A discarded episode has its reason.", remedy=_REBUILD, of="length"),
+    ]
+    task_checks = [at_least("synchronised", limits.synchronised, _SYNCHRONISED, remedy=_CALIBRATE)]
     return [
-        Table(
-            "skills",
-            pd.DataFrame(_skill_rows(datasets, skills)),
-            ("dataset", "episode_index", "skill_index", "task"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="gap",
-                    min_value=0,
-                    max_value=0,
-                    **why(
-                        "Skills are contiguous: the first starts at frame 0, each next one where the one before "
-                        "ended (frames between).",
-                        _AGAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="off_grid",
-                    min_value=0,
-                    max_value=0,
-                    **why("A skill spans whole latents: end - start is a multiple of 4 (frames too many).", _AGAIN),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="steps",
-                    min_value=_GRID,
-                    **why(
-                        "A skill is at least one latent long behind its conditioning frame (frames from start to end).",
-                        _AGAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="overrun",
-                    max_value=0,
-                    **why(
-                        "A skill ends inside its episode (frames beyond the last one).",
-                        f"the demonstrations changed since: {_AGAIN}",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="moved",
-                    min_value=-_GRID + 1,
-                    max_value=_GRID - 1,
-                    **why("A boundary was moved onto the grid by less than one latent (frames).", _AGAIN),
-                ),
-                gxe.ExpectColumnPairValuesToBeEqual(
-                    column_A="skill_index",
-                    column_B="expected_index",
-                    **why("Skills of an episode are numbered 0, 1, … and as many as skill_count says.", _AGAIN),
-                ),
-                gxe.ExpectColumnValueLengthsToBeBetween(
-                    column="prompt",
-                    min_value=3,
-                    **why(
-                        "Every skill has a prompt.",
-                        "correct the task's entry in skills.schema_file, or the language provider's answer in "
-                        "transcripts.jsonl",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="same_episode",
-                    value_set=[True],
-                    **why(
-                        "Task and subset are those of the episode in artifacts/demos: nothing crossed the split.",
-                        f"the demonstrations changed since: {_AGAIN}",
-                    ),
-                ),
-            ],
-        ),
-        Table(
-            "episodes",
-            pd.DataFrame(episodes),
-            ("dataset", "episode_index", "task"),
-            [
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="state",
-                    value_set=["skills", "discarded"],
-                    **why(
-                        "Every episode is either divided into skills or discarded, never both, never forgotten.", _AGAIN
-                    ),
-                ),
-                gxe.ExpectColumnValueLengthsToBeBetween(
-                    column="reason", min_value=1, **why("A discarded episode has its reason.", _AGAIN)
-                ),
-            ],
-        ),
-        Table(
-            "tasks",
-            pd.DataFrame(_task_rows(episodes)),
-            ("dataset", "task", "episodes"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="synchronised",
-                    min_value=params.gates.skills.synchronised,
-                    **why(
-                        "Events and prompts agree in number: this share of a task's episodes was kept.",
-                        "read the reasons in discards.parquet; calibrate skills.contact and skills.motion, or "
-                        "correct the task's entry in skills.schema_file",
-                    ),
-                ),
-            ],
-        ),
-        # an episode that was left whole has no boundary to find
-        *(_boundary_tables(boundaries, params.gates.skills) if params.skills.divide else ()),
+        Table("skills", rows, ("dataset", "episode_index", "skill_index", "task"), _skill_checks()),
+        Table("episodes", pd.DataFrame(episodes), ("dataset", "episode_index", "task"), episode_checks),
+        Table("tasks", pd.DataFrame(_task_rows(episodes)), ("dataset", "task", "episodes"), task_checks),
+        # an episode that was not divided has no boundary to find
+        *(_boundary_tables(boundaries, limits) if params.skills.divide else ()),
+    ]
+
+
+def _skill_checks() -> list[Check]:
+    return [
+        between("gap", 0, 0, _CONTIGUOUS, remedy=_REBUILD),
+        between("off_grid", 0, 0, _ON_GRID, remedy=_REBUILD),
+        at_least("steps", _GRID, _LONG_ENOUGH, remedy=_REBUILD),
+        at_most("overrun", 0, "A skill ends inside its episode (frames beyond the last one).", remedy=_CHANGED),
+        between("moved", -_GRID + 1, _GRID - 1, _MOVED_LITTLE, remedy=_REBUILD),
+        equal("skill_index", "expected_index", _NUMBERED, remedy=_REBUILD),
+        at_least("prompt", 3, "Every skill has a prompt.", remedy=_CORRECT_PROMPTS, of="length"),
+        is_true("same_episode", _SAME_SPLIT, remedy=_CHANGED),
     ]
 
 
 def _boundary_tables(rows: list[dict[str, Any]], limits: GateSkills) -> list[Table]:
-    """Nothing is expected of a source that does not know where its skills begin.
+    """One pair of tables per kind of task: each task, and all tasks of the kind together.
 
-    A task of some dozen episodes may miss the floor by chance: it warns; the tasks of a kind together stop the line.
+    A task of a dozen episodes or so may miss the threshold by chance, so it only warns; the tasks of a kind together
+    stop the pipeline. Nothing is expected of a source that does not record where its skills begin.
     """
-    floors = {True: limits.boundary_f1_prehensile, False: limits.boundary_f1_non_prehensile}
+    thresholds = {True: limits.boundary_f1_prehensile, False: limits.boundary_f1_non_prehensile}
     tables = []
-    for prehensile, floor in floors.items():
-        tasks = [row for row in rows if row["prehensile"] == prehensile]
-        if not tasks:
-            continue
-        kind, calibration = ("prehensile", "contact") if prehensile else ("non_prehensile", "motion")
-        together = sum((row["counts"] for row in tasks), Counter())
-        every = [{"task": row["task"], "boundaries": row["counts"]["true"], "f1": f1(row["counts"])} for row in tasks]
-        pooled = [{"tasks": len(tasks), "boundaries": together["true"], "f1": f1(together)}]
-        meaning = f"Skills begin where the expert's do: F1 of the boundaries, right within {_TOLERANCE} frames"
-        remedy = f"look with `world2act skills preview`; calibrate skills.{calibration}, or leave the task out"
-        for suffix, measured, ids, which, severity in (
-            ("tasks", every, ("task", "boundaries"), "of each task.", "warning"),
-            ("boundaries", pooled, ("tasks", "boundaries"), "of all tasks of the kind.", "critical"),
-        ):
-            expectation = gxe.ExpectColumnValuesToBeBetween(
-                column="f1", min_value=floor, severity=severity, **why(f"{meaning}, {which}", remedy)
-            )
-            tables.append(Table(f"{kind}_{suffix}", pd.DataFrame(measured), ids, [expectation]))
+    for prehensile, threshold in thresholds.items():
+        if tasks := [row for row in rows if row["prehensile"] == prehensile]:
+            kind, calibration = ("prehensile", "contact") if prehensile else ("non_prehensile", "motion")
+            total = sum((row["counts"] for row in tasks), Counter())
+            per_task = [
+                {"task": row["task"], "boundaries": row["counts"]["true"], "f1": f1(row["counts"])} for row in tasks
+            ]
+            pooled = [{"tasks": len(tasks), "boundaries": total["true"], "f1": f1(total)}]
+            check = _boundary_check("of each task", threshold, calibration, "warning")
+            tables.append(Table(f"{kind}_tasks", pd.DataFrame(per_task), ("task", "boundaries"), [check]))
+            check = _boundary_check("of all tasks of the kind", threshold, calibration, "critical")
+            tables.append(Table(f"{kind}_boundaries", pd.DataFrame(pooled), ("tasks", "boundaries"), [check]))
     return tables
+
+
+def _boundary_check(scope: str, threshold: float, calibration: str, severity: Severity) -> Check:
+    meaning = f"Skills begin where the expert's do: F1 of the boundaries {scope}, right within {_TOLERANCE} frames."
+    remedy = f"look with `world2act skills preview`; calibrate skills.{calibration}, or leave the task out"
+    return at_least("f1", threshold, meaning, remedy=remedy, severity=severity)
 
 
 def _boundary_rows(datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, Any]]) -> list[dict[str, Any]]:

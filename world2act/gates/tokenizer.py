@@ -1,107 +1,71 @@
-"""The gate of artifacts/tokenizer: VAE, text encoder, reconstructions and frames in, tables with expectations out."""
+"""The gate of artifacts/tokenizer: measures the VAE, the text encoder and the reconstructions of held-out clips."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
 from world2act.core.errors import BadInput
 from world2act.core.params import Params
+from world2act.core.params.gates import GateTokenizer
 from world2act.core.storage import read_json, read_parquet
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.gates.engine import Table, weights_table, why
-from world2act.gates.probes import weight_rows
+from world2act.gates.engine.measurements import weight_rows
+from world2act.gates.engine.tables import Table, weights_table
+from world2act.gates.engine.vocabulary import at_least, between, rebuild
 
-_AGAIN = "delete artifacts/tokenizer and run `dvc repro tokenizer`"
+_REBUILD = rebuild("tokenizer")
 _TRAIN = "raise tokenizer.training.steps or tokenizer.base_dim"
+_SURVIVE = "Held-out clips survive encoding and decoding (median peak signal-to-noise ratio, decibels)."
+_KEEP_MOTION = (
+    "Reconstructions keep what moves: they are closer to the clip than its first frame held still (median gain, "
+    "decibels)."
+)
+_NONE_LOST = "Every single held-out clip survives encoding and decoding (peak signal-to-noise ratio, decibels)."
+_MOVE = "The clips move, so that the ratio means something (standard deviation of a pixel over time, of 255)."
+_DEMOS_STILL = "nothing moves in the demonstrations: look at reports/gates/demos.json"
+_NO_DEAD_CHANNEL = "No latent channel is dead (standard deviation of the raw latents over training frames)."
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/tokenizer. Raises `BadInput` when a file is missing or damaged."""
-    limits, root = params.gates.tokenizer, artifacts / "tokenizer"
-    clips = read_parquet(
-        root / "reconstruction.parquet", ["episode_index", "task", "skill_index", "psnr_db", "frame_std"]
-    ).to_pandas()
+    root = artifacts / "tokenizer"
     tokenizer_files = [root / "text_tokenizer" / name for name in ("tokenizer.json", "tokenizer_config.json")]
     vocabulary = read_json(tokenizer_files[0])["model"]["vocab"]
     read_json(tokenizer_files[1])
-    return [
-        Table(
-            "clips",
-            clips.assign(over_still_db=clips["psnr_db"] - _still_psnr_db(artifacts, clips)),
-            ("episode_index", "skill_index", "task"),
-            [
-                gxe.ExpectColumnMedianToBeBetween(
-                    column="psnr_db",
-                    min_value=limits.psnr_db,
-                    **why(
-                        "Held-out clips survive encoding and decoding: their median peak signal-to-noise ratio, "
-                        "decibels.",
-                        _TRAIN,
-                    ),
-                ),
-                gxe.ExpectColumnMedianToBeBetween(
-                    column="over_still_db",
-                    min_value=limits.over_still_db,
-                    **why(
-                        "Reconstructions keep what moves: they beat the clip's first frame held still (median gain, "
-                        "decibels).",
-                        _TRAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="psnr_db",
-                    min_value=limits.lowest_psnr_db,
-                    **why("No single held-out clip is lost (peak signal-to-noise ratio, decibels).", _TRAIN),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="frame_std",
-                    min_value=0.5,
-                    **why(
-                        "The clips move, so that their ratio means something (standard deviation of a pixel over "
-                        "time, of 255).",
-                        "the demonstrations stand still: look at reports/gates/demos.json",
-                    ),
-                ),
-            ],
-        ),
-        Table(
-            "channels",
-            pd.DataFrame(_channel_rows(root)),
-            ("channel",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="latent_std",
-                    min_value=1e-3,
-                    **why(
-                        "No latent channel is dead (standard deviation of the raw latents over training frames).",
-                        _TRAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="latent_mean",
-                    min_value=-1e3,
-                    max_value=1e3,
-                    **why("The raw latents' means are moderate numbers.", _TRAIN),
-                ),
-            ],
-        ),
-        weights_table(weight_rows(root, ["vae/*.safetensors", "text_encoder/*.safetensors"]), _AGAIN),
-        Table(
-            "vocabulary",
-            pd.DataFrame({"size": [len(vocabulary)]}),
-            ("size",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="size", min_value=8, **why("The text tokenizer has words to tell prompts apart.", _AGAIN)
-                ),
-            ],
-        ),
+    channel_checks = [
+        at_least("latent_std", 1e-3, _NO_DEAD_CHANNEL, remedy=_TRAIN),
+        between("latent_mean", -1e3, 1e3, "The means of the raw latents are moderate numbers.", remedy=_TRAIN),
     ]
+    vocabulary_checks = [
+        at_least("size", 8, "The text tokenizer knows enough words to tell prompts apart.", remedy=_REBUILD)
+    ]
+    return [
+        _clips_table(artifacts, params.gates.tokenizer),
+        Table("channels", pd.DataFrame(_channel_rows(root)), ("channel",), channel_checks),
+        weights_table(weight_rows(root, ["vae/*.safetensors", "text_encoder/*.safetensors"]), _REBUILD),
+        Table("vocabulary", pd.DataFrame({"size": [len(vocabulary)]}), ("size",), vocabulary_checks),
+    ]
+
+
+def _clips_table(artifacts: Path, limits: GateTokenizer) -> Table:
+    clips = read_parquet(
+        artifacts / "tokenizer/reconstruction.parquet", ["episode_index", "task", "skill_index", "psnr_db", "frame_std"]
+    ).to_pandas()
+    return Table(
+        "clips",
+        clips.assign(over_still_db=clips["psnr_db"] - _still_psnr_db(artifacts, clips)),
+        ("episode_index", "skill_index", "task"),
+        [
+            at_least("psnr_db", limits.psnr_db, _SURVIVE, remedy=_TRAIN, of="median"),
+            at_least("over_still_db", limits.over_still_db, _KEEP_MOTION, remedy=_TRAIN, of="median"),
+            at_least("psnr_db", limits.lowest_psnr_db, _NONE_LOST, remedy=_TRAIN),
+            at_least("frame_std", 0.5, _MOVE, remedy=_DEMOS_STILL),
+        ],
+    )
 
 
 def _still_psnr_db(artifacts: Path, clips: pd.DataFrame) -> list[float]:
@@ -123,7 +87,7 @@ def _still_psnr_db(artifacts: Path, clips: pd.DataFrame) -> list[float]:
                 f"episode {key[0]}, skill {key[1]}",
                 "no such clip",
                 "a clip of artifacts/skills",
-                _AGAIN,
+                _REBUILD,
             )
         start, end = bounds[key]
         frames = np.stack([dataset.frames(key[0], each, range(start, end + 1, 4)) for each in dataset.cameras], 1)

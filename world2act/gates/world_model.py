@@ -1,22 +1,23 @@
-"""The gate of artifacts/world_model: its weights and what `judge` measured of it in, tables with expectations out."""
+"""The gate of artifacts/world_model: checks its weights and what the stage `judge` measured of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
 from world2act.core.params import Params
+from world2act.core.params.gates import GateWorldModel
 from world2act.core.stage import METRICS
 from world2act.core.storage import read_json, read_parquet, sha256
 from world2act.data.latent_cache import LatentCache, open_latents
-from world2act.gates.engine import Table, provenance_table, weights_table, why
-from world2act.gates.probes import is_finite, weight_rows
+from world2act.gates.engine.measurements import is_finite, weight_rows
+from world2act.gates.engine.tables import Table, provenance_table, weights_table
+from world2act.gates.engine.vocabulary import Check, at_least, at_most, is_true, rebuild
 
-_AGAIN = "delete artifacts/world_model and run `dvc repro judge`"
+_REBUILD = rebuild("world_model", stage="judge")
 _TRAIN = "raise world_model.training.steps or demos.video_only_per_task"
 _ERRORS = ["error_model", "error_one_sample", "error_first_frame", "error_skill_mean", "error_ridge", "error_nearest"]
 _COLUMNS = [
@@ -27,106 +28,68 @@ _ALWAYS, _SOMETIMES = ["correlation"], ["error_shuffled", "correlation_shuffled"
 _CHAIN_COLUMNS = ["episode_index", "task", "skill_index", "prompt", "method", "error", "jump_latents"]
 _POSITION_COLUMNS = ["episode_index", "task", "skill_index", "prompt", "method", "when", "true_m", "read_m"]
 
+_SAME_CLIPS = (
+    "The held-out table belongs to these clips: the error of repeating the first frame, computed again from "
+    "artifacts/latents, is the one recorded (relative difference)."
+)
+_HELD_OUT = "The world model is judged on clips of video_only episodes that it was not trained on."
+_FINITE = "Errors, correlations and decibels of the imagined clips are finite numbers."
+_BEATS_FIRST_FRAME = (
+    "Imagination beats repeating the first frame (ratio of mean latent errors on held-out clips, below 1 is better)."
+)
+_BEATS_SKILL_MEAN = (
+    "Imagination beats the mean training video of the skill (ratio of mean latent errors on held-out clips, below 1 "
+    "is better)."
+)
+_BEATS_RIDGE = (
+    "Imagination beats a ridge regression from the first frame's latents (ratio of mean latent errors on held-out "
+    "clips, below 1 is better)."
+)
+_OF_THIS_SCENE = (
+    "Imagination shows this scene: with another clip's first frame, the correlation with what happened is lower "
+    "(difference of mean correlations)."
+)
+
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
-    """Check artifacts/world_model and metrics/judge.
-
-    Raises:
-        BadInput: a file is missing or damaged.
-    """
-    limits, root = params.gates.world_model, artifacts / "world_model"
+    """Check artifacts/world_model and metrics/judge. Raises `BadInput` when a file is missing or damaged."""
+    root = artifacts / "world_model"
     cache = open_latents(artifacts / "latents")
     judged = artifacts.parent / METRICS / "judge/tables"
     clips = read_parquet(judged / "heldout.parquet", _COLUMNS).to_pandas()
     chains = read_parquet(judged / "chains.parquet", _CHAIN_COLUMNS).to_pandas()
     positions = read_parquet(judged / "positions.parquet", _POSITION_COLUMNS).to_pylist()
+    weights = weight_rows(root, ["transformer/*.safetensors", "transformer_raw/*.safetensors"])
     provenance = [
         ("latents", read_json(root / "config.json").get("latents_sha256"), artifacts / "latents"),
         ("judged", read_json(judged / "judged.json").get("world_model_sha256"), root / "transformer"),
     ]
+    clip_checks = [
+        at_most("disagreement", 1e-3, _SAME_CLIPS, remedy=_REBUILD),
+        is_true("heldout", _HELD_OUT, remedy=_REBUILD),
+        is_true("finite", _FINITE, remedy=f"training diverged, or a latent is not finite: {_REBUILD}"),
+    ]
+    ids = ("episode_index", "skill_index", "task", "prompt")
     return [
-        Table(
-            "clips",
-            _with_recomputed_errors(clips, cache),
-            ("episode_index", "skill_index", "task", "prompt"),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="disagreement",
-                    max_value=1e-3,
-                    **why(
-                        "The held-out table belongs to these clips: the error of repeating the first frame, "
-                        "computed again from "
-                        "artifacts/latents, is the one recorded (relative difference).",
-                        _AGAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="heldout",
-                    value_set=[True],
-                    **why(
-                        "The world model is judged on clips of video_only episodes that it was not trained on.", _AGAIN
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeInSet(
-                    column="finite",
-                    value_set=[True],
-                    **why(
-                        "What was imagined is made of numbers: errors, correlations and decibels are finite.",
-                        f"training diverged, or a latent is not finite: {_AGAIN}",
-                    ),
-                ),
-            ],
-        ),
+        Table("clips", _with_recomputed_errors(clips, cache), ids, clip_checks),
         *_chain_tables(chains, clips, positions),
-        Table(
-            "comparison",
-            _comparison(clips),
-            ("clips",),
-            [
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="over_first_frame",
-                    max_value=limits.over_first_frame,
-                    **why(
-                        "Imagination beats repeating the first frame (ratio of mean latent errors on held-out clips).",
-                        _TRAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="over_skill_mean",
-                    max_value=limits.over_skill_mean,
-                    **why(
-                        "Imagination beats the mean training video of the skill (ratio of mean latent errors on "
-                        "held-out clips).",
-                        _TRAIN,
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="over_ridge",
-                    max_value=1.0,
-                    severity="warning",
-                    **why(
-                        "Imagination beats a ridge regression from the first frame's latents (ratio of mean latent "
-                        "errors on held-out clips).",
-                        f"what a linear prediction gets from as few clips, imagination does not yet: {_TRAIN}",
-                    ),
-                ),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="correlation_gain",
-                    min_value=limits.correlation_gain,
-                    **why(
-                        "Imagination is of this scene: with another clip's first frame the correlation with what "
-                        "happened is lower "
-                        "(difference of mean correlations).",
-                        f"the model ignores its conditioning frame: {_TRAIN}",
-                    ),
-                ),
-            ],
-        ),
-        weights_table(weight_rows(root, ["transformer/*.safetensors", "transformer_raw/*.safetensors"]), _AGAIN),
+        Table("comparison", _comparison(clips), ("clips",), _comparison_checks(params.gates.world_model)),
+        weights_table(weights, _REBUILD),
         provenance_table(
             [{"part": part, "recorded": str(recorded), "found": sha256(path)} for part, recorded, path in provenance],
-            _AGAIN,
+            _REBUILD,
         ),
+    ]
+
+
+def _comparison_checks(limits: GateWorldModel) -> list[Check]:
+    more_than_linear = f"from so few clips a linear prediction is still better than imagination: {_TRAIN}"
+    ignores_frame = f"the model ignores its conditioning frame: {_TRAIN}"
+    return [
+        at_most("over_first_frame", limits.over_first_frame, _BEATS_FIRST_FRAME, remedy=_TRAIN),
+        at_most("over_skill_mean", limits.over_skill_mean, _BEATS_SKILL_MEAN, remedy=_TRAIN),
+        at_most("over_ridge", 1.0, _BEATS_RIDGE, remedy=more_than_linear, severity="warning"),
+        at_least("correlation_gain", limits.correlation_gain, _OF_THIS_SCENE, remedy=ignores_frame),
     ]
 
 
@@ -156,22 +119,12 @@ def _chain_tables(chains: pd.DataFrame, clips: pd.DataFrame, positions: list[dic
 
 
 def _measured(name: str, rows: pd.DataFrame, ids: tuple[str, ...]) -> Table:
-    kinds = {"chains": "chain of skills", "positions": "object position"}
-    return Table(
-        name,
-        rows,
-        ids,
-        [
-            gxe.ExpectColumnValuesToBeInSet(
-                column="finite", value_set=[True], **why(f"Every measured {kinds[name]} is made of numbers.", _AGAIN)
-            ),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="heldout",
-                value_set=[True],
-                **why(f"Every measured {kinds[name]} is of a held-out clip.", _AGAIN),
-            ),
-        ],
-    )
+    kind = {"chains": "chain of skills", "positions": "object position"}[name]
+    checks = [
+        is_true("finite", f"Every measurement of a {kind} is a finite number.", remedy=_REBUILD),
+        is_true("heldout", f"Every measured {kind} is of a held-out clip.", remedy=_REBUILD),
+    ]
+    return Table(name, rows, ids, checks)
 
 
 def _with_recomputed_errors(clips: pd.DataFrame, cache: LatentCache) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def find_faults(measured: Sequence[Measured], limits: GateDemos) -> dict[str, st
         folder of an upload → why it may not join, for those that may not.
     """
     from world2act.gates.demos import actions_table, alignment_table, episodes_table
-    from world2act.gates.engine import find_failures
+    from world2act.gates.engine.judge import find_failures
 
     by_upload = [(each.upload.folder, each) for each in measured]
     episodes = [{"upload": folder} | row for folder, each in by_upload for row in each.rows]
@@ -100,8 +100,8 @@ def find_faults(measured: Sequence[Measured], limits: GateDemos) -> dict[str, st
     faults: dict[str, list[str]] = {}
     for failure in find_failures("ingest", tables):
         episode = f"episode {failure.row['episode']}: " if "episode" in failure.row else ""
-        reason = f"{episode}{failure.meaning} Found {failure.found}, expected {failure.expected}."
-        faults.setdefault(failure.row["upload"], []).append(reason)
+        reason = f"{episode}{failure.check.meaning} Found {failure.found}, expected {failure.check.expected}."
+        faults.setdefault(str(failure.row["upload"]), []).append(reason)
     return {folder: reasons[0] + _more(reasons) for folder, reasons in faults.items()}
 
 

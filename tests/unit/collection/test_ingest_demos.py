@@ -18,7 +18,7 @@ from world2act.collection.ingested import INDEX, IngestedDataset, index_of
 from world2act.core.errors import BadInput
 from world2act.core.storage import sha256, write_json
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.gates.suites import validate
+from world2act.gates.engine.validate import validate
 from world2act.sims.base import load_simulator
 from world2act.sims.seeds import set_seed
 from world2act.skills.boundaries import true_boundaries

@@ -17,7 +17,7 @@ from world2act.core.params import Params
 from world2act.core.storage import read_json, write_json
 from world2act.data.episodes import Episode
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.gates.suites import validate
+from world2act.gates.engine.validate import validate
 from world2act.sims.base import load_simulator
 
 LAG = {"declared_lag": 1, "measured_lag": 1, "explained": 0.9, "episodes": 5}

@@ -14,7 +14,7 @@ from world2act.core.params.gates import GateDemos
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.formats.importers.run import import_dataset
 from world2act.gates.demos import alignment_table, measure_alignment, sources_table
-from world2act.gates.engine import find_failures, run_gate
+from world2act.gates.engine.judge import find_failures, run_gate
 
 LIMITS = GateDemos(contrast=5.0, change=1.0, motion_explained=0.5, scene_r2=0.7)
 

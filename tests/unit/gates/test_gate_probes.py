@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from world2act.gates.probes import readable
+from world2act.gates.engine.measurements import readable
 
 
 def test_readable_is_zero_for_what_cannot_be_seen() -> None:

@@ -26,12 +26,13 @@ from world2act.core.params import compose
 from world2act.core.storage import read_json, sha256, write_json, write_tensors
 from world2act.data.array_store import ArrayStore
 from world2act.data.latent_cache import open_latents
-from world2act.gates.suites import ARTIFACTS, validate
+from world2act.gates.engine.registry import gate_names
+from world2act.gates.engine.validate import validate
 
 PARAMS = make_params()
 
 
-@pytest.mark.parametrize("artifact", ARTIFACTS)
+@pytest.mark.parametrize("artifact", gate_names())
 def test_good_artifact_is_green_and_deterministic(artifact: str, artifacts: Path) -> None:
     validate(artifact, artifacts, PARAMS)
     first = sha256("reports")
@@ -321,7 +322,7 @@ def test_missing_and_damaged_artifacts_name_themselves(artifacts: Path) -> None:
     shutil.rmtree(artifacts / "demos/labelled")
     with pytest.raises(BadInput, match=r"demos/labelled/meta/info\.json"):
         validate("demos", artifacts, PARAMS)
-    with pytest.raises(BadInput, match="one of demos, skills"):
+    with pytest.raises(BadInput, match="one of base_policy, bridge"):
         validate("nothing", artifacts, PARAMS)
 
 

@@ -26,7 +26,7 @@ from world2act.collection.demonstrations import INITIAL_STATES
 from world2act.core.storage import read_json, write_parquet
 from world2act.data.latent_cache import SKILLS_SCHEMA
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.gates.suites import validate
+from world2act.gates.engine.validate import validate
 from world2act.skills.segmentation import DATASETS, leave_whole
 
 PARAMS = make_params()

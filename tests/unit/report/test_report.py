@@ -20,7 +20,8 @@ from world2act.core.errors import BadInput
 from world2act.core.params import compose
 from world2act.core.storage import write_json
 from world2act.films.video import write_video
-from world2act.gates.suites import ARTIFACTS, validate
+from world2act.gates.engine.registry import gate_names
+from world2act.gates.engine.validate import validate
 from world2act.report.drawing import _direct_needs, draw_pipeline
 from world2act.report.page import render
 from world2act.report.sources import read_stages
@@ -35,7 +36,7 @@ def make_pipeline_root(root: Path) -> Path:
     artifacts, rng = make_artifacts(root / "artifacts"), np.random.default_rng(0)
     shutil.copy(ROOT / "dvc.yaml", root)
     (root / "params.yaml").write_text(yaml.safe_dump(compose("default", ROOT)))
-    for artifact in ARTIFACTS:
+    for artifact in gate_names():
         validate(artifact, artifacts, make_params())
         write_json(root / "reports/timing" / f"{artifact}.json", {"wall_s": 12.5, "peak_memory_mib": 700.0})
         write_json(root / "reports/timing" / f"validate_{artifact}.json", {"wall_s": 4.2, "peak_memory_mib": 300.0})
@@ -127,7 +128,7 @@ def test_page_shows_every_part(page: str) -> None:
         "Where skills join",
     ):
         assert f"<h3>{part}" in page
-    assert page.count('class="gate"') == len(ARTIFACTS)
+    assert page.count('class="gate"') == len(gate_names())
     assert all(task in page for task in TASKS)
     assert "50%" in page and "75%" in page  # 2 and 3 of 4 test scenes
     assert "artifacts/world_model" in page and "post_train.training.learning_rate" in page
@@ -232,6 +233,6 @@ def test_summary_names_stages_gates_numbers_and_the_report(finished: Path, capsy
     (finished / "reports/report.html").write_text("a page")
     print_summary(finished)
     printed = capsys.readouterr().out
-    assert all(artifact in printed for artifact in ARTIFACTS)
+    assert all(artifact in printed for artifact in gate_names())
     assert "12 s" in printed and "green" in printed
     assert "No difference beyond noise" in printed and "reports/report.html" in printed

@@ -1,4 +1,4 @@
-"""Data Docs that read well offline: Great Expectations' own pages, with one small stylesheet for its CDN links."""
+"""Data Docs that can be read offline: the pages of Great Expectations, one small stylesheet instead of CDN links."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 from great_expectations.core import ExpectationSuiteValidationResult
 from great_expectations.core.run_identifier import RunIdentifier
-from great_expectations.render.renderer import ValidationResultsPageRenderer
-from great_expectations.render.view import DefaultJinjaPageView
+from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
+from great_expectations.render.view.view import DefaultJinjaPageView
 
 from world2act.core.storage import atomic_directory
 
@@ -22,8 +23,8 @@ _REMOTE = re.compile(
 
 
 def write_data_docs(directory: Path, artifact: str, results: Mapping[str, ExpectationSuiteValidationResult]) -> None:
-    """Write one HTML page a table, and index.html that lists them. The same results give the same bytes."""
-    style = files("world2act.gates").joinpath("data_docs.css").read_text(encoding="utf-8")
+    """Write one HTML page per table, and index.html that lists them. The same results give the same bytes."""
+    style = files("world2act.gates.engine").joinpath("data_docs.css").read_text(encoding="utf-8")
     with atomic_directory(directory) as pages:
         for table, result in results.items():
             (pages / f"{table}.html").write_text(_page(artifact, table, result, style), encoding="utf-8")
@@ -35,22 +36,26 @@ def _page(artifact: str, table: str, result: ExpectationSuiteValidationResult, s
         "great_expectations_version": result.meta["great_expectations_version"],
         "run_id": RunIdentifier(run_name=f"{artifact}.{table}", run_time="1970-01-01T00:00:00Z"),
     }
-    for each in result.results:
-        observed = each.result.get("observed_value")
-        if hasattr(observed, "item"):  # the page cannot print the scalars of numpy 2
-            each.result["observed_value"] = observed.item()
-    html = DefaultJinjaPageView().render(ValidationResultsPageRenderer(run_info_at_end=False).render(result))
+    for judged in result.results:
+        if isinstance(observed := judged.result.get("observed_value"), np.generic):  # the page cannot print these
+            judged.result["observed_value"] = observed.item()
+    document = ValidationResultsPageRenderer(run_info_at_end=False).render(result)
+    html: str = DefaultJinjaPageView().render(document)  # type: ignore[no-untyped-call]  # theirs has no annotations
     ids: dict[str, str] = {}
     html = _RANDOM_ID.sub(lambda found: ids.setdefault(found[0], f"id-{len(ids)}"), html)
     return _REMOTE.sub("", html).replace("</head>", f"<style>{style}</style></head>", 1)
 
 
 def _index(artifact: str, results: Mapping[str, ExpectationSuiteValidationResult], style: str) -> str:
-    rows = "".join(
-        f'<tr><td><a href="{table}.html">{table}</a></td><td>{"green" if result.success else "red"}</td>'
-        f"<td>{sum(bool(each.success) for each in result.results)} of {len(result.results)} expectations hold</td></tr>"
-        for table, result in results.items()
-    )
+    rows = "".join(_index_row(table, result) for table, result in results.items())
     head = f'<head><meta charset="utf-8"><title>{artifact}</title><style>{style}</style></head>'
     body = f'<body><div class="container-fluid"><h1>{artifact}</h1><table class="table">{rows}</table></div></body>'
     return f'<!DOCTYPE html><html lang="en">{head}{body}</html>\n'
+
+
+def _index_row(table: str, result: ExpectationSuiteValidationResult) -> str:
+    holding = sum(bool(judged.success) for judged in result.results)
+    return (
+        f'<tr><td><a href="{table}.html">{table}</a></td><td>{"green" if result.success else "red"}</td>'
+        f"<td>{holding} of {len(result.results)} expectations hold</td></tr>"
+    )

@@ -1,4 +1,4 @@
-"""Measurements that a gate cannot read off the artifact directly. Plain numpy."""
+"""Measurements that several gates take of an artifact."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndar
     """
     fold = np.arange(len(pixels)) % folds
     predicted = np.empty(targets.shape)
-    for held in range(folds):
-        fit, test = fold != held, fold == held
+    for left_out in range(folds):
+        fit, test = fold != left_out, fold == left_out
         mean, center = pixels[fit].mean(0), targets[fit].mean(0)
         x = (pixels[fit] - mean).astype(np.float64)
         kernel = x @ x.T
@@ -40,12 +40,12 @@ def is_finite(values: np.ndarray) -> bool:
 
 
 def has_weights(policy: Path) -> bool:
-    """Whether a policy's folder holds weights and statistics: that of one which another process serves has neither."""
+    """Whether a policy's folder holds weights and statistics: the folder of a remote policy holds neither."""
     return read_json(policy / "config.json")["family"] != "remote"
 
 
 def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a tensor of the safetensors files that match the patterns: finite or not, and its largest magnitude.
+    """One row per tensor of the safetensors files that match the patterns: finite or not, and its largest magnitude.
 
     Raises:
         BadInput: a pattern matches no file, or a file is truncated.
@@ -75,5 +75,5 @@ def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _largest(values: np.ndarray) -> float:
-    """Of the finite ones; those that are not have their own expectation."""
+    """The largest magnitude of the finite values; another check covers those that are not finite."""
     return float(np.abs(values[np.isfinite(values)].astype(np.float64)).max(initial=0.0))

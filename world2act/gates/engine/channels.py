@@ -1,0 +1,17 @@
+"""Statistics of latent channels, which the gates of latents and of rollouts compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from world2act.data.latent_cache import LatentCache
+
+
+def channel_rows(cache: LatentCache) -> list[dict[str, Any]]:
+    """Mean and standard deviation of each channel over the training clips of both datasets."""
+    values = np.concatenate([cache.latents(clip) for clip in cache.clips if clip.subset == "train"])
+    with np.errstate(invalid="ignore"):  # an infinite latent gives NaN, which is reported as unmeasured
+        mean, std = values.mean((0, 2, 3), np.float64), values.std((0, 2, 3), np.float64)
+    return [{"channel": i, "mean": float(m), "std": float(s)} for i, (m, s) in enumerate(zip(mean, std, strict=True))]

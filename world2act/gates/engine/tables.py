@@ -1,0 +1,48 @@
+"""What a gate measured, and the two tables that several gates have: weights and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from world2act.gates.engine.vocabulary import Check, at_least, equal, is_true
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a gate measured.
+
+    Attributes:
+        name: what a row is, in the plural: "episodes", "clips".
+        frame: the rows.
+        ids: the columns that tell a person which row it is.
+        checks: what must hold of the rows.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    ids: tuple[str, ...]
+    checks: Sequence[Check]
+
+
+def weights_table(rows: list[dict[str, Any]], remedy: str) -> Table:
+    """The tensors of a model (`world2act.gates.engine.measurements.weight_rows`) and what must hold of any model."""
+    diverged = f"training diverged: lower the learning rate or clip_norm; {remedy}"
+    return Table(
+        "weights",
+        pd.DataFrame(rows),
+        ("file", "tensor"),
+        [
+            is_true("finite", "Every weight is finite.", remedy=diverged),
+            at_least("largest", 1e-6, "The model is not all zeros.", remedy=remedy, of="largest"),
+        ],
+    )
+
+
+def provenance_table(rows: list[dict[str, Any]], remedy: str) -> Table:
+    """Rows of `part`, `recorded` and `found`, both sha256: the artifact was made from the artifacts that exist now."""
+    meaning = "The artifact was made from the other artifacts as they are now (sha256 recorded and found)."
+    return Table("provenance", pd.DataFrame(rows), ("part",), [equal("recorded", "found", meaning, remedy=remedy)])
