@@ -34,7 +34,9 @@ from world2act.bridge.adapters import Bridge
 from world2act.core.params import BasePolicy, compose, parse_params
 from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import Policy, family_module, load_policy
 from world2act.policies.residual import ResidualPolicy
 from world2act.policies.residual.model import ResidualModel

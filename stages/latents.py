@@ -13,7 +13,7 @@ from world2act.core.sharding import run_shares
 from world2act.core.stage import ARTIFACTS, RUNS, Metrics
 from world2act.core.storage import atomic_directory, read_parquet
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import clip_keys, reusable, write_index
+from world2act.data.latent_index import clip_keys, reusable, write_index
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout, layout_of
 from world2act.world_model.parts.encoding import (

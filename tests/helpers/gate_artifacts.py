@@ -21,8 +21,11 @@ from world2act.core.errors import GateFailed
 from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import read_json, read_tensors, sha256, write_json, write_parquet, write_tensors
 from world2act.data.episodes import Episode, encode
-from world2act.data.latent_cache import SKILLS_SCHEMA, clip_keys, open_latents
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents
+from world2act.data.latent_index import clip_keys
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.evaluation.records import summarise, write_episodes
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.gates.engine.validate import validate

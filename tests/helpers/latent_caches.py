@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import write_index
+from world2act.data.latent_index import write_index
 from world2act.data.tiling import Layout
 
 

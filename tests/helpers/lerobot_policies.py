@@ -19,7 +19,9 @@ from tests.helpers.paths import ROOT
 from world2act.bridge.adapters import Bridge
 from world2act.core.params import BasePolicy, Tokenizer, compose
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import load_policy, noise_seed
 from world2act.policies.dataset import protocol_of
 from world2act.policies.imitation import make_objective

@@ -21,7 +21,7 @@ from world2act.collection.ingested import INDEX, index_of
 from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import write_json
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import PHASE, dataset_features
 from world2act.sims.base import load_simulator
 

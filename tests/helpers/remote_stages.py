@@ -21,7 +21,9 @@ from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import write_json, write_parquet
 from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import family_module
 from world2act.policies.dataset import protocol_of
 from world2act.sims.metaworld import EMBODIMENT, IMAGE_CONVENTION

@@ -29,7 +29,8 @@ from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.params import Camera, Demos
 from world2act.core.storage import write_parquet
 from world2act.data.episodes import EncodedEpisode, Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import ACTION, EXECUTED, PHASE, SCENE, STATE, check_recording, dataset_features
 from world2act.sims.base import Environment, load_simulator
 from world2act.sims.protocols import check_protocol

@@ -19,7 +19,8 @@ from world2act.collection.ingested import KINDS
 from world2act.core.errors import BadInput
 from world2act.core.params import Demos
 from world2act.data.episodes import EncodedEpisode, Episode, encode
-from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.data.features import IMAGES
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, STATE
 
 FOLDER = Path("data/recorded")

@@ -1,7 +1,7 @@
-"""Arrays by the content they were made from: one file a key, written once, memory-mapped, linked from folder to folder.
+"""A content-addressed store of arrays: one file per key, written once, memory-mapped, hard-linked between stores.
 
-A file is a `.npy` of float32 at `<first two digits of the key>/<key>.npy`. What a folder holds does not depend on what
-was in it before, or on the order in which arrays came, and DVC moves only the files that are new.
+A file is a float32 `.npy` at `<first two digits of the key>/<key>.npy`. The content of a store depends neither on its
+earlier content nor on the order of writing, and DVC transfers only the files that are new.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ _DTYPE = np.dtype("<f4")
 
 
 class ArrayStore:
-    """The arrays in one folder, float32, by keys: sha256 in hexadecimal digits."""
+    """The float32 arrays in one folder. A key is a sha256 in hexadecimal digits."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, key: str) -> Path:
-        """Where the array of a key lies. Raises `BadInput` for what is no key, and could name any file."""
+        """The file of a key. Raises `BadInput` for anything that is not a key, since it could name any file."""
         if not _KEY.fullmatch(key):
-            raise BadInput(self.folder, "key", repr(key), "64 hexadecimal digits", "make the artifact anew")
+            raise BadInput(
+                self.folder, "key", repr(key), "64 hexadecimal digits", "run the stage that makes this artifact again"
+            )
         return self.folder / key[:2] / f"{key}.npy"
 
     def put(self, key: str, array: np.ndarray) -> None:
-        """Write an array, whole or not at all. Raises `BadInput` where a number in it is not finite."""
+        """Write an array atomically. Raises `BadInput` where a number in it is not finite."""
         if not np.isfinite(array).all():
-            found = f"{int((~np.isfinite(array)).sum())} of {array.size} numbers not finite"
-            raise BadInput(self.path(key), "", found, "finite numbers", "look at the weights of the model that made it")
+            found = f"{int((~np.isfinite(array)).sum())} of {array.size} numbers are not finite"
+            raise BadInput(self.path(key), "", found, "finite numbers", "check the weights of the model that made it")
         with atomic_file(self.path(key)) as temporary, temporary.open("wb") as stream:
             stream.write(_header(array.shape))
             stream.write(np.ascontiguousarray(array, _DTYPE).data)
 
     def get(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
-        """An array, read-only: a view of its file, which stays mapped, and no file open, as long as it is in use.
+        """A read-only view of an array's file, which stays mapped (but not open) for as long as the view is in use.
 
         Raises:
             BadInput: it is missing, truncated, or of another shape.
@@ -61,7 +63,7 @@ class ArrayStore:
         return np.frombuffer(buffer, _DTYPE, offset=len(header)).reshape(shape)
 
     def check_size(self, key: str, shape: tuple[int, ...]) -> None:
-        """Raise `BadInput` where the file of a key is missing, or not as long as an array of this shape. Cheap."""
+        """Check only the length of a key's file. Raises `BadInput` where it does not fit an array of this shape."""
         path = self.path(key)
         try:
             found = path.stat().st_size
@@ -71,7 +73,7 @@ class ArrayStore:
             raise _damaged(path, f"{found} bytes", shape)
 
     def holds(self, key: str, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape is there, whole."""
+        """Whether the store has the array, undamaged and of this shape."""
         try:
             self.get(key, shape)
         except BadInput:
@@ -87,7 +89,7 @@ class ArrayStore:
         return sha256(self.path(key))
 
     def take(self, key: str, other: ArrayStore) -> None:
-        """Bring the array of a key in from another store: the same file under a second name, where the disk can."""
+        """Add the array of a key from another store: by a hard link where the file system can, else by a copy."""
         target, source = self.path(key), other.path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -105,5 +107,5 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _damaged(path: Path, found: str, shape: tuple[int, ...] | None = None) -> BadInput:
-    expected = f"a float32 array {'' if shape is None else shape}".strip()
-    return BadInput(path, "", found, expected, "run the stage again, which makes it anew; or `dvc checkout`")
+    expected = "a float32 array" if shape is None else f"a float32 array of shape {shape}"
+    return BadInput(path, "", found, expected, "run the stage again, which makes the array again; or `dvc checkout`")

@@ -1,6 +1,6 @@
-"""Labelled episodes seen as (observation, action chunk) pairs that start at any frame.
+"""Labelled episodes as (observation, action chunk) pairs, which may start at any frame.
 
-Frames stay on the disk, memory-mapped; everything else is in memory.
+Frames stay on disk, memory-mapped; everything else is in memory.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 
 @dataclass(frozen=True)
 class ChunkDataset:
-    """N frames of whole episodes, one behind another.
+    """The N frames of some episodes, concatenated.
 
     Attributes:
-        cameras: V cameras in the dataset's order, uint8 (frames of the whole dataset, H, W, 3) each.
-        rows: int64 (N,), where each of the N frames lies in those.
-        proprio: float32 (N, P). actions: float32 (N, A), the label of each frame.
-        ends: int64 (N,), one beyond the last frame of the frame's episode.
-        instruction: int64 (N,), a row of `instructions`.
-        instructions: the distinct instructions, in the order of first use.
+        cameras: one array per camera, in the dataset's order: all frames of the dataset, uint8 (frames, H, W, 3).
+        rows: int64 (N,), the index of each of the N frames in those arrays.
+        proprio: float32 (N, P).
+        actions: float32 (N, A), the label of each frame.
+        ends: int64 (N,), one past the last frame of the frame's episode.
+        instruction: int64 (N,), an index into `instructions`.
+        instructions: the distinct instructions, in order of first use.
     """
 
     cameras: list[np.ndarray]
@@ -38,7 +39,7 @@ class ChunkDataset:
 
     @classmethod
     def load(cls, dataset: EpisodeDataset, episodes: Sequence[int]) -> Self:
-        """Read some episodes; frames that nobody has read yet are decoded into the frame cache."""
+        """Read some episodes; frames that are not in the frame cache yet are decoded into it."""
         parts = [dataset.columns(index, ["observation.state", "action"]) for index in episodes]
         caches = FrameCache.open_all(dataset, dataset.cameras)
         lengths = np.array([dataset.lengths[index] for index in episodes])
@@ -58,7 +59,7 @@ class ChunkDataset:
         return len(self.actions)
 
     def images(self, frames: np.ndarray | slice) -> np.ndarray:
-        """The pictures of B frames, uint8 (B, V, H, W, 3)."""
+        """The images of B frames from V cameras, uint8 (B, V, H, W, 3)."""
         rows = self.rows[frames]
         return np.stack([camera[rows] for camera in self.cameras], 1)
 
@@ -66,7 +67,7 @@ class ChunkDataset:
         """The actions that follow each of B frames.
 
         Returns:
-            float32 (B, length, A), zero beyond the episode's end, and bool (B, length), true on actions that exist.
+            float32 (B, length, A), zero after the episode's end, and bool (B, length), true where an action exists.
         """
         rows = frames[:, None] + np.arange(length)
         real = rows < self.ends[frames][:, None]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+from world2act.data.features import LanguageRow
 
 
 @dataclass
@@ -17,11 +16,12 @@ class Episode:
     """One demonstration of T frames.
 
     Attributes:
-        task: the key of the task in its simulator or dataset; instructions may repeat, keys may not.
+        task: the key of the task in its simulator or dataset. It is unique; instructions need not be.
         instruction: the task in words.
-        seed: what the scene was drawn from.
+        seed: the seed of the scene.
         images: camera name → uint8 (T, H, W, 3).
-        arrays: feature name → numbers (T, D), float32 where we record them; row t was observed before, or is, action t.
+        arrays: feature name → numbers (T, D), float32 in our recordings; row t was observed before action t, or is
+            action t.
     """
 
     task: str
@@ -33,9 +33,9 @@ class Episode:
 
 @dataclass
 class EncodedEpisode:
-    """An episode with lossless PNG frames and the histogram of their pixels, made where the episode was made.
+    """An episode with lossless PNG frames and the histogram of their pixels, encoded in the process that recorded it.
 
-    `language`: what is said of it, rows of LeRobot's column `language_persistent`.
+    `language`: its annotations, rows of LeRobot's column `language_persistent`.
     """
 
     task: str
@@ -45,14 +45,14 @@ class EncodedEpisode:
     pngs: dict[str, list[bytes]]
     histograms: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    language: list[dict[str, Any]] = field(default_factory=list)
+    language: list[LanguageRow] = field(default_factory=list)
 
 
 def encode(episode: Episode) -> EncodedEpisode:
-    """Compress the frames. Histograms are int64 (3, 256) a camera: exact statistics without the pixels."""
+    """Compress the frames. Histograms are int64 (3, 256) per camera: exact statistics without the pixels."""
     lengths = {len(values) for values in (*episode.images.values(), *episode.arrays.values())}
     if len(lengths) != 1:
-        raise ValueError(f"{episode.task} seed {episode.seed}: features of different lengths {sorted(lengths)}")
+        raise ValueError(f"{episode.task}, seed {episode.seed}: its features have different lengths {sorted(lengths)}")
     pngs = {camera: [_png(frame) for frame in frames] for camera, frames in episode.images.items()}
     histograms = {
         camera: np.stack([np.bincount(frames[..., c].ravel(), minlength=256) for c in range(3)])
@@ -61,30 +61,6 @@ def encode(episode: Episode) -> EncodedEpisode:
     return EncodedEpisode(
         episode.task, episode.instruction, episode.seed, lengths.pop(), pngs, histograms, episode.arrays
     )
-
-
-def array_statistics(values: np.ndarray) -> dict[str, list[float] | list[int]]:
-    """LeRobot's statistics of a feature (N, D): lists of length D, and the count."""
-    exact = values.astype(np.float64)
-    statistics = {"min": exact.min(0), "max": exact.max(0), "mean": exact.mean(0), "std": exact.std(0)}
-    statistics |= {name: np.quantile(exact, q, axis=0) for name, q in QUANTILES.items()}
-    return {name: value.tolist() for name, value in statistics.items()} | {"count": [len(values)]}
-
-
-def image_statistics(histogram: np.ndarray, frames: int) -> dict[str, list]:
-    """LeRobot's statistics of a camera, of shape (3, 1, 1) in [0, 1], from an int64 (3, 256) histogram."""
-    levels = np.arange(256) / 255
-    counts = histogram.sum(1)
-    mean = histogram @ levels / counts
-    statistics = {
-        "min": np.array([levels[h.nonzero()[0][0]] for h in histogram]),
-        "max": np.array([levels[h.nonzero()[0][-1]] for h in histogram]),
-        "mean": mean,
-        "std": np.sqrt(np.maximum(histogram @ levels**2 / counts - mean**2, 0)),
-    }
-    for name, q in QUANTILES.items():
-        statistics[name] = np.array([levels[np.searchsorted(h.cumsum(), q * h.sum())] for h in histogram])
-    return {name: value.reshape(3, 1, 1).tolist() for name, value in statistics.items()} | {"count": [frames]}
 
 
 def _png(frame: np.ndarray) -> bytes:

@@ -15,7 +15,8 @@ import pandas as pd
 from world2act.core.params import Params
 from world2act.core.params.gates import GateLatents
 from world2act.core.storage import read_parquet, sha256
-from world2act.data.latent_cache import LatentCache, clip_keys, open_latents
+from world2act.data.latent_cache import LatentCache, open_latents
+from world2act.data.latent_index import clip_keys
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates.engine.channels import channel_rows
 from world2act.gates.engine.measurements import is_finite

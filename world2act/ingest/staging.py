@@ -18,7 +18,8 @@ from world2act_client.store import Store
 from world2act.core.errors import BadInput, World2ActError
 from world2act.core.stage import RUNS
 from world2act.core.storage import read_json, read_parquet
-from world2act.data.lerobot_v3 import DATA_PATH, VERSION, EpisodeDataset
+from world2act.data.info import DATA_PATH, VERSION
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.ingest.uploads import Upload
 
 STAGED = RUNS / "ingest/staged"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from world2act.core.errors import BadInput
-from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.data.features import IMAGES
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.protocol import RobotProtocol
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from world2act.core.storage import write_json
-from world2act.data.lerobot_v3 import IMAGES
+from world2act.data.features import IMAGES
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.protocol import RobotProtocol
 

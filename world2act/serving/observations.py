@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from world2act.core.errors import BadInput
-from world2act.data.lerobot_v3 import IMAGES
+from world2act.data.features import IMAGES
 from world2act.policies.base import Policy
 from world2act.sims.base import Observation
 

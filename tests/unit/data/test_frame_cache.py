@@ -12,8 +12,10 @@ import pytest
 
 from world2act.core.errors import BadInput
 from world2act.data.episodes import Episode, encode
+from world2act.data.features import array_feature, image_feature
 from world2act.data.frame_cache import FrameCache
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 
 CAMERAS = ("front", "wrist")
 LENGTHS = (5, 9, 6)
@@ -53,7 +55,7 @@ def test_a_clip_never_reaches_into_the_next_episode(
     dataset: EpisodeDataset, tmp_path: Path, episode: int, start: int
 ) -> None:
     cache = FrameCache.open(dataset, "front", tmp_path)
-    with pytest.raises(ValueError, match="beyond its episode"):
+    with pytest.raises(ValueError, match="past the end of its episode"):
         cache.clips([episode], [start], 5)
 
 

@@ -17,7 +17,8 @@ from tests.helpers.latent_caches import write_latents
 from world2act.core.errors import BadInput
 from world2act.core.storage import read_json, read_parquet, sha256, write_json, write_parquet
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import CLIP_SCHEMA, PROMPT_SCHEMA, content_key, open_latents, reusable
+from world2act.data.latent_cache import CLIP_SCHEMA, PROMPT_SCHEMA, open_latents
+from world2act.data.latent_index import content_key, reusable
 
 SHAPE = (3, 2, 2)
 KEY = "ab" * 32
@@ -142,7 +143,7 @@ def test_a_key_names_no_other_file(cache: Path, key: str) -> None:
 
 def test_prompts_must_end_with_the_empty_one(cache: Path) -> None:
     edit(cache, "prompts", lambda rows: rows.reverse())
-    with pytest.raises(BadInput, match="last prompt empty"):
+    with pytest.raises(BadInput, match="an empty last prompt"):
         open_latents(cache)
 
 
@@ -162,7 +163,7 @@ def test_a_pickle_is_never_read(cache: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_are_never_stored(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="2 of 4 numbers not finite"):
+    with pytest.raises(BadInput, match="2 of 4 numbers are not finite"):
         ArrayStore(tmp_path).put(KEY, np.array([1, np.nan, np.inf, 2], np.float32))
     assert not list(tmp_path.rglob("*.npy*"))
 

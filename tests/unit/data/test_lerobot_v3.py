@@ -14,9 +14,12 @@ from PIL import Image
 
 from world2act.core.errors import BadInput
 from world2act.core.storage import sha256
-from world2act.data import lerobot_v3
-from world2act.data.episodes import Episode, array_statistics, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data import lerobot_v3_writer
+from world2act.data.episodes import Episode, encode
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
+from world2act.data.statistics import array_statistics
 
 LENGTHS = (9, 6, 7)
 
@@ -107,7 +110,7 @@ def test_statistics(path: Path) -> None:
 
 def test_statistics_are_exact_and_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read back a few rows at a time, of features of one element and of several types, as if they were all there."""
-    monkeypatch.setattr(lerobot_v3, "_ROWS_READ", 4)
+    monkeypatch.setattr(lerobot_v3_writer, "_ROWS_PER_READ", 4)
     rng = np.random.default_rng(0)
     arrays = {
         "action": rng.normal(size=(30, 2)).astype(np.float32) * np.float32([1, 1e6]),
@@ -132,7 +135,7 @@ def test_statistics_are_exact_and_streamed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_episodes_table_is_written_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lerobot_v3, "_EPISODES_A_GROUP", 2)
+    monkeypatch.setattr(lerobot_v3_writer, "_EPISODES_PER_GROUP", 2)
     path = write(tmp_path / "set")
     table = pq.ParquetFile(path / "meta/episodes/chunk-000/file-000.parquet")
     assert [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)] == [2, 1]
@@ -144,7 +147,7 @@ def test_same_episodes_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_new_file_once_the_old_one_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lerobot_v3, "_DATA_MB", 0)
+    monkeypatch.setattr(lerobot_v3_writer, "_DATA_MB", 0)
     path = write(tmp_path / "set")
     assert len(list((path / "data").rglob("*.parquet"))) == 3
     dataset = EpisodeDataset.open(path)

@@ -16,7 +16,8 @@ from PIL import Image
 from tests.helpers.foreign import unpacked
 from world2act.core.errors import BadInput
 from world2act.core.storage import sha256, write_parquet
-from world2act.data.lerobot_v3 import EpisodeDataset, array_feature
+from world2act.data.features import array_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.formats.exporters.modality import modality
 from world2act.formats.exporters.run import export_dataset
 from world2act.formats.importers.run import import_dataset

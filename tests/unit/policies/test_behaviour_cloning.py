@@ -14,7 +14,9 @@ from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput
 from world2act.core.params import BasePolicy, compose, parse_params
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.behaviour_cloning import PixelNorm, _spatial_softmax
 from world2act.policies.imitation import make_objective

@@ -16,7 +16,9 @@ from world2act.core.errors import BadInput
 from world2act.core.params import BasePolicy, Tokenizer, compose
 from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.cosmos_policy.encoding import PictureEncoder
 from world2act.policies.cosmos_policy.interface import INTERFACES

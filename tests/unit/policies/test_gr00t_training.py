@@ -28,7 +28,9 @@ from world2act.core.params import Base, BasePolicy, compose, parse_params
 from world2act.core.stage import is_main, run_stage
 from world2act.core.storage import write_json, write_tensors
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import load_policy
 from world2act.policies.dataset import protocol_of
 from world2act.policies.gr00t.checkpoint import _EAGLES, count_parameters, read_config

@@ -12,7 +12,9 @@ from world2act.core.errors import BadInput
 from world2act.core.params import compose, parse_params
 from world2act.core.storage import read_json, sha256, write_json
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.card import write_card
 from world2act.policies.dataset import protocol_of
 from world2act.policies.protocol import RobotProtocol

@@ -24,7 +24,8 @@ from world2act.core.errors import BadInput
 from world2act.core.params import compose, parse_params
 from world2act.core.storage import read_json, read_parquet, sha256
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.skills.contact import Event
 from world2act.skills.language import Request
 from world2act.skills.providers import make_provider

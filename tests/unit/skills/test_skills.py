@@ -15,7 +15,9 @@ from world2act.core.params import compose
 from world2act.core.params.skills import Contact, Motion
 from world2act.core.storage import read_parquet, sha256
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.sims import metaworld
 from world2act.skills.alignment import Discard, align
 from world2act.skills.contact import Event, contact_events

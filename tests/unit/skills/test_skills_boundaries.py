@@ -13,7 +13,9 @@ from world2act.core.errors import BadInput
 from world2act.core.params import compose, parse_params
 from world2act.core.params.skills import Motion, Touch
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature
+from world2act.data.features import array_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import PHASE, STATE, gripper_opening
 from world2act.sims.base import load_simulator
 from world2act.skills.boundaries import boundary_metrics, count_boundaries, count_matches, expert_boundaries, f1

@@ -15,7 +15,9 @@ from world2act.cli import app
 from world2act.core.params import compose, parse_params
 from world2act.core.profiles import write_profile
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.features import array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.skills.events import Calibration
 from world2act.skills.schema import SchemaProvider
 from world2act.skills.segmentation import save, segment

@@ -22,8 +22,10 @@ from world2act.core.errors import BadInput
 from world2act.core.params import Latents, Params, compose, load_params
 from world2act.core.storage import read_json, sha256, write_json, write_parquet
 from world2act.data.episodes import Episode, encode
+from world2act.data.features import image_feature
 from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.tiling import read_frames
 from world2act.gates.latents import tables
 from world2act.processes.dvc_command import stage_environment

@@ -19,8 +19,10 @@ from tests.helpers.ranks import run_ranks
 from world2act.core.errors import BadInput
 from world2act.core.params import compose, parse_params
 from world2act.data.episodes import Episode, encode
+from world2act.data.features import array_feature, image_feature
 from world2act.data.latent_cache import Clip, open_latents
-from world2act.data.lerobot_v3 import DatasetWriter, EpisodeDataset, array_feature, image_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.training.ranks import gather_rows, initialise
 from world2act.world_model.imagining.imagination import chains_of
 from world2act.world_model.judging import quality

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from world2act.core.errors import BadInput
 from world2act.core.storage import write_json
-from world2act.data.episodes import array_statistics, image_statistics
-from world2act.data.lerobot_v3 import IMAGES, INDICES, LANGUAGE, EpisodeDataset
-from world2act.data.statistics import streamed_statistics
+from world2act.data.features import IMAGES, INDICES, LANGUAGE
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.statistics import array_statistics, image_statistics, streamed_statistics
 from world2act.formats.exporters.modality import SUBTASK_COLUMN, TASK_COLUMNS, modality
 from world2act.formats.exporters.subtasks import Subtask
 

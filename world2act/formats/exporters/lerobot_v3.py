@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from world2act.data.lerobot_v3 import INDICES, LANGUAGE, DatasetWriter, EpisodeDataset, language_feature
+from world2act.data.features import INDICES, LANGUAGE, language_feature
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.formats.exporters.subtasks import Subtask, language_rows
 
 

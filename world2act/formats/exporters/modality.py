@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from world2act.data.lerobot_v3 import IMAGES
+from world2act.data.features import IMAGES
 from world2act.data.recording import ACTION, STATE
 
 TASK_COLUMNS = ("annotation.human.task_description", "annotation.human.action.task_description")

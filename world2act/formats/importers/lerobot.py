@@ -17,7 +17,7 @@ from PIL import Image
 
 from world2act.core.errors import BadInput
 from world2act.data.episodes import Episode
-from world2act.data.lerobot_v3 import INDICES, LANGUAGE
+from world2act.data.features import INDICES, LANGUAGE
 from world2act.formats.importers import lerobot_v2, lerobot_v3
 from world2act.formats.importers.lerobot_files import EpisodeFiles, Failed
 from world2act.formats.importers.recording import UPRIGHT, Recording, SetAside

@@ -19,7 +19,8 @@ import pyarrow as pa
 from world2act.core.errors import BadInput
 from world2act.core.storage import atomic_directory, write_parquet
 from world2act.data.episodes import Episode, encode
-from world2act.data.lerobot_v3 import IMAGES, DatasetWriter, array_feature, image_feature
+from world2act.data.features import IMAGES, array_feature, image_feature
+from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import ACTION, STATE
 from world2act.formats.action_lag import ENOUGH, LagTest, SourceLag
 from world2act.formats.importers.detect import find_importer

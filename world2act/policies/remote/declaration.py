@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from world2act.core.errors import BadInput
 from world2act.core.params import BasePolicy
 from world2act.core.storage import write_json
-from world2act.data.lerobot_v3 import IMAGES, EpisodeDataset
+from world2act.data.features import IMAGES
+from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.dataset import image_side
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.remote.configuration import RemoteConfig
