@@ -1,6 +1,7 @@
 """base_policy: labelled demonstrations → artifacts/base_policy, of the family that params name (docs/artifacts.md)."""
 
 from world2act.core.params import Params
+from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory, sha256
 
@@ -17,7 +18,7 @@ def main(params: Params) -> Metrics:
 
     section, demos = params.base_policy, ARTIFACTS / "demos"
     dataset = EpisodeDataset.open(demos / "labelled")
-    objective, chunks = make_objective(section, dataset, params.base.seed)
+    objective, chunks = make_objective(section, dataset, derive(params.base.seed, "base_policy"))
     trained = train_policy(section, objective, params.base, sha256(demos / "labelled"))
     if not is_main():
         return {}

@@ -4,11 +4,12 @@ import numpy as np
 import torch
 
 from world2act.bridge.adapters import Bridge
-from world2act.bridge.imagined import imagine_pairs
+from world2act.bridge.imagined import imagine_pairs, pair_seeds
 from world2act.bridge.objective import BridgeObjective
 from world2act.bridge.pairs import Pairs
 from world2act.bridge.retrieval import HELDOUT_SCHEMA, retrieval_ranks, summarise
 from world2act.core.params import Params
+from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory, sha256, write_parquet
 from world2act.data.latent_cache import open_latents
@@ -19,7 +20,7 @@ from world2act.world_model.imagining.generation import load_world_model
 
 
 def main(params: Params) -> Metrics:
-    settings, seed = params.bridge, params.base.seed
+    settings, seed = params.bridge, derive(params.base.seed, "bridge")
     rank, ranks = initialise()
     demos, cache = EpisodeDataset.open(ARTIFACTS / "demos/labelled"), open_latents(ARTIFACTS / "latents")
     world_model = load_world_model(ARTIFACTS / "world_model")
@@ -27,21 +28,22 @@ def main(params: Params) -> Metrics:
     def actions(episode: int) -> np.ndarray:
         return demos.columns(episode, ["action"])["action"]
 
-    def pairs(subset: str, offset: int) -> Pairs:
+    def pairs(subset: str) -> Pairs:
+        clips = cache.select("labelled", subset)
         return imagine_pairs(
             world_model,
             cache,
-            cache.select("labelled", subset),
+            clips,
             actions,
             chunk_length=settings.chunk_length,
-            seed=seed + offset,
+            seeds=pair_seeds(params.base.seed, subset, len(clips)),
             sampler=settings.sampler,
             rank=rank,
             ranks=ranks,
         )
 
-    training, heldout = pairs("train", 0), pairs("heldout", 1)
-    torch.manual_seed(seed)
+    training, heldout = pairs("train"), pairs("heldout")
+    torch.manual_seed(derive(seed, "adapters"))
     bridge = Bridge(cache.latent_shape[0], training.actions.shape[-1], settings.chunk_length, settings.dim)
     bridge.fit_normalisation(training.actions, training.lengths)
     objective = BridgeObjective(

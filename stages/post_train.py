@@ -2,6 +2,7 @@
 
 from world2act.core.errors import BadInput
 from world2act.core.params import Params
+from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory, sha256
 
@@ -47,7 +48,8 @@ def main(params: Params) -> Metrics:
     proprio = np.concatenate(
         [labelled.columns(i, ["observation.state"])["observation.state"] for i in labelled.splits["train"]]
     )
-    torch.manual_seed(params.base.seed)
+    seed = derive(params.base.seed, "post_train")
+    torch.manual_seed(derive(seed, "residual"))
     model = ResidualModel(
         bridge, proprio_dim=proprio.shape[1], image_size=demos.image_size, layers=settings.layers, heads=settings.heads
     )
@@ -76,7 +78,7 @@ def main(params: Params) -> Metrics:
             temperature=settings.temperature,
             hard_ratio=settings.hard_ratio,
             updates_per_rollout=settings.updates_per_rollout,
-            seed=params.base.seed,
+            seed=seed,
         )
         inputs = "".join(sha256(ARTIFACTS / name) for name in ("rollouts", "bridge", "base_policy"))
         trained = train(objective, training, name="post_train", base=params.base, inputs=inputs)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from world2act.core.params import Demos, Params
+from world2act.core.seeds import derive
 from world2act.core.sharding import Arrays, run_sharded
 from world2act.core.stage import ARTIFACTS, Metrics
 from world2act.core.storage import atomic_directory, read_parquet, sha256
@@ -14,7 +15,7 @@ from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.data.tiling import Layout
 from world2act.sims.base import load_simulator
 from world2act.world_model.imagining.generation import imagine_skills, independent_rollouts, load_world_model
-from world2act.world_model.imagining.rollouts import prompts_of, sampler_seed, write_rollouts
+from world2act.world_model.imagining.rollouts import prompts_of, write_rollouts
 from world2act.world_model.parts.tokenizer import load_tokenizer
 
 
@@ -76,7 +77,8 @@ def read_prompts(states: Sequence[dict[str, Any]], cache: LatentCache) -> list[l
 
 
 def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[int]]:
-    return [[sampler_seed(params.base.seed, i, k) for k in range(len(chain))] for i, chain in enumerate(prompts)]
+    seed = derive(params.base.seed, "rollouts")
+    return [[derive(seed, i, k) for k in range(len(chain))] for i, chain in enumerate(prompts)]
 
 
 def first_frames(demos: Demos, states: Sequence[dict[str, Any]]) -> np.ndarray:

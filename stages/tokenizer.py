@@ -1,6 +1,7 @@
 """tokenizer: frames of video-only episodes, prompts → artifacts/tokenizer: the VAE, text encoder and tokenizer."""
 
 from world2act.core.params import Params
+from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory, read_parquet, sha256
 from world2act.data.frame_cache import FrameCache
@@ -18,6 +19,7 @@ from world2act.world_model.parts.tokenizer import VideoTokenizer, import_vae, lo
 
 def main(params: Params) -> Metrics:
     demos, own = ARTIFACTS / "demos" / "video_only", params.tokenizer
+    seed = derive(params.base.seed, "tokenizer")
     skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
     episodes = EpisodeDataset.open(demos)
     own_vae, own_text = (own.source == "train" and part is None for part in (own.vae, own.text_encoder))
@@ -25,7 +27,7 @@ def main(params: Params) -> Metrics:
         training = [e for e in episodes.episodes if e.subset == "train"]
         cache = FrameCache.open_tiled(episodes)
         frames = [cache.episode(e.index) for e in training]
-        vae = make_vae(own, params.base.seed)
+        vae = make_vae(own, seed)
         VideoTokenizer(vae).latent_shape(*layout_of(episodes).view_size)  # no latent lies across two views
         objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
         trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))
@@ -40,7 +42,7 @@ def main(params: Params) -> Metrics:
         vae.save_pretrained(directory / "vae")
         if own_text:
             words = [row["prompt"] for row in skills] + [row["instruction"] for row in skills]
-            text = make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, params.base.seed)
+            text = make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, seed)
         else:
             text = import_text_encoder(own)
         text.save(directory)

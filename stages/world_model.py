@@ -5,6 +5,7 @@ from pathlib import Path
 from diffusers import CosmosTransformer3DModel
 
 from world2act.core.params import Params, WorldModel
+from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory, sha256, write_json
 from world2act.data.latent_cache import open_latents
@@ -20,7 +21,7 @@ from world2act.world_model.parts.transformer import build_transformer
 
 
 def main(params: Params) -> Metrics:
-    own, seed = params.world_model, params.base.seed
+    own, seed = params.world_model, derive(params.base.seed, "world_model")
     cache = open_latents(ARTIFACTS / "latents")
     training, heldout = (usable_clips(cache, subset, own.max_latents) for subset in ("train", "heldout"))
     config = describe(own, cache, training.clips) | {"latents_sha256": sha256(ARTIFACTS / "latents")}

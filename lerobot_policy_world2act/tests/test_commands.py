@@ -19,7 +19,8 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs import EnvConfig
 from lerobot.robots import Robot, RobotConfig
 
-from world2act.policies.base import load_policy, noise_seed
+from world2act.core.seeds import derive
+from world2act.policies.base import load_policy
 from world2act.sims.base import Observation
 
 CAMERAS, SIDE, WIDTH, STEPS = ("front", "hand"), 64, 3, 6
@@ -105,7 +106,7 @@ def acted(folder: Path) -> np.ndarray:
     for number in range(-(-STEPS // policy.chunk_length)):
         images = {camera: picture(camera, len(actions)) for camera in CAMERAS}
         seen = Observation(images, joints, Arm.task_description, np.zeros(0, np.float32))
-        actions += list(policy.predict([seen], [noise_seed(SEED, number, 0)])[0])
+        actions += list(policy.predict([seen], [derive(SEED, "noise", number, 0)])[0])
         joints = actions[-1]
     return np.stack(actions[:STEPS])
 

@@ -19,7 +19,8 @@ from lerobot_policy_world2act.modeling_world2act import World2ActPolicy
 from lerobot_policy_world2act.processor_world2act import make_world2act_pre_post_processors
 
 from world2act.core.errors import BadInput, World2ActError
-from world2act.policies.base import load_policy, noise_seed
+from world2act.core.seeds import derive
+from world2act.policies.base import load_policy
 
 
 def test_the_configuration_states_the_robot_of_the_policy(each: Saved) -> None:
@@ -37,7 +38,7 @@ def test_actions_are_those_of_the_policy_and_of_the_pipelines_environment(each: 
     policy = open_policy(each.folder)
     preprocess, postprocess = make_pre_post_processors(policy.config, each.lerobot)
     chunk = postprocess(policy.predict_action_chunk(preprocess(each.batch()))).numpy()
-    seeds = [noise_seed(SEED, 0, row) for row in range(len(each.observations))]
+    seeds = [derive(SEED, "noise", 0, row) for row in range(len(each.observations))]
     np.testing.assert_array_equal(chunk, load_policy(each.folder).predict(each.observations, seeds))
     # another torch, another Python
     np.testing.assert_allclose(chunk, each.actions, atol=1e-4)

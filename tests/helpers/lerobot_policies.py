@@ -5,7 +5,7 @@
     images.CAMERA   uint8 (B, H, W, 3)
     state           float32 (B, P)
     task            str (B,)
-    actions         float32 (B, M, A), with the seeds `noise_seed(SEED, 0, row)`
+    actions         float32 (B, M, A), with the seeds `derive(SEED, "noise", 0, row)`
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch
 from tests.helpers.paths import ROOT
 from world2act.bridge.adapters import Bridge
 from world2act.core.params import BasePolicy, Tokenizer, compose
+from world2act.core.seeds import derive
 from world2act.data.episodes import Episode, encode
 from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
-from world2act.policies.base import load_policy, noise_seed
+from world2act.policies.base import load_policy
 from world2act.policies.dataset import protocol_of
 from world2act.policies.imitation import make_objective
 from world2act.policies.lerobot import write_lerobot
@@ -102,6 +103,6 @@ def _finish(folder: Path, dataset: EpisodeDataset) -> None:
         Observation({c: images[c][row] for c in CAMERAS}, state[row], INSTRUCTIONS[row], np.zeros(0, np.float32))
         for row in range(count)
     ]
-    actions = load_policy(folder).predict(observations, [noise_seed(SEED, 0, row) for row in range(count)])
+    actions = load_policy(folder).predict(observations, [derive(SEED, "noise", 0, row) for row in range(count)])
     arrays = {f"images.{camera}": value for camera, value in images.items()}
     np.savez(folder.parent / "expected.npz", **arrays, state=state, task=np.array(INSTRUCTIONS), actions=actions)

@@ -13,11 +13,18 @@ import torch
 
 from world2act.bridge.pairs import Pairs, action_chunks, pad_pairs
 from world2act.core.params import Sampler
+from world2act.core.seeds import derive
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.training.ranks import gather
 from world2act.world_model.imagining.generation import WorldModel
 
 _BATCH = 32
+
+
+def pair_seeds(base_seed: int, subset: str, count: int) -> list[int]:
+    """The seeds of a subset's clips: no two subsets share one, whatever their base seeds."""
+    seed = derive(base_seed, "bridge", subset)
+    return [derive(seed, row) for row in range(count)]
 
 
 def imagine_pairs(
@@ -27,7 +34,7 @@ def imagine_pairs(
     actions: Callable[[int], np.ndarray],
     *,
     chunk_length: int,
-    seed: int,
+    seeds: Sequence[int],
     sampler: Sampler,
     rank: int,
     ranks: int,
@@ -38,7 +45,7 @@ def imagine_pairs(
 
     Args:
         actions: labelled episode index → (T, A) actions of the whole episode, environment units.
-        seed: clip i draws its noise from (seed, i).
+        seeds: one per clip, of the noise that it is imagined from.
     """
     longest = max(clip.latents for clip in clips)
     share = -(-len(clips) // ranks)
@@ -56,7 +63,7 @@ def imagine_pairs(
                 embeds[[clips[row].prompt_row for row in rows]],
                 embeds[cache.no_prompt],
                 latents=latents,
-                seeds=[seed * 1_000_003 + row for row in rows],
+                seeds=[seeds[row] for row in rows],
                 sampler=sampler,
             )
     everything = gather(imagined)[: len(clips)].numpy()

@@ -8,7 +8,6 @@ processes and are written in an order, and with a content, that do not depend on
 from __future__ import annotations
 
 import multiprocessing
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from world2act.collection.ingested import KINDS, IngestedDataset
 from world2act.collection.recorded import alignments, open_recorded, read_recorded
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.params import Camera, Demos
+from world2act.core.seeds import derive
 from world2act.core.storage import write_parquet
 from world2act.data.episodes import EncodedEpisode, Episode, encode
 from world2act.data.lerobot_v3 import EpisodeDataset
@@ -207,7 +207,7 @@ def demonstrate(environment: Environment, seed: int, demos: Demos) -> Episode | 
     Returns:
         The episode, or None where the expert did not succeed within `demos.max_steps`.
     """
-    noise = np.random.default_rng([seed, zlib.crc32(environment.task.name.encode())])
+    noise = np.random.default_rng(derive(seed, "action noise", environment.task.name))
     environment.reset(seed)
     observations, actions, executed, phases = [], [], [], []
     disturbance = np.zeros(environment.embodiment.action_dim)

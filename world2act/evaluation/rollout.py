@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from world2act.core.errors import BadInput
+from world2act.core.seeds import derive
 from world2act.core.storage import read_parquet
-from world2act.policies.base import Policy, noise_seed
+from world2act.policies.base import Policy
 from world2act.sims.base import Observation
 from world2act.sims.pool import ChunkResult, EnvironmentPool, SlotsLost
 
@@ -139,7 +140,7 @@ def run_wave(
             finish(slot, None, str(lost))
     chunk = 0
     while observations:
-        seeds = [noise_seed(wave[slot].seed, chunk) for slot in observations]
+        seeds = [derive(wave[slot].seed, "noise", chunk) for slot in observations]
         left = max_steps - chunk * policy.chunk_length
         actions = policy.predict(list(observations.values()), seeds)[:, :left]
         try:

@@ -50,11 +50,6 @@ class Policy(Protocol):
         """
 
 
-def noise_seed(*parts: int) -> int:
-    """A seed of sampling noise from what tells a prediction apart: the episode's seed, the chunk's number, ..."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
-
-
 def load_policy(directory: str | Path) -> Policy:
     """Open a saved policy by the family that its config.json names.
 

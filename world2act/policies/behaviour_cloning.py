@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from world2act.core.device import best_device
 from world2act.core.errors import BadInput
 from world2act.core.params import BasePolicy
+from world2act.core.seeds import derive
 from world2act.core.storage import read_json, write_json
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
@@ -151,7 +152,7 @@ class CloningObjective:
             heads=block.heads,
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(derive(seed, "behaviour cloning"))
             self.model = Network(sizes, block.map_dropout)
         self._chunks, self._seed, self._dropout = chunks, seed, block.proprio_dropout
         for camera, frames in enumerate(chunks.cameras):

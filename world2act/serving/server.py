@@ -25,7 +25,7 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from world2act.core.errors import BadInput
-from world2act.policies.base import noise_seed
+from world2act.core.seeds import derive
 from world2act.policies.remote.openpi_messages import Packer, unpack
 from world2act.serving.batching import Batcher, Refused
 from world2act.serving.log import LOGGER, log
@@ -85,7 +85,7 @@ class PolicyServer:
     ) -> None:
         self._batcher, self._observations, self._limits = batcher, observations, limits
         # the same for every connection
-        self._noise_seed = lru_cache(4096)(lambda number: noise_seed(seed, number))
+        self._noise_seed = lru_cache(4096)(lambda number: derive(seed, "noise", number))
         self._packer = Packer()
         self._metadata = self._packer.pack(dict(metadata))
         self._expected = _bytes(f"Api-Key {api_key}") if api_key else None

@@ -1,6 +1,8 @@
 """Which scenes belong to which set: a scene seed is a set and an index in it, and no two sets share one.
 
-Sets of one pipeline are disjoint by seed; simulators with fixed test scenes (LIBERO) read from the seed which it is.
+A scene seed is a scene's identity and can be read back: base seed, set and index. Sets of one pipeline are disjoint by
+it, and simulators with fixed test scenes (LIBERO) read which one is meant. Random numbers are another matter:
+`world2act.core.seeds.derive` gives the seeds that they are drawn from.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from torch import Tensor, distributed
 
 from world2act.core.errors import World2ActError
 from world2act.core.params import Base, Training
+from world2act.core.seeds import derive
 from world2act.core.stage import RUNS, DryRunDone, is_dry_run, is_main
 from world2act.core.storage import sha256, write_json
 from world2act.training import checkpoint
@@ -55,11 +56,12 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
         DryRunDone: nothing was to be trained.
     """
     rank, ranks = initialise()
+    seed = derive(base.seed, name)
     run = RUNS / name / _fingerprint(objective, training, base, inputs)
     must_agree(str(run))
     first = checkpoint.newest(run)
     if is_dry_run():
-        report(objective, training, name=name, seed=base.seed, rank=rank, ranks=ranks, first=first)
+        report(objective, training, name=name, seed=seed, rank=rank, ranks=ranks, first=first)
         raise DryRunDone
     if first:
         checkpoint.load_weights(objective.model, run, first)
@@ -77,8 +79,8 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
                 group["lr"] = training.learning_rate * _schedule(step, training)
             for part in range(training.accumulation):
                 began = time.monotonic()
-                place = Place.of(base.seed, step, training.batch_size, part=part, **share)
-                torch.manual_seed(place.seeds[0])  # dropout draws from the global generator
+                place = Place.of(seed, step, training.batch_size, part=part, **share)
+                torch.manual_seed(derive(place.seeds[0], "dropout"))  # it draws from the global generator
                 batch = objective.batch(place)
                 loaded = time.monotonic()
                 loss, metrics = objective.loss(engine, batch, place)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from world2act.core.seeds import derive
 
 Batch = TypeVar("Batch")
 
@@ -51,7 +52,7 @@ class Place:
         size = total // (ranks * parts)
         first = (part * ranks + rank) * size
         samples = range(first, first + size)
-        seeds = tuple(_seed(seed, step, sample) for sample in samples)
+        seeds = tuple(derive(seed, "sample", step, sample) for sample in samples)
         return cls(step, rank, ranks, samples, total, seeds, torch.device(device))
 
     @property
@@ -61,10 +62,6 @@ class Place:
     def generators(self) -> list[torch.Generator]:
         """A CPU generator for each sample, at the beginning of what its seed gives."""
         return [torch.Generator().manual_seed(seed) for seed in self.seeds]
-
-
-def _seed(seed: int, step: int, sample: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{sample}".encode()).digest()[:7], "big")
 
 
 class Objective(Protocol[Batch]):
@@ -104,7 +101,7 @@ def epoch_indices(count: int, place: Place, seed: int) -> Tensor:
     epochs = positions // count
     chosen = torch.empty_like(positions)
     for epoch in epochs.unique().tolist():
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "epoch", epoch)))
         here = epochs == epoch
         chosen[here] = order[positions[here] % count]
     return chosen

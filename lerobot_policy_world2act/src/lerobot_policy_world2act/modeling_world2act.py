@@ -20,12 +20,13 @@ from lerobot_policy_world2act.configuration_world2act import World2ActConfig, re
 from lerobot_policy_world2act.observations import BatchReader
 from world2act.core.device import best_device
 from world2act.core.errors import BadInput
-from world2act.policies.base import load_policy, noise_seed
+from world2act.core.seeds import derive
+from world2act.policies.base import load_policy
 from world2act.policies.lerobot import FOLDER, TYPE
 
 
 class World2ActPolicy(PreTrainedPolicy):
-    """Chunk i of a policy, counted from when it was opened, has the noise `noise_seed(seed, i, row)` in row `row`.
+    """Chunk i of a policy, counted from when it was opened, has the noise `derive(seed, "noise", i, row)` in row `row`.
 
     Args:
         config: `pretrained_path` is the policy's folder, or `lerobot` in it.
@@ -99,7 +100,7 @@ class World2ActPolicy(PreTrainedPolicy):
             BadInput: an observation is not what the policy was trained on.
         """
         observations = self._reader.read(batch)
-        seeds = [noise_seed(self.config.seed, self._chunks, row) for row in range(len(observations))]
+        seeds = [derive(self.config.seed, "noise", self._chunks, row) for row in range(len(observations))]
         self._chunks += 1
         return torch.from_numpy(self.policy.predict(observations, seeds)).to(self.config.device)
 

@@ -10,6 +10,7 @@ import torch
 
 from world2act.bridge.adapters import Bridge
 from world2act.bridge.contrast import Negatives, info_nce, similarity
+from world2act.bridge.imagined import pair_seeds
 from world2act.bridge.objective import BridgeObjective
 from world2act.bridge.pairs import action_chunks, pad_pairs
 from world2act.bridge.retrieval import retrieval_ranks, summarise
@@ -105,6 +106,14 @@ def test_missing_negatives_are_an_error_and_never_clones() -> None:
 def test_epoch_indices_cover_the_set_and_part_between_ranks() -> None:
     seen = torch.cat([epoch_indices(12, place(step, rank, 2, 3), seed=5) for step in range(2) for rank in range(2)])
     assert sorted(seen.tolist()) == list(range(12))
+
+
+def test_base_seeds_share_no_pair() -> None:
+    """Held-out pairs of base seed s were once imagined from the same noise as the training pairs of s + 1."""
+    seeds = [
+        seed for base in range(5) for subset in ("train", "heldout") for seed in pair_seeds(base, subset, count=100)
+    ]
+    assert len(set(seeds)) == 1000
 
 
 def synthetic(count: int = 48, length: int = 3) -> tuple[Bridge, BridgeObjective]:

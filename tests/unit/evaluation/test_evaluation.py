@@ -13,13 +13,13 @@ import pytest
 
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.params import Camera
+from world2act.core.seeds import derive
 from world2act.core.storage import read_json, write_json
 from world2act.evaluation.check import success_rate
 from world2act.evaluation.records import summarise, write_episodes, write_success_table
 from world2act.evaluation.rollout import (
     EpisodeResult,
     InitialState,
-    noise_seed,
     read_initial_states,
     roll_out,
     tasks_of_slots,
@@ -90,7 +90,7 @@ def test_noise_is_paired_between_policies_and_fresh_for_each_chunk(pool: Environ
     roll_out(one, pool, STATES, max_steps=8)
     roll_out(two, pool, STATES, max_steps=8)
     assert one.seen == two.seen
-    seeds = {noise_seed(seed, chunk) for seed in range(20) for chunk in range(50)}
+    seeds = {derive(seed, "noise", chunk) for seed in range(20) for chunk in range(50)}
     assert len(seeds) == 1000
 
 

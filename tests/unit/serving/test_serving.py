@@ -33,8 +33,9 @@ from tests.helpers.policy_server import (
     unpacked,
 )
 from world2act.core.errors import BadInput
+from world2act.core.seeds import derive
 from world2act.core.storage import write_json
-from world2act.policies.base import load_policy, noise_seed
+from world2act.policies.base import load_policy
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.random import RandomPolicy
@@ -53,8 +54,8 @@ def test_metadata_comes_first_then_chunks_with_their_timing() -> None:
     with running_server(policy, seed=5) as address, connect(address, compression=None) as connection:
         assert unpacked(connection.recv(10)) == {"name": "known"}
         first, second = ask(connection, message(seen)), ask(connection, message(seen))
-        np.testing.assert_array_equal(first["actions"], policy.expected(seen, noise_seed(5, 0)))
-        np.testing.assert_array_equal(second["actions"], policy.expected(seen, noise_seed(5, 1)))
+        np.testing.assert_array_equal(first["actions"], policy.expected(seen, derive(5, "noise", 0)))
+        np.testing.assert_array_equal(second["actions"], policy.expected(seen, derive(5, "noise", 1)))
         assert first["actions"].dtype == np.float32 and first["actions"].shape == (CHUNK, ACTIONS)
         assert first["server_timing"].keys() == {"infer_ms", "wait_ms", "batch"}
         assert second["server_timing"].keys() == {"infer_ms", "wait_ms", "batch", "prev_total_ms"}

@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from world2act.core.seeds import derive
 from world2act.policies.gr00t.action_head import ActionHead, Context
 from world2act.policies.gr00t.configuration import NetworkConfig
 from world2act.policies.gr00t.vision_language import Eagle
@@ -50,7 +51,7 @@ class Gr00tModel(nn.Module):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(derive(seed, "gr00t"))
             self.backbone = nn.ModuleDict({"model": Eagle(config.vision_language)})
             self.action_head = ActionHead(config.action_head, config.vision_language.language_dim)
 

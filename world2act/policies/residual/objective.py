@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from world2act.bridge.contrast import Negatives, info_nce, similarity
 from world2act.core.errors import BadInput
-from world2act.policies.base import noise_seed
+from world2act.core.seeds import derive
 from world2act.policies.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
 from world2act.training.objective import Place
@@ -138,7 +138,7 @@ class PostTrainObjective:
             active = [slot for slot, state in enumerate(states) if chunk < len(state.tokens)]
             seen = [observations[slot] for slot in active]
             base = self._policy.base_chunks(
-                seen, [noise_seed(self._seed, place.step, states[slot].seed, chunk) for slot in active]
+                seen, [derive(self._seed, "noise", place.step, states[slot].seed, chunk) for slot in active]
             )
             base_actions[active, chunk] = base
             seen_proprio, seen_image = self._policy.inputs(seen, torch.device("cpu"))
@@ -163,9 +163,7 @@ class PostTrainObjective:
             count, first = self._slots.count(task), round_ * self._slots.count(task)
             per_epoch = len(states) // count * count
             epoch, offset = divmod(first, per_epoch)
-            order = np.random.default_rng([self._seed, epoch, sorted(self._states).index(task)]).permutation(
-                len(states)
-            )
+            order = np.random.default_rng(derive(self._seed, "epoch", epoch, task)).permutation(len(states))
             chosen[task] = [states[i] for i in order[offset : offset + count]]
         return [chosen[task].pop() for task in self._slots]
 

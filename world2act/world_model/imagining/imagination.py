@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from world2act.core.params import Rollouts, Sampler
+from world2act.core.seeds import derive
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.world_model.imagining.generation import WorldModel, hand_on
 from world2act.world_model.parts.tokenizer import VideoTokenizer
@@ -88,4 +89,4 @@ def chains_of(clips: Sequence[Clip]) -> list[list[Clip]]:
 
 def clip_seed(seed: int, clip: Clip, draw: int) -> int:
     """The sampler's seed of one draw of a held-out clip, the same alone and in a chain, on any rank."""
-    return ((seed * 1009 + draw) * 1_000_003 + clip.episode_index) * 1009 + clip.skill_index
+    return derive(seed, "clip", clip.dataset, clip.episode_index, clip.skill_index, draw)

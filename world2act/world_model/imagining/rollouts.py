@@ -59,12 +59,6 @@ def prompts_of(cache: LatentCache, instruction: str) -> list[str]:
     return list(min(counts, key=lambda chain: (-counts[chain], chain)))
 
 
-def sampler_seed(base_seed: int, rollout: int, skill_index: int) -> int:
-    """The seed of one imagined skill; no two are the same."""
-    digest = hashlib.sha256(f"{base_seed}/rollout/{rollout}/{skill_index}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
 def conditioning_latents(settings: Rollouts, skill_index: int) -> int:
     """How many latents a skill was given: the first one that of the scene's first frame."""
     return latents_of(settings.conditioning_frames) if skill_index else 1

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world2act.core.seeds import derive
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.training.objective import Place, draw
 from world2act.world_model.parts.conditioning import Change, conditioning_mask, denoise
@@ -99,7 +100,7 @@ class DenoisingObjective:
 
     def _of_step(self, step: int) -> tuple[int, int]:
         """What a step's samples share, so that no rank waits for another: latents of a clip, and how many are given."""
-        shared = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        shared = torch.Generator().manual_seed(derive(self._seed, "step", step))
         length = self._clips[int(torch.randint(len(self._clips), (), generator=shared))].latents
         return length, self._given[int(torch.randint(len(self._given), (), generator=shared))]
 

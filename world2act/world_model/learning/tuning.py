@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from world2act.core.errors import BadInput
 from world2act.core.params import Lora
 from world2act.core.params import WorldModel as WorldModelParams
+from world2act.core.seeds import derive
 
 if TYPE_CHECKING:
     from diffusers import CosmosTransformer3DModel
@@ -53,7 +54,7 @@ def add_lora(network: nn.Module, lora: Lora, seed: int, key: str = "world_model.
             raise BadInput("params.yaml", f"{key}.targets", target, expected, "correct it, or leave it out")
     network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(derive(seed, "adapters"))
         inject_adapter_in_model(config, network)
 
 

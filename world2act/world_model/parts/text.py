@@ -17,6 +17,7 @@ import torch
 
 from world2act.core.errors import BadInput
 from world2act.core.params import Tokenizer as TokenizerParams
+from world2act.core.seeds import derive
 from world2act.core.storage import read_json
 from world2act.world_model.parts.checkpoint import load_strictly
 from world2act.world_model.parts.hub import locate
@@ -95,7 +96,7 @@ def make_text_encoder(prompts: Sequence[str], dim: int, layers: int, length: int
         eos_token_id=1,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(derive(seed, "text encoder"))
         model = T5EncoderModel(config).eval().requires_grad_(False)
     return TextEncoder(model, tokenizer, length)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from world2act.core.device import best_device
 from world2act.core.errors import BadInput
 from world2act.core.params import Tokenizer as TokenizerParams
+from world2act.core.seeds import derive
 from world2act.data.latent_cache import FRAMES_PER_LATENT, latents_of
 from world2act.world_model.parts.checkpoint import assign_strictly, load_strictly, read_tensors
 from world2act.world_model.parts.hub import locate
@@ -113,7 +114,7 @@ def make_vae(params: TokenizerParams, seed: int) -> AutoencoderKLWan:
 
     statistics = {"latents_mean": [0.0] * params.latent_channels, "latents_std": [1.0] * params.latent_channels}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(derive(seed, "vae"))
         vae = AutoencoderKLWan(**_architecture(params), **statistics)
     for name, module in vae.named_modules():
         if isinstance(module, WanCausalConv3d) and module.weight.shape[2] == 3:

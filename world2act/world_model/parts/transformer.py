@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from world2act.core.errors import BadInput
 from world2act.core.params import WorldModel as WorldModelParams
+from world2act.core.seeds import derive
 from world2act.core.storage import read_json
 from world2act.world_model.parts.checkpoint import assign_strictly, load_strictly, read_tensors
 from world2act.world_model.parts.hub import locate
@@ -70,7 +71,7 @@ def build_transformer(params: WorldModelParams, channels: int, text_dim: int, se
             remedy = "name weights, or train them (tuning: full)"
             raise BadInput("params.yaml", "world_model.tuning", "none, of random weights", "weights", remedy)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(derive(seed, "transformer"))
             network = _model_class()(**wanted)
     elif Path(params.weights).is_file():
         network = _load_native(Path(params.weights), wanted)
