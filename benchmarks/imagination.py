@@ -28,8 +28,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.measure import by_turns, describe_machine, ratio, spread
+from world2act.core.latent_time import latents_of
 from world2act.core.params import Params, Rollouts, Sampler, compose, parse_params
-from world2act.data.latent_cache import latents_of, open_latents
+from world2act.data.latent_cache import open_latents
 from world2act.world_model.imagining.generation import WorldModel, imagine_skills, load_world_model, make_world_model
 from world2act.world_model.imagining.sampler import SIGMA_MAX, SIGMA_MIN, sample, seeded_noise
 from world2act.world_model.parts.conditioning import conditioning_mask, denoise

@@ -110,7 +110,7 @@ def post_trained(base: Policy) -> ResidualPolicy:
     """A residual of the paper's size over `base`, whose answer is not zero."""
     camera, size = next(iter(base.cameras.items()))
     torch.manual_seed(0)
-    bridge = Bridge(latent_channels=16, action_dim=base.action_dim, chunk_length=base.chunk_length, dim=32)
+    bridge = Bridge(latent_channels=16, action_dim=base.action_dim, dim=32)
     model = ResidualModel(bridge, proprio_dim=base.proprio_dim, image_size=size, layers=2, heads=4)
     nn.init.normal_(model.head[-1].weight, std=0.1)
     mean, std = torch.zeros(base.proprio_dim), torch.ones(base.proprio_dim)

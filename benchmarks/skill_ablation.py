@@ -29,9 +29,10 @@ import numpy as np
 import torch
 
 from benchmarks.measure import describe_machine
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Params, WorldModel, load_params
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import FRAMES_PER_LATENT, SKILLS_SCHEMA, Clip, LatentCache, open_latents
+from world2act.data.latent_cache import SKILLS_SCHEMA, Clip, LatentCache, open_latents
 from world2act.data.latent_index import clip_keys, write_index
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames

@@ -35,7 +35,6 @@ def main(params: Params) -> Metrics:
             cache,
             clips,
             actions,
-            chunk_length=settings.chunk_length,
             seeds=pair_seeds(params.base.seed, subset, len(clips)),
             sampler=settings.sampler,
             rank=rank,
@@ -44,7 +43,7 @@ def main(params: Params) -> Metrics:
 
     training, heldout = pairs("train"), pairs("heldout")
     torch.manual_seed(derive(seed, "adapters"))
-    bridge = Bridge(cache.latent_shape[0], training.actions.shape[-1], settings.chunk_length, settings.dim)
+    bridge = Bridge(cache.latent_shape[0], training.actions.shape[-1], settings.dim)
     bridge.fit_normalisation(training.actions, training.lengths)
     objective = BridgeObjective(
         bridge,

@@ -57,7 +57,7 @@ def make_policies(root: Path) -> None:
         objective.save_policy(folder, objective.model.state_dict())
         _finish(folder, dataset)
     torch.manual_seed(0)
-    bridge = Bridge(latent_channels=16, action_dim=len(JOINTS), chunk_length=CHUNK, dim=32)
+    bridge = Bridge(latent_channels=16, action_dim=len(JOINTS), dim=32)
     model = ResidualModel(bridge, proprio_dim=len(JOINTS), image_size=SIDE, layers=1, heads=2)
     for parameter in model.parameters():  # an untrained residual adds nothing
         torch.nn.init.normal_(parameter, std=0.1)

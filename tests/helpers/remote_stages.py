@@ -37,7 +37,6 @@ def make_params(**base_policy: Any) -> Params:
     values["base"] |= {"ranks": 1, "workers": 1}
     values["demos"] |= {"tasks": [TASK], "image_size": SIZE, "settle_steps": 2, "max_steps": 8}
     values["base_policy"] |= {"chunk_length": CHUNK, "check_episodes_per_task": 1} | base_policy
-    values["bridge"]["chunk_length"] = CHUNK
     training = values["post_train"]["training"]
     training["deepspeed"] = str(ROOT / training["deepspeed"])
     training |= {"steps": 3, "batch_size": 2, "checkpoint_every": 1, "learning_rate": 1e-2, "warmup_steps": 1}
@@ -71,7 +70,7 @@ def make_workspace() -> None:
     ]
     write_parquet("artifacts/demos/initial_states.parquet", states, INITIAL_STATES)
     torch.manual_seed(0)
-    bridge = Bridge(latent_channels=CHANNELS, action_dim=4, chunk_length=CHUNK, dim=32)
+    bridge = Bridge(latent_channels=CHANNELS, action_dim=4, dim=32)
     Path("artifacts/bridge").mkdir()
     bridge.save_pretrained(Path("artifacts/bridge"))
     rows = [

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.storage import read_json, read_tensors, write_json
 
 _GROUPS = 8
@@ -41,9 +42,15 @@ class VideoAdapter(nn.Module):
 class ActionAdapter(nn.Module):
     """B_a: one normalised action chunk → one token.  (..., M, A) → (..., D)."""
 
-    def __init__(self, action_dim: int, chunk_length: int, dim: int) -> None:
+    def __init__(self, action_dim: int, dim: int) -> None:
         super().__init__()
-        sizes = nn.Linear(action_dim * chunk_length, 128), nn.GELU(), nn.Linear(128, 64), nn.GELU(), nn.Linear(64, dim)
+        sizes = (
+            nn.Linear(action_dim * FRAMES_PER_LATENT, 128),
+            nn.GELU(),
+            nn.Linear(128, 64),
+            nn.GELU(),
+            nn.Linear(64, dim),
+        )
         self.chunk = nn.Sequential(*sizes)
 
     def forward(self, chunks: Tensor) -> Tensor:
@@ -53,10 +60,16 @@ class ActionAdapter(nn.Module):
 class ActionDecoder(nn.Module):
     """D_a: one token → one normalised action chunk, the mirror of B_a.  (..., D) → (..., M, A)."""
 
-    def __init__(self, action_dim: int, chunk_length: int, dim: int) -> None:
+    def __init__(self, action_dim: int, dim: int) -> None:
         super().__init__()
-        self.shape = (chunk_length, action_dim)
-        sizes = nn.Linear(dim, 64), nn.GELU(), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, action_dim * chunk_length)
+        self.shape = (FRAMES_PER_LATENT, action_dim)
+        sizes = (
+            nn.Linear(dim, 64),
+            nn.GELU(),
+            nn.Linear(64, 128),
+            nn.GELU(),
+            nn.Linear(128, action_dim * FRAMES_PER_LATENT),
+        )
         self.chunk = nn.Sequential(*sizes)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -66,17 +79,16 @@ class ActionDecoder(nn.Module):
 class Bridge(nn.Module):
     """Both adapters, the decoder, and the mean and standard deviation that normalise actions."""
 
-    def __init__(self, latent_channels: int, action_dim: int, chunk_length: int, dim: int) -> None:
+    def __init__(self, latent_channels: int, action_dim: int, dim: int) -> None:
         super().__init__()
         self.config = {
             "latent_channels": latent_channels,
             "action_dim": action_dim,
-            "chunk_length": chunk_length,
             "dim": dim,
         }
         self.video_adapter = VideoAdapter(latent_channels, dim)
-        self.action_adapter = ActionAdapter(action_dim, chunk_length, dim)
-        self.action_decoder = ActionDecoder(action_dim, chunk_length, dim)
+        self.action_adapter = ActionAdapter(action_dim, dim)
+        self.action_decoder = ActionDecoder(action_dim, dim)
         self.register_buffer("action_mean", torch.zeros(action_dim))
         self.register_buffer("action_std", torch.ones(action_dim))
 

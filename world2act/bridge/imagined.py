@@ -33,7 +33,6 @@ def imagine_pairs(
     clips: Sequence[Clip],
     actions: Callable[[int], np.ndarray],
     *,
-    chunk_length: int,
     seeds: Sequence[int],
     sampler: Sampler,
     rank: int,
@@ -69,6 +68,6 @@ def imagine_pairs(
     everything = gather(imagined)[: len(clips)].numpy()
     return pad_pairs(
         [row[: clip.latents] for row, clip in zip(everything, clips, strict=True)],
-        [action_chunks(actions(clip.episode_index), clip.start, clip.end, chunk_length) for clip in clips],
+        [action_chunks(actions(clip.episode_index), clip.start, clip.end) for clip in clips],
         [clip.prompt for clip in clips],
     )

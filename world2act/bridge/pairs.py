@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT, latents_of
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -33,22 +36,25 @@ class Pairs:
         )
 
 
-def action_chunks(actions: np.ndarray, start: int, end: int, chunk_length: int) -> np.ndarray:
-    """Cut the actions that cause the latents of the clip `start..end` into chunks.
+def action_chunks(actions: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Cut the actions that caused the latents of the clip `start..end` into chunks, one per latent but the first.
 
-    Chunk j holds actions `start + 4j .. start + 4j + 3`, which lead to the frames of latent j + 1: latent 0 is the
-    conditioning frame and has no chunk.
+    Chunk j caused the frames of latent j + 1 (`world2act.core.latent_time`).
 
     Args:
         actions: (T, A) of the whole episode.
 
     Returns:
-        ((end - start) / chunk_length, chunk_length, A).
+        (latents - 1, FRAMES_PER_LATENT, A).
+
+    Raises:
+        BadInput: the clip is not cut on the latents' grid, or is a single frame.
     """
-    count, rest = divmod(end - start, chunk_length)
-    if rest or count < 1:
-        raise ValueError(f"clip {start}..{end} is not a whole number of chunks of {chunk_length}")
-    return actions[start:end].reshape(count, chunk_length, -1)
+    count = latents_of(end - start + 1) - 1
+    if not count:
+        found, remedy = f"frames {start}..{end}", "cut longer clips (skills stage)"
+        raise BadInput("a clip", "frames", found, "a latent after the first one", remedy)
+    return actions[start:end].reshape(count, FRAMES_PER_LATENT, -1)
 
 
 def pad_pairs(latents: Sequence[np.ndarray], chunks: Sequence[np.ndarray], groups: Sequence[str]) -> Pairs:

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import frames_of
 from world2act.core.storage import read_json, read_parquet
 from world2act.data.array_store import ArrayStore
 from world2act.data.tiling import Layout, LayoutJson
 
-FRAMES_PER_LATENT = 4
 SKILLS_SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
@@ -48,13 +48,6 @@ PROMPT_SCHEMA = pa.schema(
     [("prompt", pa.string()), ("key", pa.string()), ("sha256", pa.string()), ("tokens", pa.int64())]
 )
 _REMEDY = "run the latents stage again: `dvc repro latents`"
-
-
-def latents_of(frames: int) -> int:
-    """The number of latents of a clip with this many frames. Raises `BadInput` unless it is 4k + 1."""
-    if frames < 1 or (frames - 1) % FRAMES_PER_LATENT:
-        raise BadInput("a clip", "frames", frames, "4k + 1", "cut clips on the 4-frame grid (skills stage)")
-    return 1 + (frames - 1) // FRAMES_PER_LATENT
 
 
 @dataclass(frozen=True)
@@ -202,8 +195,8 @@ def open_latents(directory: str | Path) -> LatentCache:
     )
     for i, clip in enumerate(clips):
         fits = 0 <= clip.prompt_row < len(prompts) and prompts[clip.prompt_row] == clip.prompt
-        if not fits or clip.end - clip.start != FRAMES_PER_LATENT * (clip.latents - 1):
-            expected = "its prompt in row prompt_row of prompts.parquet, and 1 + (end - start) / 4 latents"
+        if not fits or clip.end - clip.start + 1 != frames_of(clip.latents):
+            expected = f"its prompt in row prompt_row of prompts.parquet, and {frames_of(clip.latents)} frames"
             raise BadInput(root / "clips.parquet", f"row {i}", clip, expected, _REMEDY)
         cache.clip_store.check_size(clip.key, (clip.latents, *cache.latent_shape))
     length, dim = meta["text_shape"]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import latents_of
 from world2act.core.storage import read_parquet, write_json, write_parquet
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import CLIP_SCHEMA, PROMPT_SCHEMA, CacheMeta, latents_of, open_latents
+from world2act.data.latent_cache import CLIP_SCHEMA, PROMPT_SCHEMA, CacheMeta, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby, islice
 from pathlib import Path
 
+from world2act.core.latent_time import frames_of
 from world2act.core.storage import file_stem, read_array, read_parquet
-from world2act.data.latent_cache import FRAMES_PER_LATENT
 from world2act.films.chain import film_chain
 from world2act.world_model.parts.guardrail import Guardrail
 from world2act.world_model.parts.tokenizer import VideoTokenizer
@@ -31,6 +31,6 @@ def film_rollouts(directory: Path, rollouts: Path, tokenizer: VideoTokenizer, gu
     for rollout, skills in islice(groupby(rows, key=lambda row: row["rollout"]), _FILMED):
         chain = list(skills)
         clips = [latents[row["offset"] : row["offset"] + row["latents"]] for row in chain]
-        given = 1 + FRAMES_PER_LATENT * (chain[-1]["conditioning_latents"] - 1)
+        given = frames_of(chain[-1]["conditioning_latents"])
         stem = directory / f"{rollout}-{file_stem(chain[0]['task'])}"
         film_chain(stem, tokenizer, guardrail, [row["prompt"] for row in chain], clips, None, fps, given)

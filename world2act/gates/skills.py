@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Params
 from world2act.core.params.gates import GateSkills
 from world2act.core.storage import read_parquet
@@ -28,7 +29,6 @@ from world2act.gates.engine.vocabulary import (
 )
 from world2act.skills.boundaries import count_boundaries, f1
 
-_GRID = 4
 _TOLERANCE = 5
 _REBUILD = rebuild("skills")
 _CHANGED = f"the demonstrations have changed since: {_REBUILD}"
@@ -95,9 +95,9 @@ def _skill_checks() -> list[Check]:
     return [
         between("gap", 0, 0, _CONTIGUOUS, remedy=_REBUILD),
         between("off_grid", 0, 0, _ON_GRID, remedy=_REBUILD),
-        at_least("steps", _GRID, _LONG_ENOUGH, remedy=_REBUILD),
+        at_least("steps", FRAMES_PER_LATENT, _LONG_ENOUGH, remedy=_REBUILD),
         at_most("overrun", 0, "A skill ends inside its episode (frames beyond the last one).", remedy=_CHANGED),
-        between("moved", -_GRID + 1, _GRID - 1, _MOVED_LITTLE, remedy=_REBUILD),
+        between("moved", -FRAMES_PER_LATENT + 1, FRAMES_PER_LATENT - 1, _MOVED_LITTLE, remedy=_REBUILD),
         equal("skill_index", "expected_index", _NUMBERED, remedy=_REBUILD),
         at_least("prompt", 3, "Every skill has a prompt.", remedy=_CORRECT_PROMPTS, of="length"),
         is_true("same_episode", _SAME_SPLIT, remedy=_CHANGED),
@@ -157,7 +157,7 @@ def _skill_rows(datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, A
             {
                 **{key: skill[key] for key in ("dataset", "episode_index", "skill_index", "task", "prompt")},
                 "gap": skill["start"] - last.get(episode, 0),
-                "off_grid": (skill["end"] - skill["start"]) % _GRID,
+                "off_grid": (skill["end"] - skill["start"]) % FRAMES_PER_LATENT,
                 "steps": skill["end"] - skill["start"],
                 "overrun": skill["end"] - record.length + 1 if record else skill["end"],
                 "moved": skill["end"] - skill["raw_end"],

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Params
 from world2act.core.params.gates import GateTokenizer
 from world2act.core.storage import read_json, read_parquet
@@ -69,7 +70,7 @@ def _clips_table(artifacts: Path, limits: GateTokenizer) -> Table:
 
 
 def _still_psnr_db(artifacts: Path, clips: pd.DataFrame) -> list[float]:
-    """For each clip, the peak signal-to-noise ratio of its first frame, repeated, against every fourth frame of it."""
+    """The peak signal-to-noise ratio of each clip's first frame against the last frame of every latent."""
     dataset = EpisodeDataset.open(artifacts / "demos/video_only")
     skills = read_parquet(
         artifacts / "skills/skills.parquet", ["dataset", "episode_index", "skill_index", "start", "end"]
@@ -90,7 +91,9 @@ def _still_psnr_db(artifacts: Path, clips: pd.DataFrame) -> list[float]:
                 _REBUILD,
             )
         start, end = bounds[key]
-        frames = np.stack([dataset.frames(key[0], each, range(start, end + 1, 4)) for each in dataset.cameras], 1)
+        frames = np.stack(
+            [dataset.frames(key[0], each, range(start, end + 1, FRAMES_PER_LATENT)) for each in dataset.cameras], 1
+        )
         frames = frames.astype(np.float64)
         ratios.append(float(10 * np.log10(255**2 / max(np.square(frames - frames[0]).mean(), 1e-10))))
     return ratios

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from world2act.core.latent_time import FRAMES_PER_LATENT, floor_to_latent
 from world2act.skills.language import END, Answer, Request
-
-GRID = 4
-"""Frames a latent; a clip spans a whole number of latents and an action chunk a latent (World2Act, M = 4)."""
-
 
 MAX_PROMPT = 120
 """Characters of a prompt."""
@@ -48,8 +45,8 @@ def align(request: Request, answer: Answer) -> list[Skill]:
         check_prompt(segment.prompt.strip(), i)
         if skills and raw_end <= skills[-1].raw_end:
             raise Discard(f"prompt {i} ends at frame {raw_end}, not after frame {skills[-1].raw_end}")
-        end = raw_end // GRID * GRID if last else (raw_end + GRID // 2) // GRID * GRID
-        if end - start < GRID:
+        end = floor_to_latent(raw_end if last else raw_end + FRAMES_PER_LATENT // 2)
+        if end - start < FRAMES_PER_LATENT:
             raise Discard(f"prompt {i} spans frames {start} to {end}: shorter than one latent")
         skills.append(Skill(start, end, raw_end, segment.prompt.strip()))
         start = end

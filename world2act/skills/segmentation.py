@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT, floor_to_latent
 from world2act.core.storage import atomic_file, write_parquet
 from world2act.data.latent_cache import SKILLS_SCHEMA
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.skills.alignment import GRID, Discard, Skill, align
+from world2act.skills.alignment import Discard, Skill, align
 from world2act.skills.events import Calibration, find_events
 from world2act.skills.language import LanguageProvider, Request
 
@@ -79,10 +80,10 @@ def leave_whole(datasets: Mapping[str, EpisodeDataset]) -> Segmentation:
             result.episode_lengths.append(episode.length)
             last = episode.length - 1
             known = {"dataset": name, "episode_index": episode.index, "subset": episode.subset, "task": episode.task}
-            if last < GRID:
+            if last < FRAMES_PER_LATENT:
                 result.discards.append(known | {"reason": f"{episode.length} frames: shorter than one latent"})
                 continue
-            skill = asdict(Skill(0, last // GRID * GRID, last, episode.instruction))
+            skill = asdict(Skill(0, floor_to_latent(last), last, episode.instruction))
             common = {"instruction": episode.instruction, "skill_count": 1, "provider": WHOLE, "skill_index": 0}
             result.skills.append(known | common | skill)
     return result

@@ -26,7 +26,7 @@ def test_chunk_k_belongs_to_latent_k_plus_1() -> None:
     """Latent k >= 1 spans frames start+4k-3 .. start+4k, caused by actions start+4(k-1) .. start+4k-1."""
     actions = np.arange(30, dtype=np.float32)[:, None]
     start, end = 8, 20
-    chunks = action_chunks(actions, start, end, 4)
+    chunks = action_chunks(actions, start, end)
     frames = np.arange(start, end + 1)
     latents = [frames[:1], *(frames[4 * k - 3 : 4 * k + 1] for k in range(1, 4))]  # what a causal 4x VAE sees
     pairs = pad_pairs([np.stack([np.full((1, 1, 1), latent.max(), np.float32) for latent in latents])], [chunks], ["p"])
@@ -47,8 +47,8 @@ def test_conditioning_latent_never_enters_a_pair() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (4, 10), (8, 4)])
 def test_no_empty_or_ragged_clip(start: int, end: int) -> None:
-    with pytest.raises(ValueError, match="whole number of chunks"):
-        action_chunks(np.zeros((20, 2), np.float32), start, end, 4)
+    with pytest.raises(BadInput, match="a clip: frames"):
+        action_chunks(np.zeros((20, 2), np.float32), start, end)
 
 
 def test_similarity_is_chunk_wise_and_masks_padding() -> None:
@@ -127,7 +127,7 @@ def synthetic(count: int = 48, length: int = 3) -> tuple[Bridge, BridgeObjective
     ]
     pairs = pad_pairs(latents, chunks, [f"skill {i % 4}" for i in range(count)])
     torch.manual_seed(0)
-    bridge = Bridge(latent_channels=3, action_dim=2, chunk_length=4, dim=16)
+    bridge = Bridge(latent_channels=3, action_dim=2, dim=16)
     return bridge, BridgeObjective(bridge, pairs, temperature=0.1, weight=1.0, hard_ratio=0.25, negatives=8, seed=0)
 
 

@@ -89,6 +89,8 @@ def test_unedited_params_change_profile_without_force(folder: Path) -> None:
         ("bridge", "dim", 0, "0"),
         ("bridge", "hard_ratio", 1.5, "1.5"),
         ("demos", "tasks", [], "[]"),
+        ("bridge", "chunk_length", 4, "unknown key"),
+        ("base_policy", "chunk_length", 3, "3"),
     ],
 )
 def test_wrong_value_is_named_with_what_was_found(section: str, key: str, value: object, said: str) -> None:

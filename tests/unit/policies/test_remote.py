@@ -209,7 +209,7 @@ class BasePolicy(KnownPolicy):
 
 def residual(base: Policy) -> ResidualPolicy:
     torch.manual_seed(0)
-    bridge = Bridge(latent_channels=16, action_dim=4, chunk_length=4, dim=32).eval().requires_grad_(False)
+    bridge = Bridge(latent_channels=16, action_dim=4, dim=32).eval().requires_grad_(False)
     model = ResidualModel(bridge, proprio_dim=4, image_size=64, layers=1, heads=2)
     with torch.no_grad():
         model.head[-1].bias.fill_(0.3)

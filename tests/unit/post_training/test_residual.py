@@ -51,7 +51,7 @@ def base_directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def policy(base_directory: Path) -> ResidualPolicy:
     torch.manual_seed(0)
-    bridge = Bridge(latent_channels=16, action_dim=4, chunk_length=4, dim=DIM).eval().requires_grad_(False)
+    bridge = Bridge(latent_channels=16, action_dim=4, dim=DIM).eval().requires_grad_(False)
     model = ResidualModel(bridge, proprio_dim=4, image_size=64, layers=2, heads=4)
     return ResidualPolicy(load_policy(base_directory), model, "corner2", torch.zeros(4), torch.ones(4))
 

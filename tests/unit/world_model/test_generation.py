@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import latents_of
 from world2act.core.params import Rollouts, Sampler, compose, parse_params
 from world2act.core.seeds import derive
 from world2act.core.storage import write_json
-from world2act.data.latent_cache import latents_of
 from world2act.world_model.imagining.generation import (
     WorldModel,
     imagine_skills,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params.gates import Gates
 from world2act.core.params.section import Count, Positive, Section, Share
 from world2act.core.params.skills import Skills
@@ -279,13 +280,21 @@ class CosmosPolicy(Section):
     sampler_steps: Count
 
 
+def _fill_a_latent(chunk_length: int) -> int:
+    """Post-training aligns each latent with the actions that caused it: a chunk must hold at least those."""
+    if chunk_length < FRAMES_PER_LATENT:
+        expected = f"at least {FRAMES_PER_LATENT} actions per chunk, those of one latent"
+        raise PydanticCustomError("unfit", expected, {"found": str(chunk_length)})
+    return chunk_length
+
+
 class BasePolicy(Section):
     """family: a module of world2act/policies, or one that an installed package adds. A block a family; `options` is
     the block of an added one, which checks it itself.
     """
 
     family: str = Field(pattern=r"^[a-z0-9_]+$")
-    chunk_length: Count
+    chunk_length: Annotated[Count, AfterValidator(_fill_a_latent)]
     check_episodes_per_task: Count
     gr00t: Gr00t | None
     behaviour_cloning: BehaviourCloning | None
@@ -302,7 +311,6 @@ class BasePolicy(Section):
 
 class Bridge(Section):
     dim: Count
-    chunk_length: Count
     temperature: Positive
     contrastive_weight: Positive
     hard_ratio: Share

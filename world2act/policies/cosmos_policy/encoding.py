@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from world2act.data.latent_cache import FRAMES_PER_LATENT
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.policies.cosmos_policy.layout import Frame, Layout
 from world2act.world_model.parts.tokenizer import VideoTokenizer, to_video
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from world2act.bridge.adapters import Bridge, load_strictly
 from world2act.core.device import best_device
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.storage import read_json, sha256, write_json
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.residual.model import ResidualModel
@@ -31,7 +32,7 @@ class ResidualPolicy:
         self, base: Policy, model: ResidualModel, camera: str, proprio_mean: Tensor, proprio_std: Tensor
     ) -> None:
         self.base, self.model, self.camera = base, model, camera
-        self.chunk_length: int = model.bridge.config["chunk_length"]
+        self.chunk_length = FRAMES_PER_LATENT
         self.action_dim: int = model.bridge.config["action_dim"]
         self.cameras = {**base.cameras, camera: model.image_size}
         self.proprio_dim = len(proprio_mean)
@@ -41,7 +42,7 @@ class ResidualPolicy:
                 "the base policy",
                 "chunk_length",
                 base.chunk_length,
-                f"at least the bridge's {self.chunk_length}",
+                f"at least {self.chunk_length}, the frames of one latent",
                 "train the base policy on longer chunks",
             )
         seen = (base.cameras.get(camera, model.image_size), base.proprio_dim or self.proprio_dim)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from world2act.core.device import best_device
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import latents_of
 from world2act.core.params import Rollouts, Sampler
 from world2act.core.storage import read_json
-from world2act.data.latent_cache import latents_of
 from world2act.world_model.imagining.sampler import sample
 from world2act.world_model.imagining.step_cache import computed_once
 from world2act.world_model.parts.conditioning import Change

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import latents_of
 from world2act.core.params import Rollouts
 from world2act.core.storage import write_parquet
-from world2act.data.latent_cache import LatentCache, latents_of
+from world2act.data.latent_cache import LatentCache
 
 ROLLOUT_SCHEMA = pa.schema(
     [

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from world2act.core.latent_time import last_frame_of
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import SCENE
@@ -99,7 +100,7 @@ def positions(
     """
     rows = []
     for when, latent in zip(WHEN, (1, clip.latents - 1), strict=True):
-        true = recorded[clip.start + 4 * latent, list(probe.columns)].astype(np.float64).tolist()
+        true = recorded[clip.start + last_frame_of(latent), list(probe.columns)].astype(np.float64).tolist()
         for method, video in videos.items():
             rows.append({"method": method, "when": when, "true_m": true, "read_m": probe.read(video[latent]).tolist()})
     return rows
@@ -144,4 +145,4 @@ def _agreement(groups: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> dic
 
 
 def _at(scenes: Mapping[tuple[str, int], np.ndarray], clip: Clip, latent: int) -> np.ndarray:
-    return scenes[clip.dataset, clip.episode_index][clip.start + 4 * latent]
+    return scenes[clip.dataset, clip.episode_index][clip.start + last_frame_of(latent)]

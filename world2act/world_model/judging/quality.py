@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Judge
-from world2act.data.latent_cache import FRAMES_PER_LATENT, Clip, LatentCache
+from world2act.data.latent_cache import Clip, LatentCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
 from world2act.world_model.imagining.generation import WorldModel

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT, floor_to_latent, latents_of
 from world2act.core.params import Tokenizer as TokenizerParams
 from world2act.core.storage import write_parquet
-from world2act.data.latent_cache import FRAMES_PER_LATENT
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of, read_frames
 from world2act.training.objective import Place, draw
@@ -104,7 +104,7 @@ class ReconstructionObjective:
         foreground = (video - background).abs().amax(1, keepdim=True) > _FOREGROUND
         weights = 1 + self._params.foreground_weight * foreground
         channels, height, width = self._latent_shape
-        shape = (channels, 1 + frames // FRAMES_PER_LATENT, height, width)
+        shape = (channels, latents_of(frames), height, width)
         noise = draw(generators, "randn", windows_each, *shape).flatten(0, 1)
         return video.to(place.device), noise.to(place.device), (weights / weights.mean()).to(place.device)
 
@@ -129,10 +129,7 @@ def measure_latents(vae: AutoencoderKLWan, episodes: Sequence[np.ndarray]) -> No
     channels = vae.config.z_dim
     vae.register_to_config(latents_mean=[0.0] * channels, latents_std=[1.0] * channels)
     tokenizer = VideoTokenizer(vae)
-    clips = [
-        frames[: 1 + (len(frames) - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT]
-        for frames in episodes[:_MEASURED_EPISODES]
-    ]
+    clips = [frames[: floor_to_latent(len(frames) - 1) + 1] for frames in episodes[:_MEASURED_EPISODES]]
     latents = torch.cat([tokenizer.encode(clip[None])[0] for clip in clips]).transpose(0, 1).flatten(1).double()
     vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
 

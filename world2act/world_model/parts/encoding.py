@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from world2act.core.latent_time import latents_of
 from world2act.core.storage import sha256
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import latents_of
 from world2act.data.latent_index import content_key
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from world2act.core.device import best_device
 from world2act.core.errors import BadInput
+from world2act.core.latent_time import FRAMES_PER_LATENT, latents_of
 from world2act.core.params import Tokenizer as TokenizerParams
 from world2act.core.seeds import derive
-from world2act.data.latent_cache import FRAMES_PER_LATENT, latents_of
 from world2act.world_model.parts.checkpoint import assign_strictly, load_strictly, read_tensors
 from world2act.world_model.parts.hub import locate
 
