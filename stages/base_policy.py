@@ -12,7 +12,7 @@ def main(params: Params) -> Metrics:
     from world2act.evaluation.check import check_against_random
     from world2act.policies.base import load_policy
     from world2act.policies.card import write_card
-    from world2act.policies.dataset import protocol_of
+    from world2act.policies.dataset import describe_robot
     from world2act.policies.imitation import make_objective, train_policy
     from world2act.policies.lerobot import write_lerobot
 
@@ -29,7 +29,7 @@ def main(params: Params) -> Metrics:
         for place, weights in places.items():
             place.mkdir(exist_ok=True)
             objective.save_policy(place, weights)
-            protocol_of(dataset).write(place)
+            describe_robot(dataset).write(place)
         metrics = {
             **check_against_random(
                 load_policy(directory), demos / "initial_states.parquet", params, directory / "check.parquet"

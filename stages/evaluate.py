@@ -17,8 +17,8 @@ from world2act.evaluation.records import (
 from world2act.evaluation.rollout import InitialState, read_initial_states, run_wave, tasks_of_slots, waves
 from world2act.evaluation.videos import film
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.protocol import RobotProtocol
 from world2act.policies.random import RandomPolicy
+from world2act.policies.robot import RobotDescription
 from world2act.sims.base import load_simulator
 from world2act.sims.pool import EnvironmentPool
 from world2act.sims.protocols import check_protocol
@@ -31,7 +31,7 @@ Wave = dict[int, InitialState]
 def plan(params: Params) -> list[tuple[str, Wave]]:
     check_protocol(params.demos, params.evaluate.max_steps)
     for directory in SAVED.values():
-        RobotProtocol.of_simulator(params.demos).check(directory)
+        RobotDescription.of_simulator(params.demos).check(directory)
     states = read_states()
     planned = waves(states, tasks_of_slots(states, params.evaluate.environments))
     return [(policy, wave) for policy in (*SAVED, "random") for wave in planned]

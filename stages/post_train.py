@@ -16,14 +16,14 @@ def main(params: Params) -> Metrics:
     from world2act.data.lerobot_v3 import EpisodeDataset
     from world2act.policies.base import load_policy
     from world2act.policies.card import write_card
-    from world2act.policies.dataset import protocol_of
+    from world2act.policies.dataset import describe_robot
     from world2act.policies.lerobot import write_lerobot
-    from world2act.policies.protocol import RobotProtocol
     from world2act.policies.residual import ResidualPolicy
     from world2act.policies.residual.history import write_history
     from world2act.policies.residual.model import ResidualModel
     from world2act.policies.residual.objective import PostTrainObjective
     from world2act.policies.residual.targets import read_targets
+    from world2act.policies.robot import RobotDescription
     from world2act.sims.pool import EnvironmentPool
     from world2act.training.loop import train
     from world2act.training.ranks import initialise
@@ -41,7 +41,7 @@ def main(params: Params) -> Metrics:
     if training.accumulation > 1:
         found, remedy = training.accumulation, "lower batch_size, or raise base.ranks"
         raise BadInput("params.yaml", "post_train.training.accumulation", found, "1: a rollout is acted whole", remedy)
-    RobotProtocol.of_simulator(demos).check(ARTIFACTS / "base_policy")
+    RobotDescription.of_simulator(demos).check(ARTIFACTS / "base_policy")
     bridge = Bridge.from_pretrained(ARTIFACTS / "bridge")
     imagined = read_targets(ARTIFACTS / "rollouts", bridge, settings.max_chunks)
     labelled = EpisodeDataset.open(ARTIFACTS / "demos/labelled")
@@ -87,7 +87,7 @@ def main(params: Params) -> Metrics:
     model.load_state_dict(trained.ema)
     with atomic_directory(ARTIFACTS / "post_train") as directory:
         policy.save_pretrained(directory, ARTIFACTS / "base_policy")
-        protocol_of(labelled).write(directory)
+        describe_robot(labelled).write(directory)
         metrics = write_history(directory / "history.parquet")
         write_lerobot(directory)
         write_card(directory, params, ["demos", "rollouts", "bridge", "base_policy"], metrics)

@@ -24,7 +24,7 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import load_policy
-from world2act.policies.dataset import protocol_of
+from world2act.policies.dataset import describe_robot
 from world2act.policies.imitation import make_objective
 from world2act.policies.lerobot import write_lerobot
 from world2act.policies.residual import ResidualPolicy
@@ -93,7 +93,7 @@ def _tokenizer(directory: Path) -> None:
 
 
 def _finish(folder: Path, dataset: EpisodeDataset) -> None:
-    protocol_of(dataset).write(folder)
+    describe_robot(dataset).write(folder)
     write_lerobot(folder)
     generator = np.random.default_rng(1)
     count = len(INSTRUCTIONS)

@@ -25,7 +25,7 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import family_module
-from world2act.policies.dataset import protocol_of
+from world2act.policies.dataset import describe_robot
 from world2act.sims.metaworld import EMBODIMENT, IMAGE_CONVENTION
 from world2act.world_model.imagining.rollouts import ROLLOUT_SCHEMA
 
@@ -106,7 +106,7 @@ def save_policy(folder: Path, **config: Any) -> None:
         chunks = ChunkDataset.load(dataset, dataset.splits["train"])
         objective = family_module(params.family, "", "").make_objective(params, dataset, chunks, 0)
         objective.save_policy(folder, objective.model.state_dict())
-    protocol_of(dataset).write(folder)
+    describe_robot(dataset).write(folder)
 
 
 def serve_command(*arguments: str | Path) -> list[str]:

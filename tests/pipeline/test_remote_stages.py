@@ -19,7 +19,7 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates import base_policy as base_policy_gate
 from world2act.gates import post_train as post_train_gate
 from world2act.policies.base import load_policy
-from world2act.policies.dataset import protocol_of
+from world2act.policies.dataset import describe_robot
 from world2act.policies.imitation import make_objective
 from world2act.policies.remote.openpi import OpenpiLink
 from world2act.sims.base import Observation
@@ -122,7 +122,7 @@ def declare(params: Params, folder: Path) -> None:
     objective, _ = make_objective(params.base_policy, dataset, 0)
     folder.mkdir()
     objective.save_policy(folder, {})
-    protocol_of(dataset).write(folder)
+    describe_robot(dataset).write(folder)
 
 
 class Robot(Gr00tServer):

@@ -29,9 +29,9 @@ from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.dataset import image_side, mean_image
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
-from world2act.policies.protocol import stack_images, stack_proprio
+from world2act.policies.observations import stack_images, stack_proprio
 from world2act.policies.weights import load_weights, save_weights
-from world2act.policies.words import make_tokenizer, read_tokenizer, tokenize
+from world2act.policies.word_tokenizer import make_tokenizer, read_tokenizer, tokenize
 from world2act.sims.base import Observation
 from world2act.training.objective import Place, draw, epoch_indices
 

@@ -14,7 +14,7 @@ import yaml
 from world2act.core.params import Params
 from world2act.core.stage import ARTIFACTS, REPORTS
 from world2act.core.storage import read_json, sha256
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.robot import RobotDescription
 
 _HASH = 64
 _FAMILIES = {
@@ -36,7 +36,7 @@ def write_card(
         metrics: of the stage.
         reads: hashes, one behind the other, of what the family read besides, such as released weights.
     """
-    family, robot = read_json(directory / "config.json")["family"], RobotProtocol.read(directory)
+    family, robot = read_json(directory / "config.json")["family"], RobotDescription.read(directory)
     demos, episodes = params.demos, read_json(ARTIFACTS / "demos/labelled/meta/info.json")
     own = params.post_train if family == "residual" else params.base_policy
     settings = own.model_dump(mode="json")

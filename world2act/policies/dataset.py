@@ -10,7 +10,7 @@ from world2act.core.errors import BadInput
 from world2act.data.features import IMAGES
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.normalisation import ACTION, PROPRIO
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.robot import RobotDescription
 
 
 def image_side(dataset: EpisodeDataset) -> int:
@@ -23,9 +23,9 @@ def image_side(dataset: EpisodeDataset) -> int:
     return height
 
 
-def protocol_of(dataset: EpisodeDataset) -> RobotProtocol:
+def describe_robot(dataset: EpisodeDataset) -> RobotDescription:
     """What these demonstrations were recorded under. Raises `BadInput` as `image_side` does."""
-    return RobotProtocol(
+    return RobotDescription(
         dataset.info["robot_type"],
         tuple(dataset.cameras),
         image_side(dataset),

@@ -14,7 +14,7 @@ from pathlib import Path
 from world2act.core.storage import write_json
 from world2act.data.features import IMAGES
 from world2act.policies.normalisation import ACTION, PROPRIO
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.robot import RobotDescription
 
 FOLDER, TYPE = "lerobot", "world2act"
 _DEVICE = ("device_processor", {"device": "cpu", "float_dtype": None})
@@ -26,7 +26,7 @@ _PIPELINES = {
 
 def write_lerobot(directory: Path) -> None:
     """Add it to the folder of a saved policy, whose config.json states its protocol."""
-    robot = RobotProtocol.read(directory)
+    robot = RobotDescription.read(directory)
     side = robot.image_size
     seen = {IMAGES + camera: {"type": "VISUAL", "shape": [3, side, side]} for camera in robot.cameras}
     seen[PROPRIO] = {"type": "STATE", "shape": [len(robot.proprio)]}

@@ -52,7 +52,7 @@ def run(
 def describe(policy: Policy, folder: Path, name: str, observations: Observations) -> dict[str, Any]:
     """What a client is told first: what the policy reads, under which keys, and what it gives.
 
-    `protocol` is the robot that it was trained for (`world2act.policies.protocol`), None where config.json has none.
+    `protocol` is the robot that it was trained for (`world2act.policies.robot`), None where config.json has none.
     """
     config = read_json(folder / "config.json")
     return {

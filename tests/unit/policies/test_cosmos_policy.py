@@ -31,7 +31,7 @@ from world2act.policies.cosmos_policy.layout import (
     inject_value,
     layout_of,
 )
-from world2act.policies.cosmos_policy.native import read_native_prompts, read_native_statistics
+from world2act.policies.cosmos_policy.nvidia_checkpoint import read_nvidia_prompts, read_nvidia_statistics
 from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective, draw_sigma
 from world2act.policies.cosmos_policy.policy import levels, sample
 from world2act.sims.base import Observation
@@ -384,7 +384,7 @@ def test_prompts_are_read_and_no_code_runs(tmp_path: Path) -> None:
     tensor = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     array = np.arange(20, dtype=np.float32).reshape(5, 4)
     (tmp_path / "t5.pkl").write_bytes(pickle.dumps({"push": tensor, "lift": array}))
-    read = read_native_prompts(tmp_path / "t5.pkl")
+    read = read_nvidia_prompts(tmp_path / "t5.pkl")
     assert np.array_equal(read["lift"], array) and np.array_equal(read["push"], tensor[0].float().numpy())
 
     class Evil:
@@ -394,7 +394,7 @@ def test_prompts_are_read_and_no_code_runs(tmp_path: Path) -> None:
     for content in ({"push": Evil()}, torch.nn.Linear(1, 1)):
         (tmp_path / "evil.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(BadInput, match="nothing of it was run"):
-            read_native_prompts(tmp_path / "evil.pkl")
+            read_nvidia_prompts(tmp_path / "evil.pkl")
     assert not (tmp_path / "ran").exists()
 
 
@@ -411,7 +411,7 @@ def test_statistics_of_another_robot_are_refused(tmp_path: Path, change: dict[st
     path = tmp_path / "dataset_statistics.json"
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
     with pytest.raises(BadInput, match=message):
-        read_native_statistics(path, {"action": 3, "observation.state": 2})
+        read_nvidia_statistics(path, {"action": 3, "observation.state": 2})
 
 
 def test_what_does_not_fit_is_named(saved: Path, params: BasePolicy, dataset: EpisodeDataset) -> None:

@@ -27,7 +27,7 @@ from world2act.policies.cosmos_policy.conversion import convert
 from world2act.policies.cosmos_policy.interface import INTERFACES
 from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective
 from world2act.policies.normalisation import ACTION, PROPRIO
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.robot import RobotDescription
 from world2act.sims.base import Observation
 from world2act.training.objective import Place
 from world2act.world_model.parts.tokenizer import make_vae
@@ -89,7 +89,7 @@ def policy_folder(released: Path, vae: Path, tmp_path_factory: pytest.TempPathFa
 
 def robot_state(interface: str, rows: int = 5) -> np.ndarray:
     generator = np.random.default_rng(0)
-    return generator.normal(size=(rows, len(INTERFACES[interface].protocol(SIDE).proprio))).astype(np.float32)
+    return generator.normal(size=(rows, len(INTERFACES[interface].robot(SIDE).proprio))).astype(np.float32)
 
 
 def observe(seed: int) -> Observation:
@@ -155,9 +155,9 @@ def test_pictures_are_mirrored_compressed_resized_and_cropped() -> None:
 @pytest.mark.parametrize("change", ["proprio", "actions", "image_convention", "cameras"])
 def test_another_robot_is_refused_by_name(change: str) -> None:
     row = INTERFACES["libero"]
-    right = row.protocol(SIDE)
+    right = row.robot(SIDE)
     other = "upright" if change == "image_convention" else getattr(right, change)[1:]
-    wrong = RobotProtocol(**{**{f: getattr(right, f) for f in RobotProtocol.__dataclass_fields__}, change: other})
+    wrong = RobotDescription(**{**{f: getattr(right, f) for f in RobotDescription.__dataclass_fields__}, change: other})
     assert row.fit(right, "key")[1] == ("eye_in_hand", "agentview")
     with pytest.raises(BadInput, match=f"key\\n  found:    {{'{change}': "):
         row.fit(wrong, "key")
@@ -173,7 +173,7 @@ def test_released_weights_become_a_policy_bit_by_bit(policy_folder: Path, releas
     assert all(torch.equal(kept[key], native[key].float()) for key in compared)
     assert policy.statistics[PROPRIO].low.shape == (9,) and policy.statistics[ACTION].low.shape == (7,)
     assert np.array_equal(policy.prompts[INSTRUCTION], EMBEDDING[0].float().numpy())
-    assert RobotProtocol.read(policy_folder) == INTERFACES["libero"].protocol(SIDE)
+    assert RobotDescription.read(policy_folder) == INTERFACES["libero"].robot(SIDE)
     assert {path.suffix for path in policy_folder.rglob("*") if path.is_file()} == {".safetensors", ".json", ".md"}
     foreseen = policy.foresee([observe(0)], [1])
     assert foreseen.actions.shape == (1, 16, 7) and np.abs(foreseen.actions).max() <= 1
@@ -236,7 +236,7 @@ def test_parts_that_do_not_fit_are_named(released: Path, vae: Path, tmp_path: Pa
 
 
 def record(directory: Path) -> EpisodeDataset:
-    robot, generator, length = INTERFACES["libero"].protocol(SIDE), np.random.default_rng(2), 18
+    robot, generator, length = INTERFACES["libero"].robot(SIDE), np.random.default_rng(2), 18
     features = {f"observation.images.{camera}": image_feature(SIDE, SIDE) for camera in ("agentview", "eye_in_hand")}
     features |= {"observation.state": array_feature(robot.proprio), "action": array_feature(robot.actions)}
     extra = {"image_convention": robot.image_convention}

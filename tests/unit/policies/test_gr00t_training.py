@@ -32,7 +32,7 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import load_policy
-from world2act.policies.dataset import protocol_of
+from world2act.policies.dataset import describe_robot
 from world2act.policies.gr00t.checkpoint import _EAGLES, count_parameters, read_config
 from world2act.policies.gr00t.objective import ImitationObjective
 from world2act.policies.gr00t.tuning import PROJECTOR
@@ -118,7 +118,7 @@ def fine_tune(params: BasePolicy, labelled: Path, environment: dict[str, str]) -
     if is_main():
         Path("policy").mkdir()
         objective.save_policy(Path("policy"), trained.ema)
-        protocol_of(dataset).write(Path("policy"))
+        describe_robot(dataset).write(Path("policy"))
         write_tensors("result.safetensors", {name: value.numpy() for name, value in trained.weights.items()})
 
 

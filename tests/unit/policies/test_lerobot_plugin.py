@@ -21,7 +21,7 @@ from tests.helpers.lerobot_policies import CAMERAS, JOINTS, SIDE, make_policies
 from tests.helpers.paths import ROOT
 from world2act.core.storage import write_json
 from world2act.policies.lerobot import FOLDER, TYPE, write_lerobot
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.robot import RobotDescription
 
 PLUGIN = ROOT / "lerobot_policy_world2act"
 CODE = PLUGIN / "src/lerobot_policy_world2act"
@@ -82,7 +82,7 @@ def test_lock_is_hashed_and_names_no_registry() -> None:
 
 def test_the_folder_states_the_robot_of_the_policy(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"family": "random", "chunk_length": 4, "action_dim": 3})
-    RobotProtocol("arm", CAMERAS, SIDE, "upright", tuple(JOINTS), tuple(JOINTS), 10).write(tmp_path)
+    RobotDescription("arm", CAMERAS, SIDE, "upright", tuple(JOINTS), tuple(JOINTS), 10).write(tmp_path)
     write_lerobot(tmp_path)
     config = json.loads((tmp_path / FOLDER / "config.json").read_text())
     assert config == {

@@ -12,10 +12,10 @@ from pathlib import Path
 from world2act.core.errors import BadInput
 from world2act.core.storage import atomic_directory, sha256
 from world2act.policies.cosmos_policy.interface import INTERFACES, SIDE
-from world2act.policies.cosmos_policy.native import read_native_prompts, read_native_statistics
+from world2act.policies.cosmos_policy.nvidia_checkpoint import read_nvidia_prompts, read_nvidia_statistics
 from world2act.policies.cosmos_policy.policy import CosmosPolicyConfig, save_pretrained
 from world2act.policies.lerobot import write_lerobot
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.robot import RobotDescription
 from world2act.world_model.parts.tokenizer import load_tokenizer
 from world2act.world_model.parts.transformer import build_transformer, native_sizes
 
@@ -40,7 +40,7 @@ def convert(source: Path, target: Path, *, interface: str, vae: Path, image_size
         raise BadInput(target, "", "a folder or file", "nothing yet", "name another one, or remove it")
     weights, statistics_path, prompts_path = (_only(source, pattern) for pattern in PARTS)
     row, sizes = INTERFACES[interface], native_sizes(weights)
-    robot = row.protocol(image_size)
+    robot = row.robot(image_size)
     layout, cameras = row.fit(robot, "--interface")
     config = CosmosPolicyConfig(
         layout=layout,
@@ -54,8 +54,8 @@ def convert(source: Path, target: Path, *, interface: str, vae: Path, image_size
         sampler_steps=STEPS,
         **sizes,
     )
-    statistics = read_native_statistics(statistics_path, config.widths)
-    prompts = read_native_prompts(prompts_path)
+    statistics = read_nvidia_statistics(statistics_path, config.widths)
+    prompts = read_nvidia_prompts(prompts_path)
     if other := [text for text, value in prompts.items() if value.shape[1] != config.text_dim]:
         found, expected = prompts[other[0]].shape, f"(L, {config.text_dim}), as {weights.name} reads them"
         raise BadInput(prompts_path, other[0], found, expected, "take the files of one checkpoint")
@@ -79,7 +79,7 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _card(config: CosmosPolicyConfig, robot: RobotProtocol, parts: list[Path], prompts: int) -> str:
+def _card(config: CosmosPolicyConfig, robot: RobotDescription, parts: list[Path], prompts: int) -> str:
     lineage = "".join(f"| {path.name} | `{sha256(path)}` |\n" for path in parts)
     return f"""---
 library_name: world2act

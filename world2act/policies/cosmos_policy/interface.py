@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from world2act.core.errors import BadInput
 from world2act.policies.cosmos_policy.layout import Layout, layout_of
 from world2act.policies.normalisation import ACTION, PROPRIO
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.robot import RobotDescription
 from world2act.sims.base import load_simulator
 
 SIDE, JPEG_QUALITY, CROP_AREA = 224, 95, 0.9
@@ -58,14 +58,14 @@ class Interface:
     actions: tuple[str, ...] = ()
     rest: Mapping[str, float] = field(default_factory=dict)
 
-    def protocol(self, image_size: int) -> RobotProtocol:
+    def robot(self, image_size: int) -> RobotDescription:
         """The robot of the released weights, seen at `image_size` pixels."""
         simulator = load_simulator(self.simulator)
         robot, cameras = simulator.EMBODIMENT, tuple(self.cameras.values())
         names = tuple(robot.proprio_names), tuple(robot.action_names)
-        return RobotProtocol(robot.name, cameras, image_size, simulator.IMAGE_CONVENTION, *names, robot.control_hz)
+        return RobotDescription(robot.name, cameras, image_size, simulator.IMAGE_CONVENTION, *names, robot.control_hz)
 
-    def fit(self, robot: RobotProtocol, key: str) -> tuple[Layout, tuple[str, ...]]:
+    def fit(self, robot: RobotDescription, key: str) -> tuple[Layout, tuple[str, ...]]:
         """The layout of the latent frames, and which of the robot's cameras each of its pictures shows.
 
         Raises:
@@ -73,7 +73,7 @@ class Interface:
         """
         if not self.simulator:
             return layout_of(robot.cameras), robot.cameras
-        wanted = self.protocol(robot.image_size)
+        wanted = self.robot(robot.image_size)
         fields = ("proprio", "actions", "image_convention")
         pairs = {name: (getattr(robot, name), getattr(wanted, name)) for name in fields}
         pairs["cameras"] = (robot.cameras, wanted.cameras)
@@ -145,8 +145,8 @@ class Interface:
         return np.stack(columns, -1)
 
     @cached_property
-    def _robot(self) -> RobotProtocol:
-        return self.protocol(SIDE)
+    def _robot(self) -> RobotDescription:
+        return self.robot(SIDE)
 
 
 _POSITION, _GRIPPER = ("ee_x_m", "ee_y_m", "ee_z_m"), ("gripper_left_m", "gripper_right_m")

@@ -36,7 +36,7 @@ from world2act.policies.cosmos_policy.policy import (
     from_pretrained,
     save_pretrained,
 )
-from world2act.policies.dataset import protocol_of
+from world2act.policies.dataset import describe_robot
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
 from world2act.training.objective import Place, epoch_indices
 from world2act.world_model.learning.tuning import merge, tune
@@ -75,7 +75,7 @@ class CosmosPolicyObjective:
     """See `world2act.policies.imitation.Imitation`."""
 
     def __init__(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> None:
-        block, robot = params.cosmos_policy, protocol_of(dataset)
+        block, robot = params.cosmos_policy, describe_robot(dataset)
         interface = INTERFACES[block.interface]
         layout, cameras = interface.fit(robot, "base_policy.cosmos_policy.interface")
         begun = _open_policy(block)
@@ -162,7 +162,7 @@ class CosmosPolicyObjective:
         x0 = torch.zeros(len(rows), shape[0], len(layout.frames), *shape[1:])
         x0[:, :, self._pictured] = self._encoded(rows, after)
         actions, real = chunks.chunks(rows, config.chunk_length)
-        actions = config.robot.made(actions)
+        actions = config.robot_interface.made(actions)
         values = {
             layout.index("action"): self.statistics[ACTION].normalise(actions),
             layout.index("proprio"): self.statistics[PROPRIO].normalise(self._proprio[rows]),
@@ -183,7 +183,7 @@ class CosmosPolicyObjective:
         new = rows if self._kept is None else rows[~self._seen[rows]]
         if len(new):
             later = after if self._kept is None else after[~self._seen[rows]]
-            see, layout = self.config.robot.pictures, self.config.layout
+            see, layout = self.config.robot_interface.pictures, self.config.layout
             now, then = (torch.from_numpy(see(self._chunks.images(at)[:, self._views])) for at in (new, later))
             pictures = {
                 Frame("image", camera, future): images[:, view]

@@ -32,7 +32,8 @@ from world2act.policies.cosmos_policy.layout import (
     inject,
 )
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, read_statistics, write_statistics
-from world2act.policies.protocol import family_config, stack_images, stack_proprio
+from world2act.policies.observations import stack_images, stack_proprio
+from world2act.policies.robot import family_config
 from world2act.policies.weights import save_weights
 from world2act.sims.base import Observation
 from world2act.world_model.imagining.sampler import SIGMA_MAX, karras_sigmas, seeded_noise, step_weights
@@ -98,14 +99,14 @@ class CosmosPolicyConfig:
         return cls(layout, **values | {"cameras": tuple(values["cameras"])})
 
     @property
-    def robot(self) -> Interface:
+    def robot_interface(self) -> Interface:
         """What lies between the robot and the network."""
         return INTERFACES[self.interface]
 
     @property
     def widths(self) -> dict[str, int]:
         """Feature → how many numbers of it the network sees."""
-        return self.robot.widths(self.proprio_dim, self.action_dim)
+        return self.robot_interface.widths(self.proprio_dim, self.action_dim)
 
 
 def _written() -> list[str]:
@@ -142,7 +143,7 @@ class CosmosPolicy:
         self.chunk_length, self.action_dim = config.chunk_length, config.action_dim
         self.cameras, self.proprio_dim = dict.fromkeys(config.cameras, config.image_size), config.proprio_dim
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
-        self._side = config.robot.picture_side(config.image_size)
+        self._side = config.robot_interface.picture_side(config.image_size)
         self._encoder = PictureEncoder(tokenizer, config.layout, self._side)
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
@@ -155,7 +156,7 @@ class CosmosPolicy:
         Raises:
             BadInput: a picture or proprioception does not fit, or an instruction's embedding is not there.
         """
-        config, layout, robot = self.config, self.config.layout, self.config.robot
+        config, layout, robot = self.config, self.config.layout, self.config.robot_interface
         device = next(self.network.parameters()).device
         images = torch.from_numpy(robot.pictures(stack_images(observations, config.cameras, config.image_size)))
         state = robot.proprio(stack_proprio(observations, config.proprio_dim))

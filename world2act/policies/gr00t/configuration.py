@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from world2act.core.errors import BadInput
-from world2act.policies.protocol import family_config
+from world2act.policies.robot import family_config
 
 FAMILY = "gr00t"
 UNSHUFFLE = 2  # 2 x 2 patches of SigLIP2 make one image token

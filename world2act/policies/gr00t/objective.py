@@ -20,10 +20,10 @@ from world2act.core.params import BasePolicy
 from world2act.core.storage import sha256
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.policies.gr00t.initialisation import plan
 from world2act.policies.gr00t.model import Inputs
 from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.gr00t.processing import draw_augmentation
-from world2act.policies.gr00t.sizing import plan
 from world2act.policies.gr00t.tuning import tune
 from world2act.training.dry_run import build_or_outline
 from world2act.training.objective import Place, draw, epoch_indices

@@ -23,7 +23,7 @@ from world2act.policies.gr00t import shards
 from world2act.policies.gr00t.configuration import Gr00tConfig, NetworkConfig
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.processing import Processor
-from world2act.policies.protocol import stack_proprio
+from world2act.policies.observations import stack_proprio
 from world2act.sims.base import Observation
 
 

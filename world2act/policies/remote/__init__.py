@@ -12,7 +12,7 @@ __all__ = ["RemotePolicy", "from_pretrained", "make_objective"]
 
 
 def make_objective(*arguments: Any) -> Any:
-    """See `declaration`: torch, which a client can do without, comes with it."""
-    from world2act.policies.remote import declaration
+    """See `objective`: torch, which a client can do without, comes with it."""
+    from world2act.policies.remote import objective
 
-    return declaration.make_objective(*arguments)
+    return objective.make_objective(*arguments)

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from world2act.core.errors import BadInput
 from world2act.core.params.section import Count, Positive, Section
 from world2act.core.storage import read_json
-from world2act.policies.protocol import family_config
+from world2act.policies.robot import family_config
 
 TOKEN = "WORLD2ACT_REMOTE_KEY"
 """The environment variable with the API key, or token, of the server."""
@@ -45,7 +45,7 @@ class RemoteConfig(Section):
         seed: openpi: the key under which the server takes a seed, as `world2act serve` does ("seed"). Without it, or
             with GR00T, the server draws its own noise, and the same seed need not give the same chunk.
         chunk_length: actions that are used of each chunk; the server may give more.
-        protocol: the robot that it acts for (`world2act.policies.protocol`), compared with what `world2act serve` says.
+        protocol: the robot that it acts for (`world2act.policies.robot`), compared with what `world2act serve` says.
     """
 
     family: Literal["remote"]

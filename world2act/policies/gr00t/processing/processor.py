@@ -37,7 +37,7 @@ from world2act.policies.gr00t.processing.modality import (
 )
 from world2act.policies.gr00t.processing.parts import action_parts, state_parts
 from world2act.policies.gr00t.processing.robot import Names, Robot, find_cameras
-from world2act.policies.protocol import stack_images, stack_proprio
+from world2act.policies.observations import stack_images, stack_proprio
 from world2act.sims.base import Observation
 
 TOKEN_SIDE = 28

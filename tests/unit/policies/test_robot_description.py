@@ -16,8 +16,8 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.card import write_card
-from world2act.policies.dataset import protocol_of
-from world2act.policies.protocol import RobotProtocol
+from world2act.policies.dataset import describe_robot
+from world2act.policies.robot import RobotDescription
 from world2act.sims.metaworld import EMBODIMENT, IMAGE_CONVENTION
 
 PARAMS = parse_params(compose("default", ROOT), "params.yaml")
@@ -45,12 +45,12 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EpisodeDataset:
     return EpisodeDataset.open(folder)
 
 
-def test_demonstrations_have_the_protocol_of_their_simulator(dataset: EpisodeDataset) -> None:
-    assert protocol_of(dataset) == RobotProtocol.of_simulator(PARAMS.demos)
+def test_demonstrations_have_the_robot_of_their_simulator(dataset: EpisodeDataset) -> None:
+    assert describe_robot(dataset) == RobotDescription.of_simulator(PARAMS.demos)
 
 
 def test_a_policy_of_another_robot_is_refused(dataset: EpisodeDataset) -> None:
-    ours, directory = protocol_of(dataset), Path("policy")
+    ours, directory = describe_robot(dataset), Path("policy")
     with pytest.raises(BadInput, match="protocol\n  found:    None"):
         ours.check(directory)
     ours.write(directory)
@@ -68,7 +68,7 @@ def test_a_policy_of_another_robot_is_refused(dataset: EpisodeDataset) -> None:
 
 
 def test_the_card_says_what_the_policy_is_made_of(dataset: EpisodeDataset) -> None:
-    protocol_of(dataset).write(Path("policy"))
+    describe_robot(dataset).write(Path("policy"))
     cards = []
     for _ in range(2):
         write_card(

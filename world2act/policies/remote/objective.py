@@ -26,7 +26,7 @@ from world2act.policies.remote.configuration import RemoteConfig
 _WHERE, _KEY = "params.yaml", "base_policy.options"
 
 
-class Declaration:
+class RemoteObjective:
     """What the base_policy stage asks of a family of which nothing is trained: a model without weights."""
 
     reads = ""
@@ -40,7 +40,7 @@ class Declaration:
         write_json(directory / "config.json", self._config.model_dump(mode="json", exclude={"protocol"}))
 
 
-def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: object, seed: int) -> Declaration:
+def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: object, seed: int) -> RemoteObjective:
     """See `world2act.policies.imitation.Family`. Raises: `BadInput`."""
     options = params.options or {}
     proprio_dim, action_dim = (len(dataset.features[name]["names"]) for name in (PROPRIO, ACTION))
@@ -68,4 +68,4 @@ def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: object, 
         camera, found = unknown[0]
         expected = f"cameras of the demonstrations, {list(dataset.cameras)}, {size} pixels a side"
         raise BadInput(_WHERE, f"{_KEY}.cameras.{camera}", f"{found} pixels", expected, "name what a policy here sees")
-    return Declaration(config)
+    return RemoteObjective(config)

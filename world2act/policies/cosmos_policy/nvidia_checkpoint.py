@@ -30,7 +30,7 @@ _ALLOWED = {
 }
 
 
-def read_native_statistics(path: Path, widths: Mapping[str, int]) -> dict[str, MinMax]:
+def read_nvidia_statistics(path: Path, widths: Mapping[str, int]) -> dict[str, MinMax]:
     """Read a dataset_statistics.json: `actions_min`, `actions_max`, `proprio_min`, `proprio_max`.
 
     Args:
@@ -56,7 +56,7 @@ def read_native_statistics(path: Path, widths: Mapping[str, int]) -> dict[str, M
     return statistics
 
 
-def read_native_prompts(source: Path) -> dict[str, np.ndarray]:
+def read_nvidia_prompts(source: Path) -> dict[str, np.ndarray]:
     """The pickle of T5 embeddings, {instruction: (1, L, D) or (L, D)}, as float32 (L, D) each.
 
     It is read by an unpickler that builds tensors and arrays and nothing else: no code of it runs.
