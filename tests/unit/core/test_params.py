@@ -113,3 +113,26 @@ def test_file_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> Non
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(BadInput, match=r"params\.yaml"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_a_profile_adds_entries_to_a_mapping_by_name(tmp_path: Path) -> None:
+    """A new robot is calibrated in a profile; default.yaml does not have to know it."""
+    profiles = tmp_path / "conf/profile"
+    profiles.mkdir(parents=True)
+    (profiles / "default.yaml").write_text((ROOT / "conf/profile/default.yaml").read_text())
+    robot = {
+        "contact": {"open_width_m": 0.07, "threshold_m": 0.02, "release_m": 0.01, "min_frames": 4},
+        "motion": {"window_frames": 8, "turn_deg": 40.0, "stroke_m": 0.02, "response_frames": 2},
+        "touch": {"threshold_n": 30.0, "release_n": 10.0, "min_frames": 4},
+    }
+    for section, block in robot.items():
+        path = profiles / "robot.yaml"
+        path.write_text(yaml.safe_dump({"profile": "robot", "skills": {section: {"widowx": block}}}))
+        values = compose("robot", tmp_path)["skills"][section]
+        assert values["widowx"] == block and "sawyer" in values
+        path.write_text(yaml.safe_dump({"profile": "robot", "skills": {section: {"widowx": block | {"typo": 1}}}}))
+        with pytest.raises(BadInput, match=rf"skills.{section}.widowx.typo\n  found:    an unknown key"):
+            compose("robot", tmp_path)
+    path.write_text(yaml.safe_dump({"profile": "robot", "skills": {"contacts": {"widowx": robot["contact"]}}}))
+    with pytest.raises(BadInput, match=r"skills.contacts\n  found:    an unknown key"):
+        compose("robot", tmp_path)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
 from world2act.core.errors import BadInput
 from world2act.core.params.base import Base
+from world2act.core.params.blocks import Blocks
 from world2act.core.params.bridge import Bridge
 from world2act.core.params.demos import Demos
 from world2act.core.params.evaluation import Evaluate
@@ -70,7 +72,7 @@ def compose(profile: str, root: str | Path = ".") -> dict[str, Any]:
     """The full values of a profile: conf/profile/default.yaml overlaid with conf/profile/<profile>.yaml.
 
     Raises:
-        BadInput: there is no such profile, or it names a key that default.yaml does not have.
+        BadInput: there is no such profile, or it names a key that neither default.yaml nor a mapping by name has.
     """
     folder = Path(root) / PROFILES
     values = read_yaml(folder / "default.yaml")
@@ -79,19 +81,37 @@ def compose(profile: str, root: str | Path = ".") -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise BadInput(path, "", "no such profile", f"one of {known}", "name one of these, or write the file")
     if profile != "default":
-        _overlay(values, read_yaml(path), path, "")
+        _overlay(values, read_yaml(path), path, "", Params)
     parse_params(values, path)
     return values
 
 
-def _overlay(values: dict[str, Any], changes: dict[str, Any], path: Path, prefix: str) -> None:
+def _overlay(values: dict[str, Any], changes: dict[str, Any], path: Path, prefix: str, kind: object) -> None:
     for key, change in changes.items():
-        if key not in values:
+        if key not in values and not _takes_new_keys(kind):
             raise BadInput(path, f"{prefix}{key}", "an unknown key", f"one of {sorted(values)}", "correct its spelling")
-        if isinstance(values[key], dict) and isinstance(change, dict):
-            _overlay(values[key], change, path, f"{prefix}{key}.")
+        if isinstance(values.get(key), dict) and isinstance(change, dict):
+            _overlay(values[key], change, path, f"{prefix}{key}.", _kind_of(kind, key))
         else:
             values[key] = change
+
+
+def _takes_new_keys(kind: object) -> bool:
+    """Whether a profile may add entries: to a mapping by name, and to a section with one block per member."""
+    return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Blocks))
+
+
+def _kind_of(kind: object, key: str) -> object:
+    """The class of the section, or the type of the mapping, at `key` of such a one; None where it is neither."""
+    if get_origin(kind) is dict:
+        found: object = get_args(kind)[1]
+    elif isinstance(kind, type) and issubclass(kind, Section) and key in kind.model_fields:
+        found = kind.model_fields[key].annotation
+    else:
+        return None
+    if isinstance(found, UnionType):  # a section, or null
+        return next(option for option in get_args(found) if option is not NoneType)
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
