@@ -38,8 +38,8 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import Policy, family_module, load_policy
-from world2act.policies.residual import ResidualPolicy
-from world2act.policies.residual.model import ResidualModel
+from world2act.post_training.residual.model import ResidualModel
+from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.sims.base import Observation
 
 ROOT = Path(__file__).parents[1]

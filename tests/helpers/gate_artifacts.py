@@ -333,7 +333,8 @@ def _bridge(root: Path) -> None:
 
 
 def _post_train(artifacts: Path) -> None:
-    from world2act.policies.residual.history import SCHEMA
+    from world2act.post_training.history import history_schema
+    from world2act.post_training.residual import HISTORY
 
     root = artifacts / "post_train"
     for name in ("model.safetensors", "base/model.safetensors"):
@@ -341,7 +342,7 @@ def _post_train(artifacts: Path) -> None:
     for file in ("check.parquet", "statistics.json", "model.safetensors", "config.json"):
         (root / "base" / file).write_bytes((artifacts / "base_policy" / file).read_bytes())
     rows = [{"step": i, "loss": 2.0, "cosine": 0.1 + 0.01 * i, "cosine_base": 0.1, "residual": 0.02} for i in range(10)]
-    write_parquet(root / "history.parquet", rows, SCHEMA)
+    write_parquet(root / "history.parquet", rows, history_schema(HISTORY))
     write_json(root / "config.json", {"base_sha256": sha256(artifacts / "base_policy")})
 
 

@@ -27,8 +27,8 @@ from world2act.policies.base import load_policy
 from world2act.policies.dataset import describe_robot
 from world2act.policies.imitation import make_objective
 from world2act.policies.lerobot import write_lerobot
-from world2act.policies.residual import ResidualPolicy
-from world2act.policies.residual.model import ResidualModel
+from world2act.post_training.residual.model import ResidualModel
+from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.sims.base import Observation
 from world2act.world_model.parts.text import make_text_encoder
 from world2act.world_model.parts.tokenizer import make_vae

@@ -40,7 +40,7 @@ def make_params(**base_policy: Any) -> Params:
     training = values["post_train"]["training"]
     training["deepspeed"] = str(ROOT / training["deepspeed"])
     training |= {"steps": 3, "batch_size": 2, "checkpoint_every": 1, "learning_rate": 1e-2, "warmup_steps": 1}
-    values["post_train"] |= {"updates_per_rollout": 1, "max_chunks": 2, "hard_ratio": 1.0, "layers": 1}
+    values["post_train"]["residual"] |= {"updates_per_rollout": 1, "max_chunks": 2, "hard_ratio": 1.0, "layers": 1}
     values["evaluate"] |= {"environments": 2, "max_steps": 8, "videos_per_task": 1, "video_size": 16}
     return parse_params(values, "params.yaml")
 

@@ -19,8 +19,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from world2act.core.errors import BadInput
+from world2act.core.members import load_member
 from world2act.core.storage import read_json
 from world2act.sims.base import Observation
+
+FAMILIES = ("world2act.policies", "world2act.post_training")
+"""The rooms whose members open saved policies."""
 
 
 @runtime_checkable
@@ -62,7 +66,9 @@ def load_policy(directory: str | Path) -> Policy:
         raise BadInput(
             config_path, "family", family, "the name of a policy family", "use a directory that world2act wrote"
         )
-    return family_module(family, config_path, "family").from_pretrained(directory)
+    module = load_member(family, "policy", "from_pretrained", FAMILIES, config_path, "family")
+    policy: Policy = module.from_pretrained(directory)
+    return policy
 
 
 def family_module(family: str, where: str | Path, key: str) -> ModuleType:

@@ -36,6 +36,7 @@ from world2act.sims.base import Observation
 from world2act.training.objective import Place, draw, epoch_indices
 
 FAMILY = "behaviour_cloning"
+SUMMARY = "convolutions and a transformer, squared error"
 
 
 @dataclass(frozen=True)

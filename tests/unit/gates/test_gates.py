@@ -258,8 +258,8 @@ def test_post_train(artifacts: Path) -> None:
     write_json(root / "config.json", {"base_sha256": "0" * 64})
     failed = red("post_train", artifacts)
     assert ("history", "step") in failed
-    assert failed["history", "loss"]["failing_rows"] == [{"step": 4, "loss": -1.0}]
-    assert failed["history", "cosine"]["failing_rows"] == [{"step": 5, "cosine": 3.0}]
+    assert failed["curves", "loss"]["failing_rows"] == [{"step": 4, "loss": -1.0}]
+    assert failed["curves", "cosine"]["failing_rows"] == [{"step": 5, "cosine": 3.0}]
     assert failed["course", "residual"]["observed"] == 0.9
     assert failed["course", "cosine_gain"]["observed"] == pytest.approx(-0.8)
     assert failed["weights", "finite"]["failing_rows"][0]["file"] == "model.safetensors"
@@ -272,7 +272,7 @@ def test_post_train_that_diverged(artifacts: Path) -> None:
         lambda rows: [row | {"loss": float("nan")} if row["step"] == 7 else row for row in rows],
     )
     failed = red("post_train", artifacts)
-    assert failed["history", "unmeasured"]["failing_rows"] == [{"step": 7, "unmeasured": "loss"}]
+    assert failed["curves", "unmeasured"]["failing_rows"] == [{"step": 7, "unmeasured": "loss"}]
 
 
 def test_evaluate(artifacts: Path) -> None:

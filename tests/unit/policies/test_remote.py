@@ -30,9 +30,9 @@ from world2act.core.params import Camera
 from world2act.core.storage import write_json
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.remote import RemotePolicy
-from world2act.policies.residual import ResidualPolicy
-from world2act.policies.residual.model import ResidualModel
-from world2act.policies.residual.objective import Imagined, PostTrainObjective
+from world2act.post_training.residual.model import ResidualModel
+from world2act.post_training.residual.objective import Imagined, ResidualObjective
+from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
 from world2act.training.objective import Place
 from world2act.training.ranks import initialise
@@ -230,7 +230,8 @@ def test_stage_2_stands_over_a_policy_that_is_elsewhere(folder: Path, tmp_path: 
     ):
         far = remote(folder, address, actions={"actions": [0, 4]}, connections=4, **sizes)
         settings = {"temperature": 0.1, "hard_ratio": 1.0, "updates_per_rollout": 1, "seed": 0}
-        over = [PostTrainObjective(residual(base), pool, tasks, states, **settings) for base in (near, far)]
+        settings["base_directory"] = folder
+        over = [ResidualObjective(residual(base), pool, tasks, states, **settings) for base in (near, far)]
         batches = [objective.batch(Place.of(0, 0, len(tasks))) for objective in over]
         for here, there in zip(*(vars(rollouts).values() for rollouts, *_ in batches), strict=True):
             assert torch.equal(here, there)

@@ -15,10 +15,10 @@ from world2act.core.errors import BadInput
 from world2act.core.params import Camera
 from world2act.core.storage import write_json, write_parquet
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.residual import ResidualPolicy
-from world2act.policies.residual.model import ResidualModel
-from world2act.policies.residual.objective import Imagined, PostTrainObjective
-from world2act.policies.residual.targets import read_targets
+from world2act.post_training.residual.model import ResidualModel
+from world2act.post_training.residual.objective import Imagined, ResidualObjective
+from world2act.post_training.residual.policy import ResidualPolicy
+from world2act.post_training.residual.targets import read_targets
 from world2act.sims.base import Observation
 from world2act.sims.pool import ChunkResult, EnvironmentPool
 from world2act.training.objective import Place
@@ -70,10 +70,11 @@ def imagined(chunks: int = 3) -> list[Imagined]:
 
 def objective(
     policy: ResidualPolicy, pool: EnvironmentPool, states: list[Imagined], **changes: int
-) -> PostTrainObjective:
+) -> ResidualObjective:
     settings = {"temperature": 0.1, "hard_ratio": 1 / 3, "updates_per_rollout": 1, "seed": 0} | changes
+    settings["base_directory"] = Path("never-saved")
     initialise()
-    return PostTrainObjective(policy, pool, SLOTS, states, **settings)
+    return ResidualObjective(policy, pool, SLOTS, states, **settings)
 
 
 def test_it_starts_as_the_base_policy(policy: ResidualPolicy) -> None:

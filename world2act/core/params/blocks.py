@@ -62,6 +62,10 @@ class Blocks(Section):
     def has_block(self, name: str) -> bool:
         return (self.__pydantic_extra__ or {}).get(name) is not None
 
+    def settings(self) -> dict[str, Any]:
+        """The values of the section for JSON or YAML, without the blocks of members that are not selected."""
+        return self.model_dump(mode="json", include={*type(self).model_fields, self.selected})
+
     @property
     def selected(self) -> str:
         """The name of the member that the section selects."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from world2act.core.params.post_training import GatePostTrain
 from world2act.core.params.section import Positive, Section, Share
 
 
@@ -69,13 +70,6 @@ class GateBridge(Section):
     """Top-1 retrieval over all held-out clips, in multiples of chance, at least."""
 
     times_chance: Annotated[float, Field(ge=0)]
-
-
-class GatePostTrain(Section):
-    """residual: mean magnitude of the residual action at most. cosine_drop: at most, start to end."""
-
-    residual: Positive
-    cosine_drop: Positive
 
 
 class GateEvaluate(Section):

@@ -7,7 +7,8 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from world2act.core.errors import BadInput
 from world2act.core.params.base import Base
@@ -42,6 +43,13 @@ class Params(Section):
     post_train: PostTrain
     evaluate: Evaluate
     gates: Gates
+
+    @model_validator(mode="after")
+    def _method_has_limits(self) -> Params:
+        method = self.post_train.method
+        if not self.gates.post_train.has_block(method):
+            raise PydanticCustomError("unfit", f"limits in gates.post_train.{method}", {"found": "none"})
+        return self
 
 
 def load_params(path: str | Path = PARAMS) -> Params:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective
 
 __all__ = ["CosmosPolicy", "from_pretrained", "make_objective"]
+SUMMARY = "a video model that denoises actions, future and value as latent frames (Cosmos Policy)"
 
 
 def make_objective(

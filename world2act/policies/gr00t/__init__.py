@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from world2act.policies.gr00t.objective import ImitationObjective
 
 __all__ = ["Gr00tPolicy", "from_pretrained", "make_objective"]
+SUMMARY = "vision-language features, actions by flow matching (GR00T-N1.6)"
 
 
 def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> ImitationObjective:

@@ -9,6 +9,7 @@ from typing import Any
 from world2act.policies.remote.policy import RemotePolicy, from_pretrained
 
 __all__ = ["RemotePolicy", "from_pretrained", "make_objective"]
+SUMMARY = "served by another process or machine; only its address is saved here"
 
 
 def make_objective(*arguments: Any) -> Any:

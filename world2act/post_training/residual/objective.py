@@ -6,8 +6,9 @@ Source: World2Act (arXiv 2603.10422) §3.3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from world2act.bridge.contrast import Negatives, info_nce, similarity
 from world2act.core.errors import BadInput
 from world2act.core.seeds import derive
-from world2act.policies.residual.policy import ResidualPolicy
+from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
 from world2act.training.objective import Place
 from world2act.training.ranks import gather
@@ -47,13 +48,14 @@ class Rollouts:
     lengths: Tensor  # int64 (E,)
 
 
-class PostTrainObjective:
+class ResidualObjective:
     """Bidirectional InfoNCE between imagined video tokens and the tokens of executed chunks.
 
     Positive: the same environment. Hard negatives: the same task from other initial states.
 
     Args:
         slots: the task of every environment of all ranks; this rank's pool holds its share, in order.
+        base_directory: the saved base policy, which is copied into the post-trained one.
     """
 
     def __init__(
@@ -67,12 +69,13 @@ class PostTrainObjective:
         hard_ratio: float,
         updates_per_rollout: int,
         seed: int,
+        base_directory: Path,
     ) -> None:
         self.model = policy.model
-        self._policy, self._pool, self._slots = policy, pool, list(slots)
+        self._policy, self._pool, self._slots, self._base = policy, pool, list(slots), base_directory
         self._temperature, self._updates, self._seed = temperature, updates_per_rollout, seed
         self._negatives = Negatives(
-            self._slots, hard_ratio, len(self._slots) - 1, "params.yaml: post_train.environments"
+            self._slots, hard_ratio, len(self._slots) - 1, "params.yaml: post_train.training.batch_size"
         )
         self._states = {task: [state for state in imagined if state.task == task] for task in set(slots)}
         for task, states in self._states.items():
@@ -92,7 +95,7 @@ class PostTrainObjective:
         if place.step % self._updates == 0:
             self._rollouts = _gather_rollouts(self._collect(place))
         if self._rollouts is None:
-            raise RuntimeError("a run can only continue where a rollout begins: see stages/post_train.py")
+            raise RuntimeError("a run can only continue at the start of a rollout: checkpoint_every must be a multiple")
         anchors = torch.arange(place.batch_size) + place.rank * place.batch_size
         return self._rollouts, anchors, self._negatives.draw(anchors, place.generators())
 
@@ -112,6 +115,11 @@ class PostTrainObjective:
                 rollouts.targets, self._tokens(base_actions, real), rollouts.lengths, rollouts.lengths
             ).mean()
         return contrastive, {"cosine": cosine, "cosine_base": base_cosine, "residual": residual.detach().abs().mean()}
+
+    def save_policy(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """See `world2act.post_training.contract.PostTraining`."""
+        self.model.load_state_dict(weights)
+        self._policy.save_pretrained(directory, self._base)
 
     def _tokens(self, actions: Tensor, real: Tensor) -> Tensor:
         # the environment executes clipped actions; the gradient still has to find its way back into the box

@@ -17,7 +17,7 @@ from world2act.core.errors import BadInput
 from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.storage import read_json, sha256, write_json
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.residual.model import ResidualModel
+from world2act.post_training.residual.model import ResidualModel
 from world2act.sims.base import Observation
 
 

@@ -10,7 +10,7 @@ import torch
 
 from world2act.bridge.adapters import Bridge
 from world2act.core.storage import read_array, read_parquet
-from world2act.policies.residual.objective import Imagined
+from world2act.post_training.residual.objective import Imagined
 
 _COLUMNS = ["rollout", "task", "seed", "skill_index", "offset", "latents", "conditioning_latents"]
 
