@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,20 +383,6 @@ def poison(path: Path) -> None:
     tensors = read_tensors(path)
     next(iter(tensors.values()))[0, 0] = np.nan
     write_tensors(path, tensors)
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_artifacts(tmp_path_factory.mktemp("good") / "artifacts")
-
-
-@pytest.fixture
-def artifacts(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the good artifacts to break, in the current directory."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(good, tmp_path / "artifacts")
-    shutil.copytree(good.parent / JUDGED, tmp_path / JUDGED)
-    return Path("artifacts")
 
 
 def edit(path: Path, change: Callable[[list[dict]], list[dict] | None]) -> None:

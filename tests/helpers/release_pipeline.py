@@ -1,6 +1,6 @@
 """A small real pipeline to publish from: the layout of ours, stages of milliseconds, in git and DVC of its own.
 
-Its fixtures are for every test (a plugin of tests/conftest.py); what is heavy is imported where it is used.
+Its fixtures are in tests/fixtures/release_pipeline.py; what is heavy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from world2act_client.signing import make_key_pair
-
 if TYPE_CHECKING:
-    from tests.helpers.ceph import S3
     from world2act.artifacts.publish import Published
     from world2act.artifacts.registry import Registry
 
@@ -200,43 +196,6 @@ def _stages() -> dict[str, Any]:
         }
     released = {"policy": {"path": "artifacts/post_train"}, "base-policy": {"path": "artifacts/base_policy"}}
     return {"stages": stages, "artifacts": released}
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    return make_pipeline(tmp_path_factory.mktemp("template") / "p", "s3://none/none")
-
-
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_key_pair(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture
-def publisher(s3: S3, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of someone who may publish."""
-    monkeypatch.delenv("WORLD2ACT_STORE", raising=False)
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PATH", environment()["PATH"])
-    monkeypatch.setenv("WORLD2ACT_SIGNING_KEY", str(keys[0]))
-    monkeypatch.setenv("WORLD2ACT_TRUSTED_KEYS", str(keys[1]))
-
-
-@pytest.fixture
-def pipeline(template: Pipeline, publisher: None, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    """The pipeline in the current directory, with a store of its own."""
-    made = template.copy(tmp_path / "p", f"s3://{s3.make_bucket()}/w2a")
-    monkeypatch.chdir(made.root)
-    return made
-
-
-@pytest.fixture
-def registry(pipeline: Pipeline) -> Registry:
-    """The pipeline's store."""
-    from world2act.artifacts.registry import open_registry
-
-    return open_registry(pipeline.store, signing=True)
 
 
 def quietly(name: str = "policy", **options: bool) -> Published:

@@ -10,25 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Clone
 from tests.helpers.ceph import S3
+from tests.helpers.clone import Clone
+from tests.helpers.pages import team_commands
 from tests.helpers.paths import ROOT
 from world2act.policies.base import load_policy
 
 STORE = "s3://bucket/prefix"
-# Commands that another test runs, and which.
-ELSEWHERE = {
-    "make serve": "tests/operations/test_serve.py",
-    "pip install ./client": "tests/unit/client/test_client_package.py, and infra/setup.sh",
-    "python -m flows.pipeline": "tests/conftest.py, tiny_run",
-    "python -m flows.pipeline --target rollouts": "tests/pipeline/test_readme.py",
-}
-
-
-def commands(page: str) -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line and line not in ELSEWHERE]
 
 
 class Team:
@@ -61,8 +49,7 @@ class Team:
 
 @pytest.fixture
 def team(tiny_run: Clone, s3: S3, tmp_path: Path) -> Team:
-    copy = Clone(tmp_path / "a copy")
-    shutil.copytree(tiny_run.root, copy.root, symlinks=True)
+    copy = tiny_run.copy(tmp_path / "a copy")
     return Team(copy, s3)
 
 
@@ -70,7 +57,7 @@ def team(tiny_run: Clone, s3: S3, tmp_path: Path) -> Team:
 def test_commands_of_the_operations_page_and_of_the_readme(team: Team, tmp_path: Path) -> None:
     """The page has README's commands in README's order; what README alone has comes behind them."""
     shown: dict[str, str] = {}
-    for line in commands((ROOT / "docs/operations.md").read_text()):
+    for line in team_commands((ROOT / "docs/operations.md").read_text()):
         other = None
         if line == "dvc pull":
             other = Clone(tmp_path / "another clone")
@@ -90,7 +77,7 @@ def test_commands_of_the_operations_page_and_of_the_readme(team: Team, tmp_path:
     assert load_policy(team.clone.root / "policy").chunk_length > 0
     section = re.search(r"^## For a team\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert section is not None
-    readme = commands(section[1])
+    readme = team_commands(section[1])
     assert [line for line in readme if line in shown] == [line for line in shown if line in readme]
     for line in readme:
         if line not in shown:

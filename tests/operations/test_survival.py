@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from flows.graph import read_graph
-from tests.conftest import make_clone
+from tests.helpers.clone import make_clone
 from tests.helpers.service import Service, kill_tree, long_stage, ran, running_service, until, write_deployments
 
 PIPELINE = "pipeline/pipeline"

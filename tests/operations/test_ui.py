@@ -16,7 +16,7 @@ import yaml
 from playwright.sync_api import Page, sync_playwright
 
 from flows.serve import running_server, server_environment
-from tests.conftest import Clone
+from tests.helpers.clone import Clone
 from tests.helpers.paths import ROOT
 from tests.helpers.service import free_port
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import Clone
+from tests.helpers.clone import Clone
 from tests.helpers.paths import ROOT
 from tests.helpers.ranks import run_module
 from world2act.core.storage import read_json, sha256, write_json

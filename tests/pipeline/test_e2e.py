@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import Clone, make_clone
+from tests.helpers.clone import Clone, make_clone
 from tests.helpers.paths import ROOT
 from world2act.core.storage import read_json, sha256
 from world2act.policies.base import load_policy
@@ -64,8 +63,7 @@ def test_second_run_runs_nothing(tiny_run: Clone) -> None:
 
 
 def test_a_parameter_of_post_train_reruns_it_and_what_follows(tiny_run: Clone, tmp_path: Path) -> None:
-    copy = Clone(tmp_path / "a copy")
-    shutil.copytree(tiny_run.root, copy.root, symlinks=True)
+    copy = tiny_run.copy(tmp_path / "a copy")
     text = copy.must("dvc", "exp", "run", "-S", "post_train.training.steps=3")
     assert ran(text) == {"post_train", "validate_post_train", "evaluate", "validate_evaluate", "report"}
 
@@ -73,8 +71,7 @@ def test_a_parameter_of_post_train_reruns_it_and_what_follows(tiny_run: Clone, t
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["behaviour_cloning", "cosmos_policy"])
 def test_another_family_reruns_the_policies_alone(tiny_run: Clone, tmp_path: Path, family: str) -> None:
-    copy = Clone(tmp_path / "a copy")
-    shutil.copytree(tiny_run.root, copy.root, symlinks=True)
+    copy = tiny_run.copy(tmp_path / "a copy")
     text = copy.must("dvc", "exp", "run", "-S", f"base_policy.family={family}")
     policies = {"base_policy", "post_train", "evaluate"}
     assert ran(text) == policies | {f"validate_{stage}" for stage in policies} | {"report"}

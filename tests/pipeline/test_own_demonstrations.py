@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import Clone
+from tests.helpers.clone import Clone
+from tests.helpers.pages import team_commands
 from tests.helpers.paths import ROOT
-from tests.operations.test_operations import commands
 from world2act.core.params import Skills
 from world2act.core.params.skills import LocalModel, OpenAIEndpoint
 from world2act.core.storage import read_json
@@ -23,8 +22,7 @@ SOURCE = "path/to/demonstrations"
 @pytest.fixture
 def clone(tiny_run: Clone, tmp_path: Path) -> Clone:
     """A copy of the run, beside what another robot recorded: its own episodes, as another software has them."""
-    copy = Clone(tmp_path / "a copy")
-    shutil.copytree(tiny_run.root, copy.root, symlinks=True)
+    copy = tiny_run.copy(tmp_path / "a copy")
     for name in ("labelled", "video_only"):
         copy.must("world2act", "export", f"artifacts/demos/{name}", f"robot/{name}")
     return copy
@@ -46,10 +44,10 @@ def test_language_settings_of_the_page_are_valid() -> None:
 def test_commands_of_the_pages_and_the_pipeline_on_what_they_imported(clone: Clone) -> None:
     """Those of docs/demonstrations.md, then those that README alone has."""
     section = (ROOT / "README.md").read_text().split("## Your own demonstrations")[1].split("\n## ")[0]
-    lines = [*commands((ROOT / "docs/demonstrations.md").read_text()), *commands(section)]
+    lines = [*team_commands((ROOT / "docs/demonstrations.md").read_text()), *team_commands(section)]
     shown = {line: run(clone, line) for line in dict.fromkeys(lines)}
     assert "10 episodes" in shown[f"world2act import {SOURCE} data/recorded/mine"]
-    assert (clone.root / "data/recorded/mine.dvc").exists() and len(commands(section)) == 4
+    assert (clone.root / "data/recorded/mine.dvc").exists() and len(team_commands(section)) == 4
     assert read_json(clone.root / "exported-v3/meta/info.json")["codebase_version"] == "v3.0"
     assert (clone.root / "exported-v2/meta/modality.json").exists()
     for name in ("skills_preview", "mine"):

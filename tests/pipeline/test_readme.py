@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from tests.conftest import Clone
+from tests.helpers.clone import Clone
+from tests.helpers.pages import shell_commands, team_commands
 from tests.helpers.paths import ROOT
-from tests.operations import test_operations
 from world2act.cli import app
 
 README = (ROOT / "README.md").read_text()
@@ -20,10 +20,10 @@ README = (ROOT / "README.md").read_text()
 ELSEWHERE = {
     "make repro": "tests/pipeline/test_setup.py (what it runs) and tests/pipeline/test_cli.py (repro)",
     "make test": ".ci/run, which is how this test is run",
-    "source .venv/bin/activate": "tests/conftest.py, Clone.run, puts the same environment first on PATH",
-    "world2act profile tiny": "tests/conftest.py, make_clone",
+    "source .venv/bin/activate": "tests/helpers/clone.py, Clone.run, puts the same environment first on PATH",
+    "world2act profile tiny": "tests/helpers/clone.py, make_clone",
     "world2act profile default --force": "tests/unit/core/test_params.py::test_edited_params_are_kept_unless_forced",
-    "python -m flows.pipeline": "tests/conftest.py, tiny_run",
+    "python -m flows.pipeline": "tests/fixtures/pipeline_run.py, tiny_run",
     "make serve": "tests/operations/test_serve.py",
     "dvc exp run -S post_train.training.steps=3": "tests/pipeline/test_e2e.py, on a parameter of post_train",
 }
@@ -42,16 +42,10 @@ HERE = {
 }
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
-
-
 def test_every_command_is_accounted_for() -> None:
-    team = set(test_operations.commands(README[README.index("## For a team") :]))
+    team = set(team_commands(README[README.index("## For a team") :]))
     own = README[README.index("## Your own demonstrations") : README.index("## Gates")]
-    assert set(commands()) == ELSEWHERE.keys() | HERE.keys() | team | set(test_operations.commands(own))
+    assert set(shell_commands(README)) == ELSEWHERE.keys() | HERE.keys() | team | set(team_commands(own))
 
 
 def test_inline_commands_exist() -> None:

@@ -20,7 +20,7 @@ from dvc.repo import Repo
 from prefect.client.orchestration import get_client
 
 from flows.spread import SHARDED, spread_stage
-from tests.conftest import Clone
+from tests.helpers.clone import Clone
 from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput, World2ActError
 from world2act.core.sharding import fingerprint, parse_shard

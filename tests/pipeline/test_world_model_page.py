@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
-from tests.conftest import Clone
+from tests.helpers.clone import Clone
+from tests.helpers.pages import team_commands
 from tests.helpers.paths import ROOT
-from tests.operations.test_operations import commands
 from world2act.cli import app
 
 PAGE = (ROOT / "docs/world-model.md").read_text()
@@ -20,9 +19,8 @@ PAGE = (ROOT / "docs/world-model.md").read_text()
 
 @pytest.mark.timeout(900)
 def test_commands_of_the_page(tiny_run: Clone, tmp_path: Path) -> None:
-    clone = Clone(tmp_path / "a copy")
-    shutil.copytree(tiny_run.root, clone.root, symlinks=True)
-    shown = {line: clone.must(*shlex.split(line)) for line in commands(PAGE)}
+    clone = tiny_run.copy(tmp_path / "a copy")
+    shown = {line: clone.must(*shlex.split(line)) for line in team_commands(PAGE)}
     assert "parameters: " in shown["python -m world2act.training.launch stages.world_model --dry-run"]
     assert "up to date" in shown["dvc repro latents"]
     assert list((clone.root / "reports/view").glob("*.mp4"))

@@ -93,10 +93,11 @@ def test_the_papers_sizes_at_256_pixels(policy: ResidualPolicy) -> None:
 def test_only_the_residual_learns(policy: ResidualPolicy, pool: EnvironmentPool) -> None:
     trained = objective(policy, pool, imagined())
     before = {key: value.clone() for key, value in policy.model.state_dict().items()}
-    optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=3e-4)
     rollouts = trained.batch(place())
     losses = []
-    for _ in range(30):
+    # at this rate the loss falls to 0.55..0.57 of the first, whatever the rounding; at 1e-2 it is anywhere up to 1.09
+    for _ in range(60):
         loss, _ = trained.loss(policy.model, rollouts, place())
         optimizer.zero_grad()
         loss.backward()

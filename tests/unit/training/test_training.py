@@ -17,6 +17,7 @@ from tests.helpers.ranks import run_ranks
 from tests.helpers.toy_training import run_toy, train_toy
 from world2act.core.params import compose, parse_params
 from world2act.core.stage import is_main
+from world2act.training.objective import Place
 from world2act.training.optimizer import AVERAGE, AveragingAdamW
 from world2act.world_model.learning.reconstruction import ReconstructionObjective, measure_latents
 from world2act.world_model.parts.tokenizer import load_tokenizer, make_vae
@@ -58,7 +59,10 @@ def assert_equal(one: Path, other: Path) -> None:
 
 
 def assert_close(one: Path, other: Path) -> None:
-    """Equal up to the order of summation, and both away from where they began."""
+    """Equal up to the order of summation, and both changed by training.
+
+    Such runs differed by at most 1e-7, one unit in the last place of the largest weights.
+    """
     first, second = result(one), result(other)
     assert first.keys() == second.keys()
     for key in first:
@@ -121,7 +125,7 @@ def test_accumulation_changes_nothing_but_the_order_of_summation(
     for folder in (undisturbed, tmp_path / "parts"):
         _, *rows = curves(folder)["metrics/toy/train/plots/metrics/loss.tsv"].splitlines()
         means.append([float(row.split("\t")[-1]) for row in rows])
-    assert means[0] == pytest.approx(means[1], rel=1e-4) and len(means[0]) == 30
+    assert means[0] == pytest.approx(means[1], rel=1e-5) and len(means[0]) == 30
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -139,16 +143,33 @@ def test_frozen_weights_stay_as_they_are_and_the_average_follows_the_others(tmp_
     assert ((share > 0.3) & (share < 1.0)).float().mean() > 0.8
 
 
+class DoubleReconstruction(ReconstructionObjective):
+    """The training of the video VAE in float64.
+
+    In float32 two runs that sum in another order part by a share of their way that depends on the processor: 1e-5 of
+    its square with AVX-512, 1e-3 with AVX2, because Adam makes a step of full length out of a gradient that is all
+    rounding. In float64 it is 1e-11.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model.double()
+
+    def batch(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        video, noise, weights = super().batch(place)
+        return video.double(), noise.double(), weights.double()
+
+
 def train_vae(configuration: str) -> None:
     """Four steps of the video VAE, first on single frames, then on clips; rank 0 measures and saves it."""
     own = parse_params(compose("default", ROOT), "conf/profile/default.yaml").tokenizer
-    own = own.model_copy(update={"base_dim": 8, "patch_size": 2, "clip_frames": 9, "image_share": 0.5})
+    own = own.model_copy(update={"base_dim": 8, "patch_size": 2, "clip_frames": 5, "image_share": 0.5})
     episodes = list(np.random.default_rng(0).integers(0, 256, (3, 12, 16, 16, 3), dtype=np.uint8))
     vae = make_vae(own, 0)
-    objective = ReconstructionObjective(vae, episodes, ["a", "b", "a"], own, 4)
+    objective = DoubleReconstruction(vae, episodes, ["a", "b", "a"], own, 4)
     run_toy(objective, configuration, {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "learning_rate": 1e-3})
     if is_main():
-        measure_latents(vae, episodes)
+        measure_latents(vae.float(), episodes)
         vae.save_pretrained("vae")
 
 
@@ -159,7 +180,7 @@ def test_the_video_vae_trains_in_parts_as_whole(tmp_path: Path) -> None:
     first, second = result(tmp_path / "run1"), result(tmp_path / "run3")
     error = sum((first[key] - second[key]).square().sum() for key in first if key.startswith("weights/"))
     moved = sum((first[key] - first[f"before/{key[8:]}"]).square().sum() for key in first if key.startswith("weights/"))
-    assert error < 1e-4 * moved
+    assert error < 1e-8 * moved
     saved = load_tokenizer(tmp_path / "run3").vae.state_dict()
     assert all(torch.equal(value, second[f"ema/vae.{key}"]) for key, value in saved.items())
 

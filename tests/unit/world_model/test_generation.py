@@ -94,7 +94,7 @@ def test_five_first_frames_are_two_latents(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
-def test_a_rollout_is_the_same_in_every_batch(parts: Parts, batch_size: int) -> None:
+def test_a_rollout_is_the_same_in_every_batch(parts: Parts, one_thread: None, batch_size: int) -> None:
     """To the bit, on one thread: what a shard computes does not depend on its neighbours."""
     chains = [["lift", "place"], ["place"], ["lift", "lift", "place"], ["lift"], ["place", "lift"]]
     for one, other in zip(

@@ -117,7 +117,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def measured(subject: Subject) -> quality.Quality:
+def measured(subject: Subject, one_thread: None) -> quality.Quality:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "Imagination", Knowing)
         return measure(subject)
