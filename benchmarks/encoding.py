@@ -24,8 +24,9 @@ from benchmarks.measure import by_turns, describe_machine, ratio, seconds, sprea
 from stages import latents
 from world2act.core.params import Params, load_params
 from world2act.core.storage import read_parquet, sha256, write_parquet
-from world2act.data.latent_cache import SKILLS_SCHEMA
+from world2act.core.tables import schema_of
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import SkillRow
 from world2act.data.tiling import read_frames
 from world2act.world_model.parts.encoding import batches_of_clips, encode
 from world2act.world_model.parts.tokenizer import load_tokenizer
@@ -62,7 +63,7 @@ def stage(params: Params, rows: Sequence[dict], old: Sequence[dict], repeats: in
     digests: set[str] = set()
 
     def run(clips: Sequence[dict]) -> float:
-        write_parquet(SKILLS, list(clips), SKILLS_SCHEMA)
+        write_parquet(SKILLS, list(clips), schema_of(SkillRow))
         return seconds(lambda: latents.main(params))
 
     def side(before: Sequence[dict]) -> float:

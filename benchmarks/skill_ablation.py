@@ -31,10 +31,12 @@ import torch
 from benchmarks.measure import describe_machine
 from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Params, WorldModel, load_params
+from world2act.core.tables import column_names
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import SKILLS_SCHEMA, Clip, LatentCache, open_latents
+from world2act.data.latent_cache import Clip, LatentCache, open_latents
 from world2act.data.latent_index import clip_keys, write_index
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import SkillRow
 from world2act.data.tiling import read_frames
 from world2act.training.loop import train
 from world2act.world_model.imagining.generation import make_world_model
@@ -109,7 +111,7 @@ def read(artifacts: Path, params: Params, folder: Path) -> Data:
     chains = chains_of([clip for clip in skills.clips if clip.dataset == "video_only"])
     rows: list[dict[str, Any]] = []
     for chain in chains:
-        first = {name: getattr(chain[0], name) for name in SKILLS_SCHEMA.names}
+        first = {name: getattr(chain[0], name) for name in column_names(SkillRow)}
         end = {"end": chain[-1].end, "raw_end": chain[-1].end, "skill_count": 1, "prompt": chain[0].instruction}
         rows.append(first | end)
     datasets, encoder = (

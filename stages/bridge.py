@@ -7,11 +7,13 @@ from world2act.bridge.adapters import Bridge
 from world2act.bridge.imagined import imagine_pairs, pair_seeds
 from world2act.bridge.objective import BridgeObjective
 from world2act.bridge.pairs import Pairs
-from world2act.bridge.retrieval import HELDOUT_SCHEMA, retrieval_ranks, summarise
+from world2act.bridge.retrieval import retrieval_ranks, summarise
+from world2act.bridge.rows import RetrievalRow
 from world2act.core.params import Params
 from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.core.storage import atomic_directory, sha256, write_parquet
+from world2act.core.storage import atomic_directory, sha256
+from world2act.core.tables import write_rows
 from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.training.loop import train
@@ -63,7 +65,7 @@ def main(params: Params) -> Metrics:
     ranked = retrieval_ranks(bridge, heldout)
     with atomic_directory(ARTIFACTS / "bridge") as directory:
         bridge.save_pretrained(directory)
-        write_parquet(directory / "heldout.parquet", ranked, HELDOUT_SCHEMA)
+        write_rows(directory / "heldout.parquet", RetrievalRow, ranked)
     return summarise(ranked)
 
 

@@ -2,15 +2,15 @@
 
 from world2act.core.params import Params
 from world2act.core.stage import ARTIFACTS, METRICS, Metrics, is_main, run_stage
-from world2act.core.storage import atomic_directory, sha256, write_json, write_parquet
+from world2act.core.storage import atomic_directory, sha256, write_json
+from world2act.core.tables import write_rows
 from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.training.ranks import initialise
 from world2act.world_model.imagining.generation import load_world_model
-from world2act.world_model.judging.drift import CHAIN_SCHEMA
 from world2act.world_model.judging.lpips import load_lpips
-from world2act.world_model.judging.object_position import POSITION_SCHEMA
-from world2act.world_model.judging.quality import HELDOUT_SCHEMA, Subject, measure, summarise
+from world2act.world_model.judging.quality import Subject, measure, summarise
+from world2act.world_model.judging.rows import ChainRow, HeldoutRow, PositionRow
 from world2act.world_model.parts.clips import usable_clips
 from world2act.world_model.parts.tokenizer import load_tokenizer
 
@@ -33,9 +33,9 @@ def main(params: Params) -> Metrics:
     if not is_main():
         return {}
     with atomic_directory(METRICS / "judge/tables") as directory:
-        write_parquet(directory / "heldout.parquet", quality.clips, HELDOUT_SCHEMA)
-        write_parquet(directory / "chains.parquet", quality.chains, CHAIN_SCHEMA)
-        write_parquet(directory / "positions.parquet", quality.positions, POSITION_SCHEMA)
+        write_rows(directory / "heldout.parquet", HeldoutRow, (HeldoutRow(**row) for row in quality.clips))
+        write_rows(directory / "chains.parquet", ChainRow, (ChainRow(**row) for row in quality.chains))
+        write_rows(directory / "positions.parquet", PositionRow, (PositionRow(**row) for row in quality.positions))
         judged = sha256(ARTIFACTS / "world_model/transformer")
         write_json(
             directory / "judged.json", {"world_model_sha256": judged, "sampler": params.judge.sampler.model_dump()}

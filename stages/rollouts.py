@@ -1,7 +1,6 @@
 """rollouts: world model, post-training initial states → artifacts/rollouts, imagined skill by skill."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,9 @@ from world2act.core.params import Demos, Params
 from world2act.core.seeds import derive
 from world2act.core.sharding import Arrays, run_sharded
 from world2act.core.stage import ARTIFACTS, Metrics
-from world2act.core.storage import atomic_directory, read_parquet, sha256
+from world2act.core.storage import atomic_directory, sha256
+from world2act.core.tables import read_rows
+from world2act.data.initial_states import InitialStateRow
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.data.tiling import Layout
 from world2act.sims.base import load_simulator
@@ -67,13 +68,13 @@ def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
         )
 
 
-def read_states() -> list[dict[str, Any]]:
-    rows = read_parquet(ARTIFACTS / "demos" / "initial_states.parquet").to_pylist()
-    return [row for row in rows if row["set"] == "post_training"]
+def read_states() -> list[InitialStateRow]:
+    rows = read_rows(ARTIFACTS / "demos" / "initial_states.parquet", InitialStateRow)
+    return [row for row in rows if row.set == "post_training"]
 
 
-def read_prompts(states: Sequence[dict[str, Any]], cache: LatentCache) -> list[list[str]]:
-    return [prompts_of(cache, state["instruction"]) for state in states]
+def read_prompts(states: Sequence[InitialStateRow], cache: LatentCache) -> list[list[str]]:
+    return [prompts_of(cache, state.instruction) for state in states]
 
 
 def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[int]]:
@@ -81,18 +82,18 @@ def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[in
     return [[derive(seed, i, k) for k in range(len(chain))] for i, chain in enumerate(prompts)]
 
 
-def first_frames(demos: Demos, states: Sequence[dict[str, Any]]) -> np.ndarray:
+def first_frames(demos: Demos, states: Sequence[InitialStateRow]) -> np.ndarray:
     """What the cameras see in each initial state, tiled, uint8 (R, H, W, 3)."""
     simulator = load_simulator(demos.simulator)
     options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
     environments = {
-        task: simulator.make_environment(task, **options) for task in sorted({state["task"] for state in states})
+        task: simulator.make_environment(task, **options) for task in sorted({state.task for state in states})
     }
     layout = Layout.of([camera.name for camera in demos.cameras], (demos.image_size, demos.image_size))
     frames = []
     for state in states:
-        environments[state["task"]].reset(state["seed"])
-        frames.append(layout.tile(environments[state["task"]].observe().images))
+        environments[state.task].reset(state.seed)
+        frames.append(layout.tile(environments[state.task].observe().images))
     return np.stack(frames)
 
 

@@ -14,21 +14,23 @@ import pytest
 
 from tests.helpers.latent_caches import write_latents
 from tests.helpers.paths import ROOT
-from world2act.bridge.retrieval import HELDOUT_SCHEMA as RETRIEVAL
-from world2act.collection.demonstrations import INITIAL_STATES
+from world2act.bridge.rows import RetrievalRow
 from world2act.core.errors import GateFailed
 from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import read_json, read_tensors, sha256, write_json, write_parquet, write_tensors
+from world2act.core.tables import column_names, schema_of
 from world2act.data.episodes import Episode, encode
 from world2act.data.features import array_feature, image_feature
-from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents
+from world2act.data.initial_states import InitialStateRow
+from world2act.data.latent_cache import open_latents
 from world2act.data.latent_index import clip_keys
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
+from world2act.data.skill_table import DiscardRow, SkillRow
 from world2act.evaluation.records import summarise, write_episodes
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.gates.engine.validate import validate
-from world2act.skills.segmentation import DISCARDS
+from world2act.world_model.learning.rows import ReconstructionRow
 
 TASKS = ("reach", "push")
 EPISODES = 10
@@ -128,7 +130,7 @@ def initial_states() -> list[dict[str, Any]]:
 def _demos(root: Path, rng: np.random.Generator) -> None:
     for name in ("labelled", "video_only"):
         write_dataset(root / name, name, make_episodes(name, rng))
-    write_parquet(root / "initial_states.parquet", initial_states(), INITIAL_STATES)
+    write_parquet(root / "initial_states.parquet", initial_states(), schema_of(InitialStateRow))
 
 
 def skill_rows() -> list[dict[str, Any]]:
@@ -158,7 +160,7 @@ def skill_rows() -> list[dict[str, Any]]:
 
 
 def _skills(root: Path) -> None:
-    write_parquet(root / "skills.parquet", skill_rows(), SKILLS_SCHEMA)
+    write_parquet(root / "skills.parquet", skill_rows(), schema_of(SkillRow))
     discard = {
         "dataset": "labelled",
         "episode_index": 0,
@@ -166,7 +168,7 @@ def _skills(root: Path) -> None:
         "task": TASKS[0],
         "reason": "one prompt, no event",
     }
-    write_parquet(root / "discards.parquet", [discard], DISCARDS)
+    write_parquet(root / "discards.parquet", [discard], schema_of(DiscardRow))
 
 
 def _tokenizer(root: Path) -> None:
@@ -175,21 +177,12 @@ def _tokenizer(root: Path) -> None:
     write_tensors(root / "text_encoder/model.safetensors", {"shared.weight": np.ones((2, 2), np.float32)})
     write_json(root / "text_tokenizer/tokenizer.json", {"model": {"vocab": {str(i): i for i in range(20)}}})
     write_json(root / "text_tokenizer/tokenizer_config.json", {})
-    schema = pa.schema(
-        [
-            ("episode_index", pa.int64()),
-            ("task", pa.string()),
-            ("skill_index", pa.int64()),
-            ("psnr_db", pa.float64()),
-            ("frame_std", pa.float64()),
-        ]
-    )
     rows = [
         {key: row[key] for key in ("episode_index", "task", "skill_index")} | {"psnr_db": 30.0, "frame_std": 4.0}
         for row in skill_rows()
         if row["dataset"] == "video_only" and row["subset"] == "heldout"
     ]
-    write_parquet(root / "reconstruction.parquet", rows, schema)
+    write_parquet(root / "reconstruction.parquet", rows, schema_of(ReconstructionRow))
 
 
 def _latents(artifacts: Path, rng: np.random.Generator) -> None:
@@ -214,9 +207,7 @@ def _latents(artifacts: Path, rng: np.random.Generator) -> None:
 
 
 def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
-    from world2act.world_model.judging.drift import CHAIN_SCHEMA
-    from world2act.world_model.judging.object_position import POSITION_SCHEMA
-    from world2act.world_model.judging.quality import HELDOUT_SCHEMA
+    from world2act.world_model.judging.rows import ChainRow, HeldoutRow, PositionRow
 
     root, cache = artifacts / "world_model", open_latents(artifacts / "latents")
     for name in ("transformer", "transformer_raw"):
@@ -226,7 +217,7 @@ def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
         latents = cache.latents(clip).astype(np.float64)
         key = {name: getattr(clip, name) for name in ("episode_index", "task", "skill_index", "prompt")}
         rows.append(
-            dict.fromkeys(HELDOUT_SCHEMA.names, 0.3)
+            dict.fromkeys(column_names(HeldoutRow), 0.3)
             | key
             | {
                 "latents": clip.latents,
@@ -240,7 +231,7 @@ def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
             measured = {"error": 0.1 + 0.1 * clip.skill_index, "correlation": 0.7} if method != "recorded" else {}
             jump = {"jump_latents": 0.2, "jump_frames": 7.0} if clip.skill_index else {}
             chains.append(
-                dict.fromkeys(CHAIN_SCHEMA.names) | key | {"skill_count": 2, "method": method} | measured | jump
+                dict.fromkeys(column_names(ChainRow)) | key | {"skill_count": 2, "method": method} | measured | jump
             )
         for method in ("model", "shuffled", "ridge", "recorded"):
             for when in ("start", "end"):
@@ -248,9 +239,9 @@ def _world_model(artifacts: Path, rng: np.random.Generator) -> None:
                 positions.append(key | {"method": method, "when": when} | place)
     write_json(root / "config.json", {"latents_sha256": sha256(artifacts / "latents")})
     judged = artifacts.parent / JUDGED
-    write_parquet(judged / "heldout.parquet", rows, HELDOUT_SCHEMA)
-    write_parquet(judged / "chains.parquet", chains, CHAIN_SCHEMA)
-    write_parquet(judged / "positions.parquet", positions, POSITION_SCHEMA)
+    write_parquet(judged / "heldout.parquet", rows, schema_of(HeldoutRow))
+    write_parquet(judged / "chains.parquet", chains, schema_of(ChainRow))
+    write_parquet(judged / "positions.parquet", positions, schema_of(PositionRow))
     write_json(judged / "judged.json", {"world_model_sha256": sha256(root / "transformer")})
 
 
@@ -282,17 +273,17 @@ def rollout_rows(artifacts: Path) -> list[dict[str, Any]]:
 
 
 def _rollouts(artifacts: Path, rng: np.random.Generator) -> None:
-    from world2act.world_model.imagining.rollouts import ROLLOUT_SCHEMA
+    from world2act.world_model.imagining.rollouts import RolloutRow
 
     rows, root = rollout_rows(artifacts), artifacts / "rollouts"
-    write_parquet(root / "rollouts.parquet", rows, ROLLOUT_SCHEMA)
+    write_parquet(root / "rollouts.parquet", rows, schema_of(RolloutRow))
     np.save(
         root / "latents.npy", rng.normal(0, 1, (sum(row["latents"] for row in rows), CHANNELS, 4, 4)).astype(np.float32)
     )
 
 
 def _base_policy(root: Path) -> None:
-    from world2act.evaluation.check import _SCHEMA
+    from world2act.evaluation.rows import CheckRow
 
     rows = [
         {
@@ -307,7 +298,7 @@ def _base_policy(root: Path) -> None:
         for task in TASKS
         for i in range(2)
     ]
-    write_parquet(root / "check.parquet", rows, _SCHEMA)
+    write_parquet(root / "check.parquet", rows, schema_of(CheckRow))
     write_json(root / "config.json", {"family": "behaviour_cloning"})
     box = {"min": [-1.0] * 4, "max": [1.0] * 4}
     write_json(root / "statistics.json", {"new_embodiment": {"state": {"state": box}, "action": {"action": box}}})
@@ -326,7 +317,7 @@ def _bridge(root: Path) -> None:
         }
         for i in range(8)
     ]
-    write_parquet(root / "heldout.parquet", rows, RETRIEVAL)
+    write_parquet(root / "heldout.parquet", rows, schema_of(RetrievalRow))
     parts = ("video_adapter", "action_adapter", "action_decoder")
     write_tensors(root / "model.safetensors", {f"{part}.weight": np.ones((2, 2), np.float32) for part in parts})
 

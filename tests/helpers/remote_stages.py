@@ -16,18 +16,19 @@ import torch
 
 from tests.helpers.paths import ROOT
 from world2act.bridge.adapters import Bridge
-from world2act.collection.demonstrations import INITIAL_STATES
 from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import write_json, write_parquet
+from world2act.core.tables import schema_of
 from world2act.data.chunks import ChunkDataset
 from world2act.data.episodes import Episode, encode
 from world2act.data.features import array_feature, image_feature
+from world2act.data.initial_states import InitialStateRow
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import family_module
 from world2act.policies.dataset import describe_robot
 from world2act.sims.metaworld import EMBODIMENT, IMAGE_CONVENTION
-from world2act.world_model.imagining.rollouts import ROLLOUT_SCHEMA
+from world2act.world_model.imagining.rollouts import RolloutRow
 
 TASK, CAMERA, SIZE, CHUNK, CHANNELS = "window-open", "corner2", 64, 4, 16
 
@@ -68,7 +69,7 @@ def make_workspace() -> None:
         for name, seeds in (("post_training", (5, 6)), ("test", (7,)))
         for seed in seeds
     ]
-    write_parquet("artifacts/demos/initial_states.parquet", states, INITIAL_STATES)
+    write_parquet("artifacts/demos/initial_states.parquet", states, schema_of(InitialStateRow))
     torch.manual_seed(0)
     bridge = Bridge(latent_channels=CHANNELS, action_dim=4, dim=32)
     Path("artifacts/bridge").mkdir()
@@ -89,7 +90,7 @@ def make_workspace() -> None:
         }
         for i, seed in enumerate((5, 6))
     ]
-    write_parquet("artifacts/rollouts/rollouts.parquet", rows, ROLLOUT_SCHEMA)
+    write_parquet("artifacts/rollouts/rollouts.parquet", rows, schema_of(RolloutRow))
     np.save("artifacts/rollouts/latents.npy", rng.normal(size=(6, CHANNELS, 8, 8)).astype(np.float32))
     for name in ("demos", "rollouts", "bridge", "base_policy"):
         write_json(f"reports/gates/{name}.json", {"success": True, "expectations": [{"success": True}]})

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pyarrow as pa
 import torch
 
 from world2act.bridge.adapters import Bridge
 from world2act.bridge.contrast import similarity
 from world2act.bridge.pairs import Pairs
-
-HELDOUT_SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("rank", pa.int64()),
-        ("candidates", pa.int64()),
-        ("rank_same_skill", pa.int64()),
-        ("candidates_same_skill", pa.int64()),
-        ("cosine", pa.float64()),
-    ]
-)
+from world2act.bridge.rows import RetrievalRow
 
 
 @torch.no_grad()
-def retrieval_ranks(bridge: Bridge, pairs: Pairs) -> list[dict[str, Any]]:
-    """For each clip, the rank of its own actions among all clips' and among those of its own skill; 1 is best.
-
-    Returns:
-        Rows of `HELDOUT_SCHEMA`.
-    """
+def retrieval_ranks(bridge: Bridge, pairs: Pairs) -> list[RetrievalRow]:
+    """For each clip, the rank of its own actions among all clips' and among those of its own skill; 1 is best."""
     z_video, z_action, _ = bridge(pairs.latents, pairs.actions)
     scores = similarity(z_video[:, None], z_action[None], pairs.lengths[:, None], pairs.lengths[None])
     rows = []
@@ -37,25 +20,25 @@ def retrieval_ranks(bridge: Bridge, pairs: Pairs) -> list[dict[str, Any]]:
         same = torch.tensor([group == prompt for group in pairs.groups])
         as_good = scores[i] >= scores[i, i]  # itself included, so a tie counts against it
         rows.append(
-            {
-                "prompt": prompt,
-                "rank": int(as_good.sum()),
-                "candidates": len(same),
-                "rank_same_skill": int((as_good & same).sum()),
-                "candidates_same_skill": int(same.sum()),
-                "cosine": float(scores[i, i]),
-            }
+            RetrievalRow(
+                prompt=prompt,
+                rank=int(as_good.sum()),
+                candidates=len(same),
+                rank_same_skill=int((as_good & same).sum()),
+                candidates_same_skill=int(same.sum()),
+                cosine=float(scores[i, i]),
+            )
         )
     return rows
 
 
-def summarise(ranked: list[dict[str, Any]]) -> dict[str, float | int]:
+def summarise(ranked: list[RetrievalRow]) -> dict[str, float | int]:
     """Retrieval at 1 and its chance, among all held-out clips and within one skill, and the mean cosine."""
     count = len(ranked)
-    top1 = sum(row["rank"] == 1 for row in ranked) / count
-    chance = sum(1 / row["candidates"] for row in ranked) / count
-    top1_skill = sum(row["rank_same_skill"] == 1 for row in ranked) / count
-    chance_skill = sum(1 / row["candidates_same_skill"] for row in ranked) / count
+    top1 = sum(row.rank == 1 for row in ranked) / count
+    chance = sum(1 / row.candidates for row in ranked) / count
+    top1_skill = sum(row.rank_same_skill == 1 for row in ranked) / count
+    chance_skill = sum(1 / row.candidates_same_skill for row in ranked) / count
     return {
         "heldout_clips": count,
         "retrieval_top1": top1,
@@ -63,5 +46,5 @@ def summarise(ranked: list[dict[str, Any]]) -> dict[str, float | int]:
         "retrieval_over_chance": top1 / chance,
         "retrieval_top1_same_skill": top1_skill,
         "retrieval_chance_same_skill": chance_skill,
-        "cosine": sum(row["cosine"] for row in ranked) / count,
+        "cosine": sum(row.cosine for row in ranked) / count,
     }

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import track
 
@@ -27,8 +26,9 @@ from world2act.collection.recorded import alignments, open_recorded, read_record
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.params import Camera, Demos
 from world2act.core.seeds import derive
-from world2act.core.storage import write_parquet
+from world2act.core.tables import write_rows
 from world2act.data.episodes import EncodedEpisode, Episode, encode
+from world2act.data.initial_states import InitialStateRow
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import ACTION, EXECUTED, PHASE, SCENE, STATE, check_recording, dataset_features
@@ -36,15 +36,6 @@ from world2act.sims.base import Environment, load_simulator
 from world2act.sims.protocols import check_protocol
 from world2act.sims.seeds import read_seed, set_seed
 
-INITIAL_STATES = pa.schema(
-    [
-        ("set", pa.string()),
-        ("task", pa.string()),
-        ("seed", pa.int64()),
-        ("instruction", pa.string()),
-        ("scene", pa.list_(pa.float32())),
-    ]
-)
 _ATTEMPTS = 10
 _AFTER_SUCCESS = 4
 
@@ -64,7 +55,7 @@ class Made:
     """What a job gave: an episode or, in a set of initial states, the scene; and how many attempts failed."""
 
     episode: EncodedEpisode | None
-    initial_state: dict[str, Any] | None
+    initial_state: InitialStateRow | None
     failed: int
 
 
@@ -121,7 +112,7 @@ def make_demonstrations(
             for name in ("post_training", "test")
             for made in _run(pool, plan(demos, base_seed, name), name)
         ]
-    write_parquet(directory / "initial_states.parquet", states, INITIAL_STATES)
+    write_rows(directory / "initial_states.parquet", InitialStateRow, filter(None, states))
     return metrics | {
         "initial_states": len(states),
         "expert_failures": failed.total(),
@@ -183,8 +174,8 @@ def run_job(job: Job) -> Made:
     if job.set in ("post_training", "test"):
         environment.reset(job.seeds[0])
         observation = environment.observe()
-        state = {"set": job.set, "task": job.task, "seed": job.seeds[0], "instruction": observation.instruction}
-        return Made(None, state | {"scene": observation.scene}, 0)
+        scene = observation.scene.tolist()
+        return Made(None, InitialStateRow(job.set, job.task, job.seeds[0], observation.instruction, scene), 0)
     for failed, seed in enumerate(job.seeds):
         episode = demonstrate(environment, seed, demos)
         if episode is not None:

@@ -15,35 +15,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from world2act.core.errors import BadInput
 from world2act.core.storage import read_json, read_parquet, sha256
+from world2act.core.tables import schema_of
 from world2act.data.lerobot_v3 import EpisodeDataset
 
 FOLDER, INDEX, LEDGER = Path("data/ingested"), Path("data/ingested.json"), Path("data/ingested/ledger.parquet")
 KINDS = ("labelled", "video_only")
 TAKEN, DUPLICATE, SET_ASIDE = OUTCOMES = ("taken", "duplicate", "set aside")
-SCHEMA = pa.schema(
-    [
-        ("upload", pa.string()),  # its folder in the store
-        ("objects", pa.string()),  # sha256 over the names, sizes and ETags of its objects
-        ("count", pa.int64()),
-        ("bytes", pa.int64()),
-        ("outcome", pa.string()),  # one of OUTCOMES
-        ("reason", pa.string()),
-        ("rules", pa.string()),  # sha256 over what was asked of it
-        # of what was taken only:
-        ("version", pa.int64()),  # the data version that it came with
-        ("kind", pa.string()),  # one of KINDS
-        ("dataset", pa.string()),  # its folder in data/ingested
-        ("dataset_sha256", pa.string()),
-        ("episodes", pa.list_(pa.int64())),  # the episodes of the dataset that were new
-        ("episode_sha256", pa.list_(pa.string())),
-        ("frames", pa.int64()),
-    ]
-)
 _PULL = "get it with `dvc pull data/ingested.dvc`"
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """The decision on one upload: a row of the ledger. What follows `rules` is empty or 0 unless it was taken.
+
+    Attributes:
+        upload: its folder in the store.
+        objects: sha256 over the names, sizes and ETags of its objects; count, bytes: of those objects.
+        outcome: one of `OUTCOMES`.
+        rules: sha256 over what was asked of it.
+        version: the data version that it came with.
+        kind: one of `KINDS`.
+        dataset: its folder in data/ingested.
+        episodes: the episodes of the dataset that were new.
+    """
+
+    upload: str
+    objects: str
+    count: int
+    bytes: int
+    outcome: str
+    reason: str
+    rules: str
+    version: int
+    kind: str
+    dataset: str
+    dataset_sha256: str
+    episodes: list[int]
+    episode_sha256: list[str]
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class IngestedDataset:
 
 def read_ledger() -> list[dict[str, Any]]:
     """The rows of the ledger in the order they were decided, none where nothing was ever ingested here."""
-    return read_parquet(LEDGER, SCHEMA.names).to_pylist() if LEDGER.exists() else []
+    return read_parquet(LEDGER, schema_of(LedgerRow).names).to_pylist() if LEDGER.exists() else []
 
 
 def index_of(ledger: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

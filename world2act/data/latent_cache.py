@@ -11,65 +11,25 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-import pyarrow as pa
 
 from world2act.core.errors import BadInput
 from world2act.core.latent_time import frames_of
-from world2act.core.storage import read_json, read_parquet
+from world2act.core.storage import read_json
+from world2act.core.tables import read_rows
 from world2act.data.array_store import ArrayStore
+from world2act.data.skill_table import SkillRow
 from world2act.data.tiling import Layout, LayoutJson
 
-SKILLS_SCHEMA = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("episode_index", pa.int64()),
-        ("subset", pa.string()),
-        ("task", pa.string()),
-        ("instruction", pa.string()),
-        ("skill_index", pa.int64()),
-        ("skill_count", pa.int64()),
-        ("start", pa.int64()),
-        ("end", pa.int64()),
-        ("raw_end", pa.int64()),
-        ("prompt", pa.string()),
-        ("provider", pa.string()),
-    ]
-)
-CLIP_SCHEMA = pa.schema(
-    [
-        *SKILLS_SCHEMA,
-        ("key", pa.string()),
-        ("sha256", pa.string()),
-        ("latents", pa.int64()),
-        ("prompt_row", pa.int64()),
-    ]
-)
-PROMPT_SCHEMA = pa.schema(
-    [("prompt", pa.string()), ("key", pa.string()), ("sha256", pa.string()), ("tokens", pa.int64())]
-)
 _REMEDY = "run the latents stage again: `dvc repro latents`"
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(SkillRow):
     """One skill clip: a row of clips.parquet.
 
-    `start` and `end` are frames of the episode, both inclusive. `key` is the hash of what the latents were made from,
-    `sha256` that of the file that holds them.
+    `key` is the hash of what the latents were made from, `sha256` that of the file that holds them.
     """
 
-    dataset: str
-    episode_index: int
-    subset: str
-    task: str
-    instruction: str
-    skill_index: int
-    skill_count: int
-    start: int
-    end: int
-    raw_end: int
-    prompt: str
-    provider: str
     key: str
     sha256: str
     latents: int
@@ -169,8 +129,8 @@ def open_latents(directory: str | Path) -> LatentCache:
         BadInput: a file is missing or damaged, or the files do not belong together.
     """
     root = Path(directory)
-    clips = tuple(Clip(**row) for row in read_parquet(root / "clips.parquet", CLIP_SCHEMA.names).to_pylist())
-    stored = tuple(Prompt(**row) for row in read_parquet(root / "prompts.parquet", PROMPT_SCHEMA.names).to_pylist())
+    clips = tuple(read_rows(root / "clips.parquet", Clip))
+    stored = tuple(read_rows(root / "prompts.parquet", Prompt))
     meta: CacheMeta = read_json(root / "meta.json")
     prompts = tuple(row.prompt for row in stored)
     missing = CacheMeta.__required_keys__ - meta.keys()

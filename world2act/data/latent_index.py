@@ -14,9 +14,10 @@ from typing import Any
 
 from world2act.core.errors import BadInput
 from world2act.core.latent_time import latents_of
-from world2act.core.storage import read_parquet, write_json, write_parquet
+from world2act.core.storage import read_parquet, write_json
+from world2act.core.tables import write_rows
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import CLIP_SCHEMA, PROMPT_SCHEMA, CacheMeta, open_latents
+from world2act.data.latent_cache import CacheMeta, Clip, Prompt, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of
 
@@ -102,20 +103,17 @@ def write_index(
     clips, texts = ArrayStore(directory / "clips"), ArrayStore(directory / "prompts")
     rows, digests = list(prompts), {key: clips.digest(key) for key in sorted(set(keys))}
     indexed = [
-        {
+        Clip(
             **skill,
-            "key": key,
-            "sha256": digests[key],
-            "latents": latents_of(skill["end"] - skill["start"] + 1),
-            "prompt_row": rows.index(skill["prompt"]),
-        }
+            key=key,
+            sha256=digests[key],
+            latents=latents_of(skill["end"] - skill["start"] + 1),
+            prompt_row=rows.index(skill["prompt"]),
+        )
         for skill, key in zip(skills, keys, strict=True)
     ]
-    stored = [
-        {"prompt": prompt, "key": key, "sha256": texts.digest(key), "tokens": texts.shape(key)[0]}
-        for prompt, key in prompts.items()
-    ]
-    write_parquet(directory / "clips.parquet", indexed, CLIP_SCHEMA)
-    write_parquet(directory / "prompts.parquet", stored, PROMPT_SCHEMA)
+    stored = [Prompt(prompt, key, texts.digest(key), texts.shape(key)[0]) for prompt, key in prompts.items()]
+    write_rows(directory / "clips.parquet", Clip, indexed)
+    write_rows(directory / "prompts.parquet", Prompt, stored)
     write_json(directory / "meta.json", meta)
     open_latents(directory)

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-
 from world2act.core.errors import InfrastructureError
 from world2act.core.params import Params
-from world2act.core.storage import write_parquet
+from world2act.core.tables import write_rows
 from world2act.evaluation.rollout import EpisodeResult, read_initial_states, roll_out, tasks_of_slots
+from world2act.evaluation.rows import CheckRow
 from world2act.policies.base import Policy
 from world2act.policies.random import RandomPolicy
 from world2act.sims.pool import EnvironmentPool
 
 _SLOTS_PER_TASK = 2
-_SCHEMA = pa.schema(
-    [
-        ("policy", pa.string()),
-        ("task", pa.string()),
-        ("seed", pa.int64()),
-        ("success", pa.bool_()),
-        ("steps", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
 
 
 def check_against_random(policy: Policy, initial_states: Path, params: Params, table: Path) -> dict[str, float | int]:
@@ -44,13 +33,13 @@ def check_against_random(policy: Policy, initial_states: Path, params: Params, t
     with EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options) as pool:
         results = {name: roll_out(each, pool, states, demos.max_steps) for name, each in policies.items()}
     rows = [
-        {"policy": name, "task": r.task, "seed": r.seed, "success": r.success, "steps": r.steps, "error": r.error}
+        CheckRow(name, r.task, r.seed, r.success, r.steps, r.error)
         for name, episodes in results.items()
         for r in episodes
     ]
-    write_parquet(table, rows, _SCHEMA)
+    write_rows(table, CheckRow, rows)
     rates = {f"success_{name}": success_rate(episodes) for name, episodes in results.items()}
-    return {**rates, "episodes": len(states), "errors": sum(bool(row["error"]) for row in rows)}
+    return {**rates, "episodes": len(states), "errors": sum(bool(row.error) for row in rows)}
 
 
 def success_rate(results: list[EpisodeResult]) -> float:

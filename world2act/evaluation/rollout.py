@@ -11,7 +11,8 @@ import numpy as np
 
 from world2act.core.errors import BadInput
 from world2act.core.seeds import derive
-from world2act.core.storage import read_parquet
+from world2act.core.tables import read_rows
+from world2act.data.initial_states import InitialStateRow
 from world2act.policies.base import Policy
 from world2act.sims.base import Observation
 from world2act.sims.pool import ChunkResult, EnvironmentPool, SlotsLost
@@ -53,11 +54,10 @@ def read_initial_states(path: str | Path, subset: str, per_task: int | None = No
     Raises:
         BadInput: the file is missing or damaged, or a task has fewer than `per_task` states.
     """
-    rows = read_parquet(path, ["set", "task", "seed"]).to_pylist()
     by_task: dict[str, list[InitialState]] = defaultdict(list)
-    for row in rows:
-        if row["set"] == subset:
-            by_task[row["task"]].append(InitialState(row["task"], row["seed"]))
+    for row in read_rows(path, InitialStateRow):
+        if row.set == subset:
+            by_task[row.task].append(InitialState(row.task, row.seed))
     if not by_task:
         raise BadInput(path, "set", "no row", f"initial states of set {subset!r}", f"raise demos.{subset}_per_task")
     for task, states in by_task.items():

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from world2act.core.errors import BadInput
 from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Params
 from world2act.core.params.gates import GateSkills
-from world2act.core.storage import read_parquet
+from world2act.core.tables import read_rows
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import DiscardRow, SkillRow
 from world2act.gates.engine.tables import Table
 from world2act.gates.engine.vocabulary import (
     Check,
@@ -32,20 +31,6 @@ from world2act.skills.boundaries import count_boundaries, f1
 _TOLERANCE = 5
 _REBUILD = rebuild("skills")
 _CHANGED = f"the demonstrations have changed since: {_REBUILD}"
-_COLUMNS = [
-    "dataset",
-    "episode_index",
-    "subset",
-    "task",
-    "skill_index",
-    "skill_count",
-    "start",
-    "end",
-    "raw_end",
-    "prompt",
-    "provider",
-]
-
 _CONTIGUOUS = (
     "Skills are contiguous: the first starts at frame 0, every other where the one before it ended (frames between)."
 )
@@ -67,25 +52,79 @@ _CALIBRATE = (
 Episode = tuple[str, int]
 
 
+@dataclass(frozen=True)
+class _Skill:
+    dataset: str
+    episode_index: int
+    skill_index: int
+    task: str
+    prompt: str
+    gap: int
+    off_grid: int
+    steps: int
+    overrun: int
+    moved: int
+    expected_index: int
+    same_episode: bool
+
+
+@dataclass(frozen=True)
+class _Episode:
+    dataset: str
+    episode_index: int
+    task: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Task:
+    dataset: str
+    task: str
+    episodes: int
+    synchronised: float
+
+
+@dataclass(frozen=True)
+class _TaskF1:
+    task: str
+    boundaries: int
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class _PooledF1:
+    tasks: int
+    boundaries: int
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class _TaskBoundaries:
+    """Matched, found and true boundaries of one task, and whether its expert grasps."""
+
+    task: str
+    prehensile: bool
+    counts: Counter[str]
+
+
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/skills. Raises `BadInput` when a file is missing or damaged."""
     datasets = {name: EpisodeDataset.open(artifacts / "demos" / name) for name in ("labelled", "video_only")}
-    skills = read_parquet(artifacts / "skills/skills.parquet", _COLUMNS).to_pylist()
-    discards = read_parquet(
-        artifacts / "skills/discards.parquet", ["dataset", "episode_index", "task", "reason"]
-    ).to_pylist()
-    episodes = _episode_rows(datasets, skills, discards)
-    boundaries = _boundary_rows(datasets, skills)
-    rows, limits = pd.DataFrame(_skill_rows(datasets, skills)), params.gates.skills
+    skills = read_rows(artifacts / "skills/skills.parquet", SkillRow)
+    discards = read_rows(artifacts / "skills/discards.parquet", DiscardRow)
+    episodes = _measure_episodes(datasets, skills, discards)
+    boundaries = _boundaries(datasets, skills)
+    rows, limits = _measure_skills(datasets, skills), params.gates.skills
     episode_checks = [
         one_of("state", ["skills", "discarded"], _EITHER_OR, remedy=_REBUILD),
         at_least("reason", 1, "A discarded episode has its reason.", remedy=_REBUILD, of="length"),
     ]
     task_checks = [at_least("synchronised", limits.synchronised, _SYNCHRONISED, remedy=_CALIBRATE)]
     return [
-        Table("skills", rows, ("dataset", "episode_index", "skill_index", "task"), _skill_checks()),
-        Table("episodes", pd.DataFrame(episodes), ("dataset", "episode_index", "task"), episode_checks),
-        Table("tasks", pd.DataFrame(_task_rows(episodes)), ("dataset", "task", "episodes"), task_checks),
+        Table.of("skills", _Skill, rows, ("dataset", "episode_index", "skill_index", "task"), _skill_checks()),
+        Table.of("episodes", _Episode, episodes, ("dataset", "episode_index", "task"), episode_checks),
+        Table.of("tasks", _Task, _measure_tasks(episodes), ("dataset", "task", "episodes"), task_checks),
         # an episode that was not divided has no boundary to find
         *(_boundary_tables(boundaries, limits) if params.skills.divide else ()),
     ]
@@ -104,8 +143,8 @@ def _skill_checks() -> list[Check]:
     ]
 
 
-def _boundary_tables(rows: list[dict[str, Any]], limits: GateSkills) -> list[Table]:
-    """One pair of tables per kind of task: each task, and all tasks of the kind together.
+def _boundary_tables(tasks: Sequence[_TaskBoundaries], limits: GateSkills) -> list[Table]:
+    """Two tables per kind of task: every task by itself, and all tasks of the kind together.
 
     A task of a dozen episodes or so may miss the threshold by chance, so it only warns; the tasks of a kind together
     stop the pipeline. Nothing is expected of a source that does not record where its skills begin.
@@ -113,17 +152,15 @@ def _boundary_tables(rows: list[dict[str, Any]], limits: GateSkills) -> list[Tab
     thresholds = {True: limits.boundary_f1_prehensile, False: limits.boundary_f1_non_prehensile}
     tables = []
     for prehensile, threshold in thresholds.items():
-        if tasks := [row for row in rows if row["prehensile"] == prehensile]:
+        if of_kind := [task for task in tasks if task.prehensile == prehensile]:
             kind, calibration = ("prehensile", "contact") if prehensile else ("non_prehensile", "motion")
-            total = sum((row["counts"] for row in tasks), Counter())
-            per_task = [
-                {"task": row["task"], "boundaries": row["counts"]["true"], "f1": f1(row["counts"])} for row in tasks
-            ]
-            pooled = [{"tasks": len(tasks), "boundaries": total["true"], "f1": f1(total)}]
+            total = sum((task.counts for task in of_kind), Counter[str]())
+            per_task = [_TaskF1(task.task, task.counts["true"], f1(task.counts)) for task in of_kind]
+            pooled = [_PooledF1(len(of_kind), total["true"], f1(total))]
             check = _boundary_check("of each task", threshold, calibration, "warning")
-            tables.append(Table(f"{kind}_tasks", pd.DataFrame(per_task), ("task", "boundaries"), [check]))
+            tables.append(Table.of(f"{kind}_tasks", _TaskF1, per_task, ("task", "boundaries"), [check]))
             check = _boundary_check("of all tasks of the kind", threshold, calibration, "critical")
-            tables.append(Table(f"{kind}_boundaries", pd.DataFrame(pooled), ("tasks", "boundaries"), [check]))
+            tables.append(Table.of(f"{kind}_boundaries", _PooledF1, pooled, ("tasks", "boundaries"), [check]))
     return tables
 
 
@@ -133,77 +170,70 @@ def _boundary_check(scope: str, threshold: float, calibration: str, severity: Se
     return at_least("f1", threshold, meaning, remedy=remedy, severity=severity)
 
 
-def _boundary_rows(datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    counts, prehensile = count_boundaries(datasets, skills, _TOLERANCE), {}
+def _boundaries(datasets: Mapping[str, EpisodeDataset], skills: Sequence[SkillRow]) -> list[_TaskBoundaries]:
+    counts, prehensile = count_boundaries(datasets, skills, _TOLERANCE), dict[str, bool]()
     for dataset in datasets.values():
         prehensile |= dataset.info.get("world2act", {}).get("prehensile", {})
         if missing := sorted(counts.keys() - prehensile):
             path, expected = dataset.path / "meta/info.json", "whether the expert grasps, for every task with phases"
             raise BadInput(path, "world2act.prehensile", f"nothing of {missing}", expected, "record it")
     return [
-        {"task": task, "prehensile": prehensile[task], "counts": count}
+        _TaskBoundaries(task, prehensile[task], count)
         for task, count in sorted(counts.items())
         if count["true"] or count["found"]
     ]
 
 
-def _skill_rows(datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows, last, counts = [], {}, defaultdict(int)
+def _measure_skills(datasets: Mapping[str, EpisodeDataset], skills: Sequence[SkillRow]) -> list[_Skill]:
+    sizes = Counter((skill.dataset, skill.episode_index) for skill in skills)
+    last: dict[Episode, int] = {}
+    numbers: Counter[Episode] = Counter()
+    rows = []
     for skill in skills:
-        episode: Episode = (skill["dataset"], skill["episode_index"])
-        records = datasets[episode[0]].episodes if episode[0] in datasets else []
-        record = records[episode[1]] if 0 <= episode[1] < len(records) else None
+        episode = (skill.dataset, skill.episode_index)
+        records = datasets[skill.dataset].episodes if skill.dataset in datasets else []
+        record = records[skill.episode_index] if 0 <= skill.episode_index < len(records) else None
         rows.append(
-            {
-                **{key: skill[key] for key in ("dataset", "episode_index", "skill_index", "task", "prompt")},
-                "gap": skill["start"] - last.get(episode, 0),
-                "off_grid": (skill["end"] - skill["start"]) % FRAMES_PER_LATENT,
-                "steps": skill["end"] - skill["start"],
-                "overrun": skill["end"] - record.length + 1 if record else skill["end"],
-                "moved": skill["end"] - skill["raw_end"],
-                "expected_index": counts[episode],
-                "same_episode": record is not None and (record.task, record.subset) == (skill["task"], skill["subset"]),
-            }
+            _Skill(
+                dataset=skill.dataset,
+                episode_index=skill.episode_index,
+                skill_index=skill.skill_index,
+                task=skill.task,
+                prompt=skill.prompt,
+                gap=skill.start - last.get(episode, 0),
+                off_grid=(skill.end - skill.start) % FRAMES_PER_LATENT,
+                steps=skill.end - skill.start,
+                overrun=skill.end - record.length + 1 if record else skill.end,
+                moved=skill.end - skill.raw_end,
+                expected_index=numbers[episode] if sizes[episode] == skill.skill_count else -1,
+                same_episode=record is not None and (record.task, record.subset) == (skill.task, skill.subset),
+            )
         )
-        last[episode] = skill["end"]
-        counts[episode] += 1
-    for row, skill in zip(rows, skills, strict=True):
-        if counts[skill["dataset"], skill["episode_index"]] != skill["skill_count"]:
-            row["expected_index"] = -1
+        last[episode] = skill.end
+        numbers[episode] += 1
     return rows
 
 
-def _episode_rows(
-    datasets: Mapping[str, EpisodeDataset], skills: list[dict[str, Any]], discards: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    divided = {(row["dataset"], row["episode_index"]) for row in skills}
-    reasons = {(row["dataset"], row["episode_index"]): row["reason"] for row in discards}
+def _measure_episodes(
+    datasets: Mapping[str, EpisodeDataset], skills: Sequence[SkillRow], discards: Sequence[DiscardRow]
+) -> list[_Episode]:
+    divided = {(skill.dataset, skill.episode_index) for skill in skills}
+    reasons = {(discard.dataset, discard.episode_index): discard.reason for discard in discards}
     rows = []
     for name, dataset in datasets.items():
         for record in dataset.episodes:
             key = (name, record.index)
-            found = [state for state, there in (("skills", key in divided), ("discarded", key in reasons)) if there]
+            found = [state for state, known in (("skills", divided), ("discarded", reasons)) if key in known]
             state = " and ".join(found) or "forgotten"
-            rows.append(
-                {
-                    "dataset": name,
-                    "episode_index": record.index,
-                    "task": record.task,
-                    "state": state,
-                    "reason": reasons.get(key, "not discarded"),
-                }
-            )
+            rows.append(_Episode(name, record.index, record.task, state, reasons.get(key, "not discarded")))
     return rows
 
 
-def _task_rows(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    frame = pd.DataFrame(episodes)
+def _measure_tasks(episodes: Sequence[_Episode]) -> list[_Task]:
+    states: dict[tuple[str, str], list[str]] = {}
+    for episode in episodes:
+        states.setdefault((episode.dataset, episode.task), []).append(episode.state)
     return [
-        {
-            "dataset": dataset,
-            "task": task,
-            "episodes": len(group),
-            "synchronised": float((group["state"] == "skills").mean()),
-        }
-        for (dataset, task), group in frame.groupby(["dataset", "task"])
+        _Task(dataset, task, len(found), found.count("skills") / len(found))
+        for (dataset, task), found in sorted(states.items())
     ]

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from world2act.artifacts.revision import git
-from world2act.collection.ingested import FOLDER, INDEX, KINDS, LEDGER, SCHEMA, TAKEN, index_of, read_ledger
+from world2act.collection.ingested import FOLDER, INDEX, KINDS, LEDGER, TAKEN, LedgerRow, index_of, read_ledger
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.stage import RUNS
-from world2act.core.storage import read_json, sha256, write_json, write_parquet
+from world2act.core.storage import read_json, sha256, write_json
+from world2act.core.tables import write_rows
 from world2act.processes.dvc_command import dvc_command, stage_environment
 
 POINTER = Path("data/ingested.dvc")
@@ -66,7 +67,7 @@ def advance(ledger: list[dict[str, Any]], datasets: Mapping[str, Path], *, commi
     for name, source in datasets.items():
         shutil.move(source, FOLDER / name)
     decided = LEDGER.with_name("next.parquet")
-    write_parquet(decided, ledger, SCHEMA)
+    write_rows(decided, LedgerRow, (LedgerRow(**row) for row in ledger))
     write_json(_STATE, {"ledger": _sha256(decided), "pointer": ""})
     decided.replace(LEDGER)
     settle(commit=commit)

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from world2act.core.errors import BadInput
-from world2act.core.storage import read_parquet
+from world2act.core.tables import read_rows
 from world2act.data.lerobot_v3 import EpisodeDataset, EpisodeRecord
 from world2act.data.recording import STATE, ee_force, ee_position, gripper_opening
+from world2act.data.skill_table import DiscardRow, SkillRow
 from world2act.report import html
 from world2act.report.skills_chart import LEFT, RIGHT, Cut, Signals, episode_chart
 from world2act.skills.boundaries import TOLERANCES, count_boundaries, f1, found_boundaries, true_boundaries
@@ -31,7 +32,7 @@ _PIXELS = 128
 class Divided:
     """What artifacts/skills says of one dataset: rows of skills by episode, and why the others were discarded."""
 
-    skills: dict[int, list[dict[str, Any]]]
+    skills: dict[int, list[SkillRow]]
     reasons: dict[int, str]
 
 
@@ -71,22 +72,21 @@ def read_divided(dataset: EpisodeDataset, skills: Path) -> Divided:
         BadInput: they are not of this dataset: an episode of another task or length, or one that is missing.
     """
     name = _name(dataset)
-    columns = ["dataset", "episode_index", "task", "skill_index", "skill_count", "start", "end", "raw_end", "prompt"]
-    rows = read_parquet(skills / "skills.parquet", columns).to_pylist()
-    lost = read_parquet(skills / "discards.parquet", ["dataset", "episode_index", "task", "reason"]).to_pylist()
-    by_episode: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if row["dataset"] == name:
-            by_episode[row["episode_index"]].append(row)
-    reasons = {row["episode_index"]: row for row in lost if row["dataset"] == name}
+    by_episode: dict[int, list[SkillRow]] = defaultdict(list)
+    for row in read_rows(skills / "skills.parquet", SkillRow):
+        if row.dataset == name:
+            by_episode[row.episode_index].append(row)
+    discards = read_rows(skills / "discards.parquet", DiscardRow)
+    reasons = {discard.episode_index: discard for discard in discards if discard.dataset == name}
     for record in dataset.episodes:
-        of_it = [*by_episode.get(record.index, ()), *([reasons[record.index]] if record.index in reasons else [])]
-        fits = of_it and all(row["task"] == record.task and row.get("end", 0) < record.length for row in of_it)
-        if not fits:
-            found = f"{len(of_it)} rows that fit neither its task nor its length" if of_it else "nothing"
+        divided, discard = by_episode.get(record.index, []), reasons.get(record.index)
+        count = len(divided) + (discard is not None)
+        tasks = {row.task for row in divided} | ({discard.task} if discard else set())
+        if tasks != {record.task} or any(row.end >= record.length for row in divided):
+            found = f"{count} rows that do not fit its task or its length" if count else "nothing"
             expected, remedy = "its skills or its discard", "name the skills of this dataset with --skills"
             raise BadInput(skills, f"dataset {name}, episode {record.index}", found, expected, remedy)
-    return Divided(dict(by_episode), {index: row["reason"] for index, row in reasons.items()})
+    return Divided(dict(by_episode), {index: discard.reason for index, discard in reasons.items()})
 
 
 def _name(dataset: EpisodeDataset) -> str:
@@ -114,7 +114,7 @@ def _tasks(dataset: EpisodeDataset, divided: Divided | None) -> list[dict[str, A
     tasks = []
     for task in sorted({record.task for record in dataset.episodes}):
         records = [record for record in dataset.episodes if record.task == task]
-        clips = [row["end"] - row["start"] + 1 for row in rows if row["task"] == task]
+        clips = [row.end - row.start + 1 for row in rows if row.task == task]
         lost = sum(record.index in divided.reasons for record in records) if divided else 0
         tasks.append(
             {
@@ -138,7 +138,7 @@ def _episode(
     skills = divided.skills.get(record.index, []) if divided else []
     true = true_boundaries(dataset, record.index)
     found = found_boundaries(skills).get((_name(dataset), record.index), [])
-    cut = Cut([(row["start"], row["end"]) for row in skills], found, events, true)
+    cut = Cut([(row.start, row.end) for row in skills], found, events, true)
     return {
         "record": record,
         "strips": {camera: html.png(_strip(dataset, record, camera)) for camera in dataset.cameras},

@@ -13,6 +13,7 @@ import numpy as np
 
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import PHASE
+from world2act.data.skill_table import SkillRow
 
 TOLERANCES = (2, 5, 10)
 """Frames on either side."""
@@ -73,21 +74,21 @@ def true_boundaries(dataset: EpisodeDataset, index: int) -> list[int] | None:
     return expert_boundaries(phases) if (phases >= 0).all() else None
 
 
-def found_boundaries(skills: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], list[int]]:
+def found_boundaries(skills: Iterable[SkillRow]) -> dict[tuple[str, int], list[int]]:
     """(dataset, episode) → the frames at which its skills after the first begin, before they move onto the grid."""
     found: dict[tuple[str, int], list[int]] = {}
     for row in skills:
-        ends = found.setdefault((row["dataset"], row["episode_index"]), [])
-        if row["skill_index"] < row["skill_count"] - 1:
-            ends.append(row["raw_end"])
+        ends = found.setdefault((row.dataset, row.episode_index), [])
+        if row.skill_index < row.skill_count - 1:
+            ends.append(row.raw_end)
     return found
 
 
 def count_boundaries(
-    datasets: Mapping[str, EpisodeDataset], skills: Iterable[Mapping[str, Any]], tolerance: int
+    datasets: Mapping[str, EpisodeDataset], skills: Iterable[SkillRow], tolerance: int
 ) -> dict[str, Count]:
     """Task → counts over its episodes whose truth is known. A discarded episode found nothing and missed the rest."""
-    found, counts = found_boundaries(skills), {}
+    found, counts = found_boundaries(skills), dict[str, Count]()
     for name, dataset in datasets.items():
         for record in dataset.episodes:
             true = true_boundaries(dataset, record.index)
@@ -98,7 +99,7 @@ def count_boundaries(
     return counts
 
 
-def boundary_metrics(datasets: Mapping[str, EpisodeDataset], skills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def boundary_metrics(datasets: Mapping[str, EpisodeDataset], skills: Sequence[SkillRow]) -> dict[str, Any]:
     """`boundary_f1_<tolerance>`, pooled, and `boundary_f1_<tolerance>_by_task`; nothing where no truth is known."""
     metrics: dict[str, Any] = {}
     for tolerance in TOLERANCES:

@@ -6,18 +6,18 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from world2act.core.errors import BadInput
 from world2act.core.latent_time import FRAMES_PER_LATENT, floor_to_latent
-from world2act.core.storage import atomic_file, write_parquet
-from world2act.data.latent_cache import SKILLS_SCHEMA
-from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.core.storage import atomic_file
+from world2act.core.tables import write_rows
+from world2act.data.lerobot_v3 import EpisodeDataset, EpisodeRecord
+from world2act.data.skill_table import DiscardRow, SkillRow
 from world2act.skills.alignment import Discard, Skill, align
 from world2act.skills.events import Calibration, find_events
 from world2act.skills.language import LanguageProvider, Request
@@ -28,17 +28,13 @@ WHOLE = "undivided"
 PAPER = {"World2Act on LIBERO": 0.869, "World2Act on RoboCasa": 0.962}
 """Shares of videos with as many clips as prompts, arXiv 2603.10422."""
 
-DISCARDS = pa.schema(
-    [*(SKILLS_SCHEMA.field(name) for name in ("dataset", "episode_index", "subset", "task")), ("reason", pa.string())]
-)
-
 
 @dataclass
 class Segmentation:
     """Rows of skills.parquet, discards.parquet and transcripts.jsonl, and episode lengths."""
 
-    skills: list[dict[str, Any]]
-    discards: list[dict[str, Any]]
+    skills: list[SkillRow]
+    discards: list[DiscardRow]
     transcripts: list[dict[str, Any]]
     episode_lengths: list[int]
 
@@ -58,14 +54,12 @@ def segment(
     answers = dict(zip(distinct, provider.split(distinct), strict=True))
     result = Segmentation([], [], provider.transcripts, [request.frames for request in requests])
     for (name, dataset, i), request in zip(episodes, requests, strict=True):
-        episode = {"dataset": name, "episode_index": i, "subset": dataset.episodes[i].subset, "task": request.task}
         try:
             skills = align(request, answers[request])
         except Discard as reason:
-            result.discards.append(episode | {"reason": str(reason)})
-            continue
-        common = episode | {"instruction": request.instruction, "skill_count": len(skills), "provider": provider.name}
-        result.skills += [common | {"skill_index": k} | asdict(skill) for k, skill in enumerate(skills)]
+            result.discards.append(_discard(name, dataset.episodes[i], str(reason)))
+        else:
+            result.skills += _rows(name, dataset.episodes[i], skills, provider.name)
     return result
 
 
@@ -79,14 +73,36 @@ def leave_whole(datasets: Mapping[str, EpisodeDataset]) -> Segmentation:
         for episode in dataset.episodes:
             result.episode_lengths.append(episode.length)
             last = episode.length - 1
-            known = {"dataset": name, "episode_index": episode.index, "subset": episode.subset, "task": episode.task}
             if last < FRAMES_PER_LATENT:
-                result.discards.append(known | {"reason": f"{episode.length} frames: shorter than one latent"})
-                continue
-            skill = asdict(Skill(0, floor_to_latent(last), last, episode.instruction))
-            common = {"instruction": episode.instruction, "skill_count": 1, "provider": WHOLE, "skill_index": 0}
-            result.skills.append(known | common | skill)
+                result.discards.append(_discard(name, episode, f"{episode.length} frames: shorter than one latent"))
+            else:
+                skill = Skill(0, floor_to_latent(last), last, episode.instruction)
+                result.skills += _rows(name, episode, [skill], WHOLE)
     return result
+
+
+def _rows(dataset: str, episode: EpisodeRecord, skills: Sequence[Skill], provider: str) -> list[SkillRow]:
+    return [
+        SkillRow(
+            dataset=dataset,
+            episode_index=episode.index,
+            subset=episode.subset,
+            task=episode.task,
+            instruction=episode.instruction,
+            skill_index=number,
+            skill_count=len(skills),
+            start=skill.start,
+            end=skill.end,
+            raw_end=skill.raw_end,
+            prompt=skill.prompt,
+            provider=provider,
+        )
+        for number, skill in enumerate(skills)
+    ]
+
+
+def _discard(dataset: str, episode: EpisodeRecord, reason: str) -> DiscardRow:
+    return DiscardRow(dataset, episode.index, episode.subset, episode.task, reason)
 
 
 def _request(dataset: EpisodeDataset, index: int, calibration: Calibration) -> Request:
@@ -96,8 +112,8 @@ def _request(dataset: EpisodeDataset, index: int, calibration: Calibration) -> R
 
 def save(result: Segmentation, directory: Path) -> None:
     """Write skills.parquet, discards.parquet and transcripts.jsonl."""
-    write_parquet(directory / "skills.parquet", result.skills, SKILLS_SCHEMA)
-    write_parquet(directory / "discards.parquet", result.discards, DISCARDS)
+    write_rows(directory / "skills.parquet", SkillRow, result.skills)
+    write_rows(directory / "discards.parquet", DiscardRow, result.discards)
     with atomic_file(directory / "transcripts.jsonl") as path:
         path.write_text(
             "".join(json.dumps(line, sort_keys=True) + "\n" for line in result.transcripts), encoding="utf-8"
@@ -109,15 +125,15 @@ def metrics(result: Segmentation) -> dict[str, Any]:
     kept: dict[str, set[tuple[str, int]]] = {}
     lost: dict[str, int] = {}
     for row in result.skills:
-        kept.setdefault(row["task"], set()).add((row["dataset"], row["episode_index"]))
-    for row in result.discards:
-        lost[row["task"]] = lost.get(row["task"], 0) + 1
+        kept.setdefault(row.task, set()).add((row.dataset, row.episode_index))
+    for discard in result.discards:
+        lost[discard.task] = lost.get(discard.task, 0) + 1
     rates = {
         task: len(kept.get(task, ())) / (len(kept.get(task, ())) + lost.get(task, 0)) for task in sorted({*kept, *lost})
     }
     lengths = _clip_lengths(result)
     if not lengths:
-        reasons = Counter(row["reason"] for row in result.discards).most_common(3)
+        reasons = Counter(discard.reason for discard in result.discards).most_common(3)
         raise BadInput(
             "artifacts/skills",
             "",
@@ -159,4 +175,4 @@ def save_synchronised_plot(rates: Mapping[str, float], path: Path) -> None:
 
 
 def _clip_lengths(result: Segmentation) -> Sequence[int]:
-    return [row["end"] - row["start"] + 1 for row in result.skills]
+    return [row.end - row.start + 1 for row in result.skills]

@@ -16,8 +16,9 @@ import pytest
 from tests.helpers.latent_caches import write_latents
 from world2act.core.errors import BadInput
 from world2act.core.storage import read_json, read_parquet, sha256, write_json, write_parquet
+from world2act.core.tables import schema_of
 from world2act.data.array_store import ArrayStore
-from world2act.data.latent_cache import CLIP_SCHEMA, PROMPT_SCHEMA, open_latents
+from world2act.data.latent_cache import Clip, Prompt, open_latents
 from world2act.data.latent_index import content_key, reusable
 
 SHAPE = (3, 2, 2)
@@ -68,7 +69,7 @@ def clip_file(cache: Path, row: int) -> Path:
 def edit(cache: Path, index: str, change: Callable[[list[dict[str, Any]]], object]) -> None:
     rows = read_parquet(cache / f"{index}.parquet").to_pylist()
     change(rows)
-    write_parquet(cache / f"{index}.parquet", rows, {"clips": CLIP_SCHEMA, "prompts": PROMPT_SCHEMA}[index])
+    write_parquet(cache / f"{index}.parquet", rows, schema_of({"clips": Clip, "prompts": Prompt}[index]))
 
 
 def test_every_clip_comes_back_whatever_order_it_came_in(cache: Path) -> None:

@@ -17,9 +17,11 @@ from world2act.collection.demonstrations import make_demonstrations
 from world2act.core.errors import BadInput
 from world2act.core.params import compose, parse_params
 from world2act.core.storage import write_parquet
+from world2act.core.tables import schema_of
 from world2act.data.frame_cache import FrameCache
-from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents
+from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import SkillRow
 from world2act.data.tiling import Layout, layout_of, read_frames
 from world2act.processes.dvc_command import stage_environment
 from world2act.world_model.parts.tokenizer import load_tokenizer
@@ -161,7 +163,7 @@ def test_the_world_model_sees_every_camera_and_each_can_be_seen_again(
         for name in ("labelled", "video_only")
         for episode in EpisodeDataset.open(Path("artifacts/demos") / name).episodes
     ]
-    write_parquet("artifacts/skills/skills.parquet", rows, SKILLS_SCHEMA)
+    write_parquet("artifacts/skills/skills.parquet", rows, schema_of(SkillRow))
     for command in (["-m", "world2act.training.launch", "stages.tokenizer"], ["-m", "stages.latents"]):
         environment = stage_environment() | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)

@@ -22,10 +22,11 @@ from tests.helpers.gate_artifacts import (
     with_nan,
     write_dataset,
 )
-from world2act.collection.demonstrations import INITIAL_STATES
 from world2act.core.storage import read_json, write_parquet
-from world2act.data.latent_cache import SKILLS_SCHEMA
+from world2act.core.tables import schema_of, write_rows
+from world2act.data.initial_states import InitialStateRow
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import SkillRow
 from world2act.gates.engine.validate import validate
 from world2act.skills.segmentation import DATASETS, leave_whole
 
@@ -85,7 +86,7 @@ def test_demos_shared_seed_missing_task_and_leaked_action(artifacts: Path) -> No
     write_parquet(
         artifacts / "demos/initial_states.parquet",
         [s for s in states if (s["set"], s["task"]) != ("post_training", "push")],
-        INITIAL_STATES,
+        schema_of(InitialStateRow),
     )
     leak = pa.array(np.zeros(FRAMES))
     rewrite_groups(artifacts / "demos/video_only", lambda table, group: table.append_column("robot_action", leak))
@@ -97,7 +98,7 @@ def test_demos_shared_seed_missing_task_and_leaked_action(artifacts: Path) -> No
 
 def test_undivided_episodes_are_held_to_no_boundary(artifacts: Path) -> None:
     rows = leave_whole({name: EpisodeDataset.open(artifacts / "demos" / name) for name in DATASETS}).skills
-    write_parquet(artifacts / "skills/skills.parquet", rows, SKILLS_SCHEMA)
+    write_rows(artifacts / "skills/skills.parquet", SkillRow, rows)
     edit(artifacts / "skills/discards.parquet", lambda rows: rows.clear())
     params = make_params()
     whole = params.model_copy(update={"skills": params.skills.model_copy(update={"divide": False})})

@@ -194,11 +194,11 @@ def test_episodes_without_actions_become_skills(dataset: EpisodeDataset, tmp_pat
 
 def test_an_undivided_episode_is_one_clip_by_its_instruction(dataset: EpisodeDataset, tmp_path: Path) -> None:
     result = leave_whole({"video_only": dataset})
-    assert [row["episode_index"] for row in result.skills] == list(range(len(dataset))) and not result.discards
+    assert [row.episode_index for row in result.skills] == list(range(len(dataset))) and not result.discards
     for row, episode in zip(result.skills, dataset.episodes, strict=True):
-        assert (row["start"], row["skill_index"], row["skill_count"]) == (0, 0, 1)
-        assert row["end"] % 4 == 0 and 0 <= episode.length - 1 - row["end"] < 4
-        assert row["prompt"] == row["instruction"] == episode.instruction and row["subset"] == episode.subset
+        assert (row.start, row.skill_index, row.skill_count) == (0, 0, 1)
+        assert row.end % 4 == 0 and 0 <= episode.length - 1 - row.end < 4
+        assert row.prompt == row.instruction == episode.instruction and row.subset == episode.subset
     save(result, tmp_path)
     assert read_parquet(tmp_path / "skills.parquet").num_rows == len(dataset)
     assert metrics(result)["synchronised"] == 1

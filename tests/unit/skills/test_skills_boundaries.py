@@ -17,6 +17,7 @@ from world2act.data.features import array_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import PHASE, STATE, gripper_opening
+from world2act.data.skill_table import SkillRow
 from world2act.sims.base import load_simulator
 from world2act.skills.boundaries import boundary_metrics, count_boundaries, count_matches, expert_boundaries, f1
 from world2act.skills.contact import Event, touch_events
@@ -129,8 +130,10 @@ def test_discarded_episodes_count_as_missed_and_unknown_phases_not_at_all(tmp_pa
     phases = np.repeat(np.array([0, 1], np.float32), 20)
     state = np.zeros((40, 4))
     dataset = write(tmp_path / "a", [phases, phases, np.full(40, -1, np.float32)], ["a", "b", "c", "d"], state)
-    row = {"dataset": "labelled", "skill_count": 2}
-    skills = [row | {"episode_index": i, "skill_index": k, "raw_end": end} for i, k, end in ((0, 0, 22), (0, 1, 39))]
+    skills = [
+        SkillRow("labelled", 0, "train", "hammer", "hammer", k, 2, start, end, end, "hit", "schema")
+        for k, start, end in ((0, 0, 22), (1, 22, 39))
+    ]
     counts = count_boundaries({"labelled": dataset}, skills, 2)
     assert {task: dict(count) for task, count in counts.items()} == {"hammer": {"matched": 1, "found": 1, "true": 2}}
     measured = boundary_metrics({"labelled": dataset}, skills)

@@ -21,11 +21,13 @@ from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput
 from world2act.core.params import Latents, Params, compose, load_params
 from world2act.core.storage import read_json, sha256, write_json, write_parquet
+from world2act.core.tables import schema_of
 from world2act.data.episodes import Episode, encode
 from world2act.data.features import image_feature
-from world2act.data.latent_cache import SKILLS_SCHEMA, open_latents
+from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
+from world2act.data.skill_table import SkillRow
 from world2act.data.tiling import read_frames
 from world2act.gates.latents import tables
 from world2act.processes.dvc_command import stage_environment
@@ -73,7 +75,7 @@ def write_episodes(numbers: Sequence[int]) -> None:
         for index, number in enumerate(numbers)
         for k, (start, end) in enumerate(zip(BOUNDS[number % 3], BOUNDS[number % 3][1:], strict=False))
     ]
-    write_parquet("artifacts/skills/skills.parquet", rows, SKILLS_SCHEMA)
+    write_parquet("artifacts/skills/skills.parquet", rows, schema_of(SkillRow))
 
 
 def make_workspace(path: Path, numbers: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> Params:

@@ -8,16 +8,16 @@ frame t is observed before action t, and is proved by the motion that follows th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from world2act.core.errors import BadInput
-from world2act.core.storage import atomic_directory, write_parquet
+from world2act.core.storage import atomic_directory
+from world2act.core.tables import write_rows
 from world2act.data.episodes import Episode, encode
 from world2act.data.features import IMAGES, array_feature, image_feature
 from world2act.data.lerobot_v3_writer import DatasetWriter
@@ -29,7 +29,6 @@ from world2act.formats.importers.source import Source
 from world2act.sims.base import load_simulator
 
 SET_ASIDE_FILE = "set_aside.parquet"
-SET_ASIDE = pa.schema([("name", pa.string()), ("reason", pa.string())])
 SHARE = 0.05
 _SHORTEST = 5  # the conditioning frame, and the four that a latent spans
 _LISTED = 5
@@ -123,7 +122,7 @@ def import_dataset(
         )
         if lag_found:
             writer.note(alignment=lag_found.record())
-        write_parquet(folder / SET_ASIDE_FILE, [asdict(each) for each in set_aside], SET_ASIDE)
+        write_rows(folder / SET_ASIDE_FILE, SetAside, set_aside)
     return Imported(recording.format, index + 1, frames, set_aside, list(recording.left_out), lag_found)
 
 

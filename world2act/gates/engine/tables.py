@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from world2act.core.tables import RowT, column_names
 from world2act.gates.engine.vocabulary import Check, at_least, equal, is_true
 
 
@@ -26,6 +27,15 @@ class Table:
     frame: pd.DataFrame
     ids: tuple[str, ...]
     checks: Sequence[Check]
+
+    @classmethod
+    def of(
+        cls, name: str, row: type[RowT], rows: Iterable[RowT], ids: tuple[str, ...], checks: Sequence[Check]
+    ) -> Table:
+        """A table of dataclass rows. `row` is their class: a table without rows has columns too."""
+        columns = column_names(row)
+        values = [[getattr(each, name) for name in columns] for each in rows]
+        return cls(name, pd.DataFrame(values, columns=columns), ids, checks)
 
 
 def weights_table(rows: list[dict[str, Any]], remedy: str) -> Table:

@@ -6,36 +6,41 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from world2act.core.errors import BadInput
 from world2act.core.latent_time import latents_of
 from world2act.core.params import Rollouts
-from world2act.core.storage import write_parquet
+from world2act.core.tables import write_rows
+from world2act.data.initial_states import InitialStateRow
 from world2act.data.latent_cache import LatentCache
 
-ROLLOUT_SCHEMA = pa.schema(
-    [
-        ("rollout", pa.int64()),
-        ("seed", pa.int64()),
-        ("task", pa.string()),
-        ("instruction", pa.string()),
-        ("skill_index", pa.int64()),
-        ("prompt", pa.string()),
-        ("offset", pa.int64()),
-        ("latents", pa.int64()),
-        ("conditioning_latents", pa.int64()),
-        ("feedback", pa.string()),
-        ("world_model_sha256", pa.string()),
-        ("first_frame_sha256", pa.string()),
-        ("sampler", pa.string()),
-        ("sampler_seed", pa.int64()),
-    ]
-)
+
+@dataclass(frozen=True)
+class RolloutRow:
+    """One imagined skill of a rollout: a row of rollouts.parquet.
+
+    Its latents are latents.npy[offset : offset + latents], the first `conditioning_latents` of them given. `feedback`:
+    what the skill before handed on, "none" for the first. `sampler`: the sampler's settings, JSON.
+    """
+
+    rollout: int
+    seed: int
+    task: str
+    instruction: str
+    skill_index: int
+    prompt: str
+    offset: int
+    latents: int
+    conditioning_latents: int
+    feedback: str
+    world_model_sha256: str
+    first_frame_sha256: str
+    sampler: str
+    sampler_seed: int
 
 
 def prompts_of(cache: LatentCache, instruction: str) -> list[str]:
@@ -67,7 +72,7 @@ def conditioning_latents(settings: Rollouts, skill_index: int) -> int:
 
 def write_rollouts(
     directory: Path,
-    states: Sequence[dict[str, Any]],
+    states: Sequence[InitialStateRow],
     prompts: Sequence[Sequence[str]],
     seeds: Sequence[Sequence[int]],
     first_frames: np.ndarray,
@@ -90,25 +95,25 @@ def write_rollouts(
         frame_sha256 = hashlib.sha256(first_frames[rollout].tobytes()).hexdigest()
         for skill, latents in enumerate(imagined[rollout]):
             rows.append(
-                {
-                    "rollout": rollout,
-                    "seed": state["seed"],
-                    "task": state["task"],
-                    "instruction": state["instruction"],
-                    "skill_index": skill,
-                    "prompt": prompts[rollout][skill],
-                    "offset": offset,
-                    "latents": len(latents),
-                    "conditioning_latents": conditioning_latents(settings, skill),
-                    "feedback": settings.feedback if skill else "none",
-                    "world_model_sha256": world_model_sha256,
-                    "first_frame_sha256": frame_sha256,
-                    "sampler": json.dumps(settings.sampler.model_dump(), sort_keys=True),
-                    "sampler_seed": seeds[rollout][skill],
-                }
+                RolloutRow(
+                    rollout=rollout,
+                    seed=state.seed,
+                    task=state.task,
+                    instruction=state.instruction,
+                    skill_index=skill,
+                    prompt=prompts[rollout][skill],
+                    offset=offset,
+                    latents=len(latents),
+                    conditioning_latents=conditioning_latents(settings, skill),
+                    feedback=settings.feedback if skill else "none",
+                    world_model_sha256=world_model_sha256,
+                    first_frame_sha256=frame_sha256,
+                    sampler=json.dumps(settings.sampler.model_dump(), sort_keys=True),
+                    sampler_seed=seeds[rollout][skill],
+                )
             )
             offset += len(latents)
-    write_parquet(directory / "rollouts.parquet", rows, ROLLOUT_SCHEMA)
+    write_rows(directory / "rollouts.parquet", RolloutRow, rows)
     latents = np.concatenate([clip for skills in imagined for clip in skills])
     np.save(directory / "latents.npy", latents, allow_pickle=False)
     return {"rollouts": len(states), "skills": len(rows), "latents": len(latents)}

@@ -6,22 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-CHAIN_SCHEMA = pa.schema(
-    [
-        ("episode_index", pa.int64()),
-        ("task", pa.string()),
-        ("skill_index", pa.int64()),
-        ("skill_count", pa.int64()),
-        ("prompt", pa.string()),
-        ("method", pa.string()),
-        ("error", pa.float64()),
-        ("correlation", pa.float64()),
-        ("jump_latents", pa.float64()),
-        ("jump_frames", pa.float64()),
-    ]
-)
 CHAINED = {
     "frame": "from its own last frame",
     "latent": "from its own last latent",

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from world2act.core.latent_time import last_frame_of
 from world2act.data.latent_cache import Clip, LatentCache
@@ -21,18 +20,6 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import SCENE
 from world2act.world_model.judging.baselines import Ridge
 
-POSITION_SCHEMA = pa.schema(
-    [
-        ("episode_index", pa.int64()),
-        ("task", pa.string()),
-        ("skill_index", pa.int64()),
-        ("prompt", pa.string()),
-        ("method", pa.string()),
-        ("when", pa.string()),
-        ("true_m", pa.list_(pa.float64())),
-        ("read_m", pa.list_(pa.float64())),
-    ]
-)
 WHEN = ("start", "end")
 _MOST_LATENTS = 2048  # of a task: what the probe is fitted on
 _STILL_M = 0.002  # a coordinate that varies less, over a task's training frames, is not an object's

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Judge
+from world2act.core.tables import column_names
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
@@ -38,29 +38,13 @@ from world2act.world_model.judging.object_position import (
     scene,
     summarise_positions,
 )
+from world2act.world_model.judging.rows import HeldoutRow
 from world2act.world_model.parts.tokenizer import VideoTokenizer
 
 ERRORS = ("model", "one_sample", *BASELINES, "length_mean", "shuffled")
 PICTURES = ("reconstruction", "model", *BASELINES)
 PICTURE_METRICS = ("psnr", "ssim", "lpips")
-_NUMBERS = (
-    *(f"error_{name}" for name in ERRORS),
-    "correlation",
-    "correlation_ridge",
-    "correlation_nearest",
-    "correlation_shuffled",
-    *(f"{metric}_{name}" for metric in PICTURE_METRICS for name in PICTURES),
-)
-HELDOUT_SCHEMA = pa.schema(
-    [
-        ("episode_index", pa.int64()),
-        ("task", pa.string()),
-        ("skill_index", pa.int64()),
-        ("prompt", pa.string()),
-        ("latents", pa.int64()),
-    ]
-    + [(name, pa.float64()) for name in _NUMBERS]
-)
+_NUMBERS = tuple(column_names(HeldoutRow)[5:])
 
 
 @dataclass(frozen=True)

@@ -7,31 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from world2act.core.errors import BadInput
 from world2act.core.latent_time import FRAMES_PER_LATENT, floor_to_latent, latents_of
 from world2act.core.params import Tokenizer as TokenizerParams
-from world2act.core.storage import write_parquet
+from world2act.core.tables import write_rows
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of, read_frames
 from world2act.training.objective import Place, draw
+from world2act.world_model.learning.rows import ReconstructionRow
 from world2act.world_model.parts.tokenizer import VideoTokenizer, to_video
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-RECONSTRUCTION_SCHEMA = pa.schema(
-    [
-        ("episode_index", pa.int64()),
-        ("task", pa.string()),
-        ("skill_index", pa.int64()),
-        ("psnr_db", pa.float64()),
-        ("frame_std", pa.float64()),
-    ]
-)
 _MEASURED_EPISODES = 32
 _FOREGROUND = 0.16  # of the range -1..1: what a pixel must differ from the background
 _MEDIAN_STRIDE = 5
@@ -148,15 +139,12 @@ def measure_reconstruction(
         restored = tokenizer.decode(tokenizer.encode(frames[None]))[0]
         seen, shown = (np.stack([*layout.untile(video).values()], 1) for video in (frames, restored))
         error = np.square(seen.astype(np.float64) - shown).mean()
+        psnr_db = float(10 * np.log10(255**2 / max(error, 1e-10)))
         rows.append(
-            {
-                "episode_index": clip["episode_index"],
-                "task": clip["task"],
-                "skill_index": clip["skill_index"],
-                "psnr_db": 10 * np.log10(255**2 / max(error, 1e-10)),
-                "frame_std": seen.std(0).mean(),
-            }
+            ReconstructionRow(
+                clip["episode_index"], clip["task"], clip["skill_index"], psnr_db, float(seen.std(0).mean())
+            )
         )
-    write_parquet(directory / "reconstruction.parquet", rows, RECONSTRUCTION_SCHEMA)
-    psnr_db = [row["psnr_db"] for row in rows]
-    return {"psnr_db": float(np.mean(psnr_db)), "lowest_psnr_db": float(np.min(psnr_db)), "heldout_clips": len(rows)}
+    write_rows(directory / "reconstruction.parquet", ReconstructionRow, rows)
+    ratios = [row.psnr_db for row in rows]
+    return {"psnr_db": float(np.mean(ratios)), "lowest_psnr_db": float(np.min(ratios)), "heldout_clips": len(rows)}
