@@ -145,7 +145,7 @@ def run(name: str, own: WorldModel, params: Params, data: Data, seed: int, sampl
     )
     base = params.base.model_copy(update={"seed": seed, "ranks": 1})
     began = time.process_time()
-    trained = train(objective, own.training, name="ablation", base=base, inputs=f"{name} {seed}")
+    trained = train(objective, own.training, name="ablation", base=base, identity=f"{name}-{seed}")
     seconds = time.process_time() - began
     network.load_state_dict(trained.ema)
     imagine = Imagination(make_world_model(network, config), cache, params.judge.sampler)

@@ -148,7 +148,7 @@ class Subject:
 
         objective.batch = batch  # type: ignore[method-assign]
         with suppress(Enough):
-            train(objective, self._own.training, name="benchmark", base=self._params.base, inputs="")
+            train(objective, self._own.training, name="benchmark", base=self._params.base, identity="benchmark")
 
     def bare(self, clock: Clock, steps: int) -> None:
         objective = self.objective()

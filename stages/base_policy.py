@@ -3,7 +3,7 @@
 from world2act.core.params import BasePolicy, Params
 from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.core.storage import atomic_directory, sha256
+from world2act.core.storage import atomic_directory
 
 
 def main(params: Params) -> Metrics:
@@ -19,7 +19,7 @@ def main(params: Params) -> Metrics:
     section, demos = params.base_policy, ARTIFACTS / "demos"
     dataset = EpisodeDataset.open(demos / "labelled")
     objective, chunks = make_objective(section, dataset, derive(params.base.seed, "base_policy"))
-    trained = train_policy(section, objective, params.base, sha256(demos / "labelled"))
+    trained = train_policy(section, objective, params.base)
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "base_policy") as directory:

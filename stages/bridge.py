@@ -12,7 +12,7 @@ from world2act.bridge.rows import RetrievalRow
 from world2act.core.params import Params
 from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.core.storage import atomic_directory, sha256
+from world2act.core.storage import atomic_directory
 from world2act.core.tables import write_rows
 from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
@@ -56,8 +56,7 @@ def main(params: Params) -> Metrics:
         negatives=settings.negatives,
         seed=seed,
     )
-    inputs = sha256(ARTIFACTS / "world_model") + sha256(ARTIFACTS / "latents")
-    trained = train(objective, settings.training, name="bridge", base=params.base, inputs=inputs)
+    trained = train(objective, settings.training, name="bridge", base=params.base)
     if not is_main():
         return {}
     bridge.load_state_dict(trained.ema)

@@ -2,7 +2,7 @@
 
 from world2act.core.params import Params
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.core.storage import atomic_directory, sha256
+from world2act.core.storage import atomic_directory
 
 
 def main(params: Params) -> Metrics:
@@ -23,8 +23,7 @@ def main(params: Params) -> Metrics:
     initialise()
     RobotDescription.of_simulator(params.demos).check(ARTIFACTS / "base_policy")
     with method.make_objective(params, ARTIFACTS) as objective:
-        inputs = "".join(sha256(ARTIFACTS / name) for name in description.READS)
-        trained = train(objective, section.training, name="post_train", base=params.base, inputs=inputs)
+        trained = train(objective, section.training, name="post_train", base=params.base)
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "post_train") as directory:

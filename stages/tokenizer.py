@@ -3,7 +3,7 @@
 from world2act.core.params import Params
 from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
-from world2act.core.storage import atomic_directory, read_parquet, sha256
+from world2act.core.storage import atomic_directory, read_parquet
 from world2act.data.frame_cache import FrameCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of
@@ -30,7 +30,7 @@ def main(params: Params) -> Metrics:
         vae = make_vae(own, seed)
         VideoTokenizer(vae).latent_shape(*layout_of(episodes).view_size)  # no latent lies across two views
         objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
-        trained = train(objective, own.training, name="tokenizer", base=params.base, inputs=sha256(demos))
+        trained = train(objective, own.training, name="tokenizer", base=params.base)
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "tokenizer") as directory:

@@ -1,7 +1,5 @@
 """world_model: artifacts/latents → artifacts/world_model, the Cosmos-Predict2 transformer."""
 
-from pathlib import Path
-
 from diffusers import CosmosTransformer3DModel
 
 from world2act.core.params import Params, WorldModel
@@ -47,10 +45,7 @@ def main(params: Params) -> Metrics:
             high_sigma_share=own.high_sigma_share,
             seed=seed,
         )
-        settings = own.model_dump_json(exclude={"training", "gradient_checkpointing"})
-        initial = sha256(own.weights) if own.weights and Path(own.weights).exists() else ""
-        inputs = config["latents_sha256"] + settings + initial
-        trained = train(objective, own.training, name="world_model", base=params.base, inputs=inputs)
+        trained = train(objective, own.training, name="world_model", base=params.base)
         weights, ema = trained.weights, trained.ema
         if own.tuning == "lora" and is_main():
             weights, ema = merge(network, weights), merge(network, ema)

@@ -63,7 +63,7 @@ def train_toy(configuration: str, options: dict[str, Any]) -> None:
     """One run of the regression, which `environment` in `options` may have die (KILL_AT, KILL_SAVING) or fail (SCALE).
 
     Args:
-        options: `environment`, `dropout`, `inputs`, and whatever `Training` takes.
+        options: `environment`, `dropout`, `identity`, and whatever `Training` takes.
     """
     os.environ |= options.pop("environment", {})
     if "KILL_SAVING" in os.environ:
@@ -86,10 +86,10 @@ def run_toy(objective: Objective, configuration: str, options: dict[str, Any]) -
         "checkpoint_every": 10,
         "deepspeed": configuration,
     }
-    inputs = options.pop("inputs", "a")
+    identity = options.pop("identity", "a")
     before = {name: value.clone() for name, value in objective.model.state_dict().items()}
     base = Base(seed=0, ranks=1, workers=1)
-    trained = train(objective, Training(**values | options), name="toy", base=base, inputs=inputs)
+    trained = train(objective, Training(**values | options), name="toy", base=base, identity=identity)
     if is_main():
         parts = {"before": before, "weights": trained.weights, "ema": trained.ema}
         result = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
@@ -99,4 +99,4 @@ def run_toy(objective: Objective, configuration: str, options: dict[str, Any]) -
 
 
 if __name__ == "__main__":
-    train_toy(sys.argv[1], {"inputs": os.environ.get("INPUTS", "a")})
+    train_toy(sys.argv[1], {"identity": os.environ.get("IDENTITY", "a")})

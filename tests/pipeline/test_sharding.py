@@ -23,7 +23,7 @@ from flows.spread import SHARDED, spread_stage
 from tests.helpers.clone import Clone
 from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput, World2ActError
-from world2act.core.sharding import fingerprint, parse_shard
+from world2act.core.sharding import parse_shard, shard_identity
 from world2act.core.storage import sha256
 from world2act.processes.dvc_command import stage_environment
 from world2act.world_model.imagining.generation import independent_rollouts, skill_batches
@@ -120,11 +120,11 @@ def test_the_stage_goes_on_where_shards_and_kills_left_it(workspace: Path) -> No
 
 @pytest.mark.parametrize("changed", ["input", "code", "params", "threads"])
 def test_a_shard_of_other_inputs_is_not_reused(workspace: Path, changed: str) -> None:
-    before, threads = fingerprint("latents"), torch.get_num_threads()
+    before, threads = shard_identity("latents"), torch.get_num_threads()
     if changed == "input":
         Path("input.txt").write_text("8")
     if changed == "code":
-        Path("stages/latents.py").write_text(TOY + "\n")
+        Path("stages/latents.py").write_text(TOY + "\nMORE = 1\n")
     if changed == "params":
         text = Path("params.yaml").read_text()
         Path("params.yaml").write_text(re.sub(r"latents: \{batch_size: \d+\}", "latents: {batch_size: 3}", text))
@@ -132,16 +132,16 @@ def test_a_shard_of_other_inputs_is_not_reused(workspace: Path, changed: str) ->
     if changed == "threads":
         torch.set_num_threads(threads + 1)
     try:
-        assert fingerprint("latents") != before
+        assert shard_identity("latents") != before
     finally:
         torch.set_num_threads(threads)
 
 
 def test_what_the_stage_does_not_read_changes_no_fingerprint(workspace: Path) -> None:
-    before, text = fingerprint("latents"), Path("params.yaml").read_text()
+    before, text = shard_identity("latents"), Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("seed: 0", "seed: 5"))
     assert Path("params.yaml").read_text() != text
-    assert fingerprint("latents") == before
+    assert shard_identity("latents") == before
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", ""])

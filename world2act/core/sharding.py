@@ -2,15 +2,13 @@
 
 A unit is what its stage computes in one go (a batch, a wave of episodes), so that its bytes depend neither on how
 many shards there are nor on which process computed it. In: what the stage reads. Out: the arrays of each unit in
-runs/<stage>/shards/<fingerprint>/<unit>.safetensors, until the stage has written its artifact. The folder of the
+runs/<stage>/shards/<identity>/<unit>.safetensors, until the stage has written its artifact. The folder of the
 pipeline is the only thing that the processes share: on several machines, a network volume.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from world2act.core.errors import BadInput
+from world2act.core.identity import stage_identity
 from world2act.core.params import Params, load_params
 from world2act.core.stage import RUNS, Metrics, one_message, run_stage
 from world2act.core.storage import read_tensors, write_tensors
@@ -86,25 +85,16 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]) - 1, int(match[2])
 
 
-def fingerprint(name: str) -> str:
-    """Of all that the units' bytes depend on: the stage's `deps` and `params` of dvc.yaml, as DVC hashes them (it keeps
-    the hashes of files that did not change), and torch's number of threads, which decides the order of its sums."""
+def shard_identity(name: str) -> str:
+    """What the units' bytes depend on: the stage's identity, and torch's number of threads, which decides the order of
+    its sums."""
     import torch
-    from dvc.dependency.param import ParamsDependency
-    from dvc.repo import Repo
 
-    content: list[Any] = [torch.get_num_threads()]
-    with Repo() as repo:
-        for dep in repo.stage.load_one(name=name).deps:
-            if isinstance(dep, ParamsDependency):
-                content.append(dep.read_params())
-            else:
-                content.append([dep.def_path, dep.get_hash().value if dep.exists else None])
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return stage_identity(name, torch.get_num_threads())
 
 
 def _unit_files(name: str, count: int) -> list[Path]:
-    folder = RUNS / name / "shards" / fingerprint(name)
+    folder = RUNS / name / "shards" / shard_identity(name)
     return [folder / f"{unit:06}.safetensors" for unit in range(count)]
 
 

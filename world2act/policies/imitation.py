@@ -58,16 +58,14 @@ def make_objective(params: BasePolicy, dataset: EpisodeDataset, seed: int) -> tu
     return module.make_objective(params, dataset, chunks, seed), chunks
 
 
-def train_policy(params: BasePolicy, objective: Imitation, base: Base, inputs: str) -> Trained:
+def train_policy(params: BasePolicy, objective: Imitation, base: Base, identity: str | None = None) -> Trained:
     """Run the one training loop as params say; a model of which nothing asks for a gradient is returned as it is.
 
     Args:
-        inputs: a fingerprint of the demonstrations.
+        identity: of the run, as `world2act.training.loop.train` takes it.
     """
     if not any(parameter.requires_grad for parameter in objective.model.parameters()):
         must_train("none", f"base_policy.{params.family}.tuning")
         weights = objective.model.state_dict()
         return Trained(weights, weights)
-    settings = params.model_dump_json(exclude={"training", "check_episodes_per_task"})
-    inputs += objective.reads + settings
-    return train(objective, params.training, name="base_policy", base=base, inputs=inputs)
+    return train(objective, params.training, name="base_policy", base=base, identity=identity)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import deepspeed
@@ -18,7 +16,6 @@ from world2act.core.storage import read_json
 from world2act.training.optimizer import AveragingAdamW
 from world2act.training.whole import trainable
 
-_PRECISION = ("torch_autocast", "bf16", "fp16")
 _OWN = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
 
 
@@ -47,11 +44,6 @@ def read_configuration(training: Training) -> dict[str, Any]:
         if key in config:
             raise BadInput(training.deepspeed, key, config[key], "no such key", "set it in params.yaml: training")
     return config
-
-
-def precision(config: Mapping[str, Any]) -> str:
-    """What of a configuration changes the numbers, and not only where they are kept."""
-    return json.dumps({key: config[key] for key in _PRECISION if key in config}, sort_keys=True)
 
 
 def frozen_dtype(training: Training) -> torch.dtype:

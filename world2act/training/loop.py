@@ -2,31 +2,29 @@
 
 Runs on as many ranks as its launcher started. A killed run continues from its last checkpoint and ends with the
 weights that it would have had: whatever is random about a sample is drawn from (seed, step, sample), and a checkpoint
-belongs to one fingerprint of parameters, inputs and code. The number of ranks, the accumulation and the ZeRO stage are
-not in it: a run goes on where there are more machines or fewer, and then ends with the same weights up to the order of
-summation.
+belongs to one identity of the stage (`world2act.core.identity`). The number of ranks, the accumulation and the ZeRO
+stage are not in it: a run goes on where there are more machines or fewer, and then ends with the same weights up to the
+order of summation.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, distributed
 
 from world2act.core.errors import World2ActError
+from world2act.core.identity import stage_identity
 from world2act.core.params import Base, Training
 from world2act.core.seeds import derive
 from world2act.core.stage import RUNS, DryRunDone, is_dry_run, is_main
-from world2act.core.storage import sha256, write_json
+from world2act.core.storage import write_json
 from world2act.training import checkpoint
 from world2act.training.dry_run import report
-from world2act.training.engine import build_engine, precision, read_configuration
+from world2act.training.engine import build_engine
 from world2act.training.log import TrainingLog
 from world2act.training.objective import Objective, Place
 from world2act.training.progress import progress_bar
@@ -42,13 +40,12 @@ class Trained:
     ema: dict[str, Tensor]
 
 
-def train(objective: Objective, training: Training, *, name: str, base: Base, inputs: str) -> Trained:
+def train(objective: Objective, training: Training, *, name: str, base: Base, identity: str | None = None) -> Trained:
     """Train `objective.model` for `training.steps` optimiser steps, or finish a run that was killed.
 
     Args:
         name: the stage; curves go to metrics/<name>/train, checkpoints to runs/<name>.
-        inputs: a fingerprint of what was read, frozen and initial weights included; with other parameters, inputs or
-            code a new run begins.
+        identity: what the run is known by; under another one a new run begins. None for that of the stage `name`.
 
     Raises:
         BadInput: the ranks differ in code, parameters or inputs, or cannot share the batch.
@@ -57,7 +54,7 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, in
     """
     rank, ranks = initialise()
     seed = derive(base.seed, name)
-    run = RUNS / name / _fingerprint(objective, training, base, inputs)
+    run = RUNS / name / (identity or stage_identity(name))
     must_agree(str(run))
     first = checkpoint.newest(run)
     if is_dry_run():
@@ -113,17 +110,6 @@ def _schedule(step: int, training: Training) -> float:
         return (step + 1) / training.warmup_steps
     progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
     return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
-
-
-def _fingerprint(objective: Objective, training: Training, base: Base, inputs: str) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in objective.model.state_dict().items():
-        digest.update(f"{key}{tuple(tensor.shape)}".encode())
-    values = training.model_dump(exclude={"accumulation", "deepspeed"})
-    digest.update(json.dumps([values, base.seed, inputs, precision(read_configuration(training))]).encode())
-    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(sha256(source).encode())
-    return digest.hexdigest()[:16]
 
 
 def _check_finite(log: TrainingLog, name: str, step: int) -> None:

@@ -91,7 +91,7 @@ def test_two_nodes_end_as_one_machine_even_after_a_kill(workspace: Path, tmp_pat
 @pytest.mark.slow
 def test_a_node_with_other_data_is_refused(workspace: Path) -> None:
     port = free_port()
-    nodes = [start(workspace, node, MASTER_PORT=port, INPUTS=str(node)) for node in (1, 0)]
+    nodes = [start(workspace, node, MASTER_PORT=port, IDENTITY=str(node)) for node in (1, 0)]
     for code, said in map(finish, nodes):
         assert code != 0 and "let the nodes share one workspace folder" in said, said
     assert not (workspace / "runs").exists()

@@ -244,7 +244,7 @@ def test_other_inputs_begin_a_new_run_and_leave_the_old_one(tmp_path: Path) -> N
     folder = tmp_path / "run"
     assert "-9" in run(folder, 1, 1, **killed(17))
     (old,) = (folder / "runs/toy").iterdir()
-    assert run(folder, 1, 1, inputs="b") == ""
+    assert run(folder, 1, 1, identity="b") == ""
     assert (old / "10/meta.json").exists()
     assert len(list((folder / "runs/toy").iterdir())) == 2
 
