@@ -4,18 +4,16 @@ from world2act.core.params import BasePolicy, Params
 from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.evaluation.check import check_against_random
+from world2act.policies.base import family_module, load_policy
+from world2act.policies.card import Card, write_card
+from world2act.policies.dataset import describe_robot
+from world2act.policies.imitation import make_objective, train_policy
+from world2act.policies.lerobot import write_lerobot
 
 
 def main(params: Params) -> Metrics:
-    # simulator processes import this module once more: the heavy libraries stay inside
-    from world2act.data.lerobot_v3 import EpisodeDataset
-    from world2act.evaluation.check import check_against_random
-    from world2act.policies.base import family_module, load_policy
-    from world2act.policies.card import Card, write_card
-    from world2act.policies.dataset import describe_robot
-    from world2act.policies.imitation import make_objective, train_policy
-    from world2act.policies.lerobot import write_lerobot
-
     section, demos = params.base_policy, ARTIFACTS / "demos"
     dataset = EpisodeDataset.open(demos / "labelled")
     objective, chunks = make_objective(section, dataset, derive(params.base.seed, "base_policy"))

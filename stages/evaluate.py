@@ -19,9 +19,10 @@ from world2act.evaluation.videos import film
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.random import RandomPolicy
 from world2act.policies.robot import RobotDescription
-from world2act.sims.base import load_simulator
+from world2act.sims.checks import check_protocol
 from world2act.sims.pool import EnvironmentPool
-from world2act.sims.protocols import check_protocol
+from world2act.sims.rig import Rig
+from world2act.sims.simulator import load_simulator
 
 INCUMBENT, CANDIDATE = "base", "post_train"
 SAVED = {INCUMBENT: ARTIFACTS / "base_policy", CANDIDATE: ARTIFACTS / "post_train"}
@@ -50,7 +51,7 @@ def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
     for (name, _), arrays in zip(plan(params), computed, strict=True):
         found[name] |= {InitialState(e.task, e.seed): e for e in episodes_from_arrays(arrays)}
     results = {name: [episodes[state] for state in states] for name, episodes in found.items()}
-    fps = load_simulator(params.demos.simulator).EMBODIMENT.control_hz // 2
+    fps = load_simulator(params.demos.simulator).embodiment.control_hz // 2
     with atomic_directory(ARTIFACTS / "evaluate") as directory:
         for name, policy in policies.items():
             protocol = describe_protocol(params, policy, SAVED.get(name))
@@ -90,9 +91,7 @@ def load_policies() -> dict[str, Policy]:
 
 
 def make_pool(params: Params, slots: Sequence[str]) -> EnvironmentPool:
-    demos = params.demos
-    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
-    return EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options)
+    return EnvironmentPool(Rig.from_params(params.demos), slots, workers=params.base.workers)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,19 @@
 from world2act.core.params import Params
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory
+from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.policies.card import Card, write_card
+from world2act.policies.dataset import describe_robot
+from world2act.policies.lerobot import write_lerobot
+from world2act.policies.robot import RobotDescription
+from world2act.post_training.contract import load_method
+from world2act.post_training.description import describe_method
+from world2act.post_training.history import write_history
+from world2act.training.loop import train
+from world2act.training.ranks import initialise
 
 
 def main(params: Params) -> Metrics:
-    # simulator processes import this module once more: the heavy libraries stay inside
-    from world2act.data.lerobot_v3 import EpisodeDataset
-    from world2act.policies.card import Card, write_card
-    from world2act.policies.dataset import describe_robot
-    from world2act.policies.lerobot import write_lerobot
-    from world2act.policies.robot import RobotDescription
-    from world2act.post_training.contract import load_method
-    from world2act.post_training.description import describe_method
-    from world2act.post_training.history import write_history
-    from world2act.training.loop import train
-    from world2act.training.ranks import initialise
-
     section = params.post_train
     method, description = load_method(section.method), describe_method(section.method)
     initialise()

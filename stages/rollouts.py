@@ -14,7 +14,8 @@ from world2act.core.tables import read_rows
 from world2act.data.initial_states import InitialStateRow
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.data.tiling import Layout
-from world2act.sims.base import load_simulator
+from world2act.sims.pool import EnvironmentPool
+from world2act.sims.rig import Rig
 from world2act.world_model.imagining.generation import imagine_skills, independent_rollouts, load_world_model
 from world2act.world_model.imagining.rollouts import prompts_of, write_rollouts
 from world2act.world_model.parts.tokenizer import load_tokenizer
@@ -31,23 +32,24 @@ def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
     embeds = {prompt: torch.from_numpy(np.array(cache.prompt_embeds[row])) for row, prompt in enumerate(cache.prompts)}
     prompts = read_prompts(states, cache)
     seeds = read_seeds(params, prompts)
-    for group in groups:
-        frames = first_frames(params.demos, [states[i] for i in group])
-        imagined = imagine_skills(
-            world_model,
-            tokenizer,
-            frames[:, None],
-            [prompts[i] for i in group],
-            embeds,
-            [seeds[i] for i in group],
-            params.rollouts,
-        )
-        latents = {
-            f"{i}.{skill}": clip.numpy()
-            for i, clips in zip(group, imagined, strict=True)
-            for skill, clip in enumerate(clips)
-        }
-        yield latents | {f"{i}.frame": frame for i, frame in zip(group, frames, strict=True)}
+    with EnvironmentPool(Rig.from_params(params.demos), sorted({state.task for state in states}), workers=1) as pool:
+        for group in groups:
+            frames = first_frames(params.demos, pool, [states[i] for i in group])
+            imagined = imagine_skills(
+                world_model,
+                tokenizer,
+                frames[:, None],
+                [prompts[i] for i in group],
+                embeds,
+                [seeds[i] for i in group],
+                params.rollouts,
+            )
+            latents = {
+                f"{i}.{skill}": clip.numpy()
+                for i, clips in zip(group, imagined, strict=True)
+                for skill, clip in enumerate(clips)
+            }
+            yield latents | {f"{i}.frame": frame for i, frame in zip(group, frames, strict=True)}
 
 
 def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
@@ -82,18 +84,13 @@ def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[in
     return [[derive(seed, i, k) for k in range(len(chain))] for i, chain in enumerate(prompts)]
 
 
-def first_frames(demos: Demos, states: Sequence[InitialStateRow]) -> np.ndarray:
-    """What the cameras see in each initial state, tiled, uint8 (R, H, W, 3)."""
-    simulator = load_simulator(demos.simulator)
-    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
-    environments = {
-        task: simulator.make_environment(task, **options) for task in sorted({state.task for state in states})
-    }
+def first_frames(demos: Demos, pool: EnvironmentPool, states: Sequence[InitialStateRow]) -> np.ndarray:
+    """What the cameras see in each initial state, tiled, uint8 (R, H, W, 3). The pool has one slot per task."""
     layout = Layout.of([camera.name for camera in demos.cameras], (demos.image_size, demos.image_size))
     frames = []
     for state in states:
-        environments[state.task].reset(state.seed)
-        frames.append(layout.tile(environments[state.task].observe().images))
+        slot = pool.tasks.index(state.task)
+        frames.append(layout.tile(pool.reset({slot: state.seed})[slot].images))
     return np.stack(frames)
 
 

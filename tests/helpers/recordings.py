@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from tests.helpers.paths import ROOT
-from world2act.collection.demonstrations import demonstrate
+from tests.helpers.rigs import record
 from world2act.collection.ingested import INDEX, index_of
 from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import write_json
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import PHASE, dataset_features
-from world2act.sims.base import load_simulator
+from world2act.sims.rig import Rig
+from world2act.sims.simulator import load_simulator
 
 SMALL = {
     "tasks": ["plate-slide"],
@@ -52,8 +53,8 @@ def params(**changes: Any) -> Params:
 def recorded(seed: int) -> Episode:
     """One demonstration of the expert's."""
     demos = params().demos
-    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
-    episode = demonstrate(load_simulator("metaworld").make_environment("plate-slide", **options), seed, demos)
+    environment = load_simulator("metaworld").make_environment("plate-slide", Rig.from_params(demos))
+    episode = record(environment, seed, demos)
     assert episode is not None
     return episode
 
@@ -70,7 +71,7 @@ def write_upload(
     demos, simulator = params().demos, load_simulator("metaworld")
     extra = {
         "cameras": [camera.model_dump(mode="json") for camera in demos.cameras],
-        "image_convention": simulator.IMAGE_CONVENTION,
+        "image_convention": simulator.image_convention,
     }
     features = dataset_features(simulator, demos, "video_only" if video_only else "labelled")
     del features[PHASE]

@@ -6,21 +6,23 @@ import os
 import signal
 import sys
 import time
-from typing import Any
 
 import numpy as np
 
 from world2act.core.errors import BadInput, InfrastructureError
-from world2act.sims.base import Embodiment, Environment, Task
+from world2act.sims.base import Embodiment, Environment, Observation, Task
+from world2act.sims.rig import Rig
+from world2act.sims.simulator import load_simulator
 
 
-def make_environment(task: str, **options: Any) -> Environment:
+def make_environment(task: str, rig: Rig) -> Environment:
     if task == "broken":
         return Broken()
-    from world2act.core.params import Camera
-    from world2act.sims import metaworld
-
-    return metaworld.make_environment(task, cameras=[Camera(**each) for each in options.pop("cameras")], **options)
+    if task == "no-renderer":
+        raise InfrastructureError("MuJoCo's off-screen renderer: libosmesa6 is missing")
+    if task == "no-camera":
+        raise BadInput("params.yaml", "demos.cameras", "wrist", "corner2", "name cameras of the model")
+    return load_simulator(rig.simulator).make_environment(task, rig)
 
 
 class Broken:
@@ -35,7 +37,7 @@ class Broken:
         if seed:
             raise BadInput("params.yaml", "demos.tasks", seed, "0", "choose 0")
 
-    def observe(self) -> None:
+    def observe(self) -> Observation:
         print("about to fail", file=sys.stderr)
         raise ValueError("a number out of place")
 
@@ -46,6 +48,15 @@ class Broken:
     def expert_action(self) -> np.ndarray:
         raise InfrastructureError("no renderer here")
 
+    def expert_phase(self) -> int:
+        return 0
+
     def gripper_opening(self) -> float:
         time.sleep(60)
         return 0.0
+
+    def render(self, size: int) -> np.ndarray:
+        return np.zeros((size, size, 3), np.uint8)
+
+    def close(self) -> None:
+        """Nothing."""

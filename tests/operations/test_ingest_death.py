@@ -33,7 +33,7 @@ class Trial:
         import great_expectations  # noqa: F401 - once, before the forks
 
         import world2act.gates.demos
-        import world2act.sims.metaworld  # noqa: F401
+        import world2act.sims.metaworld.environment  # noqa: F401
 
         self._client, self._bucket, self._folder, self._count = s3.client(), s3.make_bucket(), folder, 0
         self._uploads = {

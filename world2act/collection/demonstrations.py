@@ -1,133 +1,99 @@
-"""Demonstrations of a simulator's scripted experts, or recorded ones, and ingested ones: into artifacts/demos.
+"""Demonstrations by a simulator's scripted experts, or recorded ones, and ingested ones → artifacts/demos.
 
 Four sets, disjoint by seed: `labelled` and `video_only` episodes (LeRobot v3), and the initial states of the sets
 `post_training` and `test`. Ingested episodes join the training parts of the first two. Episodes come from several
-processes and are written in an order, and with a content, that do not depend on how many there are.
+processes; their order and content do not depend on how many.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from world2act.collection.ingested import KINDS, IngestedDataset
-from world2act.collection.recorded import alignments, open_recorded, read_recorded
-from world2act.core.errors import BadInput, InfrastructureError
-from world2act.core.params import Camera, Demos
-from world2act.core.seeds import derive
+from world2act.collection.jobs import ExpertEpisode, Workers, plan
+from world2act.collection.recorded import action_lags, open_recorded, read_recorded
+from world2act.core.errors import BadInput
+from world2act.core.params import Demos
+from world2act.core.stage import Metrics
 from world2act.core.tables import write_rows
-from world2act.data.episodes import EncodedEpisode, Episode, encode
+from world2act.data.episodes import EncodedEpisode
 from world2act.data.initial_states import InitialStateRow
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
-from world2act.data.recording import ACTION, EXECUTED, PHASE, SCENE, STATE, check_recording, dataset_features
-from world2act.sims.base import Environment, load_simulator
-from world2act.sims.protocols import check_protocol
-from world2act.sims.seeds import read_seed, set_seed
-
-_ATTEMPTS = 10
-_AFTER_SUCCESS = 4
+from world2act.data.recording import PHASE, check_recording, dataset_features
+from world2act.sims.checks import check_protocol, check_tasks
+from world2act.sims.rig import Rig
+from world2act.sims.scene_seeds import parse_scene_seed
+from world2act.sims.simulator import Simulator
 
 
 @dataclass(frozen=True)
-class Job:
-    """One episode, or one initial state, to make. `seeds` are tried in order until the expert succeeds."""
+class IngestedEpisode:
+    """An episode of a dataset that was ingested."""
 
-    set: str
-    task: str
-    seeds: tuple[int, ...]
-    demos: Demos
-
-
-@dataclass
-class Made:
-    """What a job gave: an episode or, in a set of initial states, the scene; and how many attempts failed."""
-
-    episode: EncodedEpisode | None
-    initial_state: InitialStateRow | None
-    failed: int
-
-
-def plan(demos: Demos, base_seed: int, name: str) -> list[Job]:
-    """The jobs of a set: tasks interleaved, attempt r of the i-th episode of a task at seed index i + r * n."""
-    count = getattr(demos, f"{name}_per_task")
-    return [
-        Job(name, task, tuple(set_seed(base_seed, name, i + attempt * count) for attempt in range(_ATTEMPTS)), demos)
-        for i in range(count)
-        for task in demos.tasks
-    ]
+    dataset: EpisodeDataset
+    index: int
 
 
 def make_demonstrations(
     demos: Demos, base_seed: int, workers: int, directory: Path, ingested: Sequence[IngestedDataset] = ()
-) -> dict[str, Any]:
+) -> Metrics:
     """Fill `directory` with the four sets.
 
     Returns:
-        Metrics: episodes, frames and mean length a set, the expert's failures, in all and by task, and how many
-        ingested episodes there are and were left out.
+        Metrics: episodes, frames and mean length per set; the expert's failures, in total and by task; and how many
+        ingested episodes joined and how many were left out.
 
     Raises:
         BadInput: unknown simulator, task or camera, or ingested episodes of other cameras or another embodiment.
         InfrastructureError: no renderer, blank frames, a dead process, or an expert that keeps failing.
     """
-    simulator = load_simulator(demos.simulator)
+    simulator = check_tasks(Rig.from_params(demos), demos.tasks)
     check_protocol(demos)
-    for task in demos.tasks:
-        if task not in simulator.TASKS:
-            raise BadInput(
-                "params.yaml", "demos.tasks", task, f"some of {sorted(simulator.TASKS)}", "correct the task's name"
-            )
     if len(set(demos.tasks)) < len(demos.tasks):
         raise BadInput("params.yaml", "demos.tasks", demos.tasks, "every task once", "remove the repeated task")
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, float | int] = {}
     failed: Counter[str] = Counter({task: 0 for task in demos.tasks})
-    joined = {name: select_ingested(ingested, simulator, demos, base_seed, name) for name in KINDS}
+    joining = {name: select_ingested(ingested, simulator, demos, base_seed, name) for name in KINDS}
     recorded = open_recorded(demos, simulator) if demos.recorded else {}
     dealt = 0
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with Workers(demos, workers) as experts:
         for name in KINDS:
+            episodes: Iterable[ExpertEpisode]
             if recorded:
-                episodes = read_recorded(recorded[name], name, demos, simulator, dealt)
-                made = (Made(episode, None, 0) for episode in episodes)
+                records = read_recorded(recorded[name], name, demos, simulator, dealt)
+                episodes = (ExpertEpisode(record) for record in records)
                 dealt += len(recorded[name])
             else:
-                made = _run(pool, plan(demos, base_seed, name), name)
-            lengths = _write_dataset(directory / name, simulator, demos, name, made, joined[name], failed)
+                episodes = experts.demonstrate(plan(demos, base_seed, name), name)
+            lengths = _write_dataset(directory / name, simulator, demos, name, episodes, joining[name], failed)
             metrics |= {f"{name}_episodes": len(lengths), f"{name}_frames": sum(lengths)}
             metrics[f"{name}_mean_length"] = sum(lengths) / len(lengths)
         states = [
-            made.initial_state
-            for name in ("post_training", "test")
-            for made in _run(pool, plan(demos, base_seed, name), name)
+            state for name in ("post_training", "test") for state in experts.observe(plan(demos, base_seed, name), name)
         ]
-    write_rows(directory / "initial_states.parquet", InitialStateRow, filter(None, states))
+    write_rows(directory / "initial_states.parquet", InitialStateRow, states)
+    joined = sum(map(len, joining.values()))
     return metrics | {
         "initial_states": len(states),
         "expert_failures": failed.total(),
         "expert_failures_by_task": dict(failed),
-        "ingested_episodes": sum(map(len, joined.values())),
-        "ingested_left_out": sum(len(each.episodes) for each in ingested) - sum(map(len, joined.values())),
+        "ingested_episodes": joined,
+        "ingested_left_out": sum(len(source.episodes) for source in ingested) - joined,
     }
 
 
 def select_ingested(
-    ingested: Sequence[IngestedDataset], simulator: Any, demos: Demos, base_seed: int, name: str
-) -> list[tuple[EpisodeDataset, int]]:
+    ingested: Sequence[IngestedDataset], simulator: Simulator, demos: Demos, base_seed: int, name: str
+) -> list[IngestedEpisode]:
     """The ingested episodes that join the training part of a set.
 
-    Left out are tasks that are not in `demos.tasks`, and scenes that another set, or the part held out, may hold:
+    Left out are tasks that are not in `demos.tasks`, and scenes that another set, or the held-out part, may contain:
     what a policy is tested on is never what it was trained on.
 
     Raises:
@@ -136,134 +102,40 @@ def select_ingested(
     heldout = _planned_split(demos, name)["heldout"]
     heldout_seeds = {seed for job in plan(demos, base_seed, name)[heldout.start :] for seed in job.seeds}
     selected = []
-    for each in ingested:
-        if each.kind != name:
+    for source in ingested:
+        if source.kind != name:
             continue
-        check_recording(each.dataset, simulator, demos)
-        for index in each.episodes:
-            record = each.dataset.episodes[index]
-            foreign = _set_of_seed(base_seed, record.seed) not in (None, name)
-            if record.task in demos.tasks and not foreign and record.seed not in heldout_seeds:
-                selected.append((each.dataset, index))
+        check_recording(source.dataset, simulator, demos)
+        for index in source.episodes:
+            record = source.dataset.episodes[index]
+            scene = parse_scene_seed(record.seed)
+            in_another_set = scene.base_seed == base_seed and scene.set != name
+            if record.task in demos.tasks and not in_another_set and record.seed not in heldout_seeds:
+                selected.append(IngestedEpisode(source.dataset, index))
     return selected
-
-
-def _set_of_seed(base_seed: int, seed: int) -> str | None:
-    """The set of this pipeline whose scenes include `seed`."""
-    base, name, _ = read_seed(seed)
-    return name if base == base_seed else None
-
-
-def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], name: str) -> Iterator[Made]:
-    """Run the jobs of a set and yield their results in the order of the jobs."""
-    console = Console(stderr=True)
-    try:
-        yield from track(pool.map(run_job, jobs), name, len(jobs), console=console, disable=not console.is_terminal)
-    except BrokenProcessPool as error:
-        raise InfrastructureError(
-            f"demonstrations of set {name}\n  found:    a simulator process died"
-            "\n  expected: every process alive to the end"
-            "\n  remedy:   run the stage again, with fewer base.workers if memory ran out"
-        ) from error
-
-
-def run_job(job: Job) -> Made:
-    """Make one episode or initial state, in this process."""
-    demos = job.demos
-    environment = _environment(demos.simulator, job.task, demos.cameras, demos.image_size, demos.settle_steps)
-    if job.set in ("post_training", "test"):
-        environment.reset(job.seeds[0])
-        observation = environment.observe()
-        scene = observation.scene.tolist()
-        return Made(None, InitialStateRow(job.set, job.task, job.seeds[0], observation.instruction, scene), 0)
-    for failed, seed in enumerate(job.seeds):
-        episode = demonstrate(environment, seed, demos)
-        if episode is not None:
-            if job.set == "video_only":
-                del episode.arrays[ACTION], episode.arrays[EXECUTED]
-            return Made(encode(episode), None, failed)
-    raise InfrastructureError(
-        f"demonstrations of {job.task}\n  found:    the expert failed from each of the seeds {job.seeds}"
-        f"\n  expected: success within demos.max_steps = {demos.max_steps}"
-        "\n  remedy:   raise demos.max_steps, lower demos.action_noise, or leave the task out"
-    )
-
-
-def demonstrate(environment: Environment, seed: int, demos: Demos) -> Episode | None:
-    """Let the expert act under noise from the scene of `seed`, until shortly after it has succeeded.
-
-    The noise is held for some steps, so that the arm really strays and the expert's recovery is seen. The label
-    of every state is the expert's clean action for it.
-
-    Returns:
-        The episode, or None where the expert did not succeed within `demos.max_steps`.
-    """
-    noise = np.random.default_rng(derive(seed, "action noise", environment.task.name))
-    environment.reset(seed)
-    observations, actions, executed, phases = [], [], [], []
-    disturbance = np.zeros(environment.embodiment.action_dim)
-    end = demos.max_steps
-    for step in range(demos.max_steps + _AFTER_SUCCESS):
-        if step >= end:
-            break
-        if step % demos.noise_steps == 0:
-            disturbance = noise.normal(0, demos.action_noise, disturbance.shape)
-        observations.append(environment.observe())
-        actions.append(environment.expert_action())
-        phases.append(environment.expert_phase())
-        executed.append(np.clip(actions[-1] + disturbance, -1, 1).astype(np.float32))
-        if environment.step(executed[-1]) and end == demos.max_steps:
-            end = step + 1 + _AFTER_SUCCESS
-    if end == demos.max_steps:
-        return None
-    images = {name: np.stack([o.images[name] for o in observations]) for name in observations[0].images}
-    _check_frames_vary(environment.task.name, seed, images)
-    arrays = {
-        STATE: np.stack([o.proprio for o in observations]),
-        SCENE: np.stack([o.scene for o in observations]),
-        PHASE: np.array(phases, np.float32)[:, None],
-        ACTION: np.stack(actions),
-        EXECUTED: np.stack(executed),
-    }
-    return Episode(environment.task.name, environment.task.instruction, seed, images, arrays)
-
-
-def _check_frames_vary(task: str, seed: int, images: dict[str, np.ndarray]) -> None:
-    for camera, frames in images.items():
-        still = int((frames[1:] == frames[:-1]).all(axis=(1, 2, 3)).sum())
-        if still > len(frames) // 2:
-            raise InfrastructureError(
-                f"{task}, seed {seed}, {camera}\n  found:    {still} of {len(frames)} frames equal the one before"
-                "\n  expected: pictures that follow the moving arm\n  remedy:   run the stage again in a fresh process"
-            )
 
 
 def _write_dataset(
     path: Path,
-    simulator: Any,
+    simulator: Simulator,
     demos: Demos,
     name: str,
-    made: Iterator[Made],
-    joined: Sequence[tuple[EpisodeDataset, int]],
+    episodes: Iterable[ExpertEpisode],
+    joining: Sequence[IngestedEpisode],
     failed: Counter[str],
 ) -> list[int]:
-    """Write what was made for training, then what joins it, then what is held out. Returns: the episodes' lengths."""
-    embodiment = simulator.EMBODIMENT
-    extra = {
-        "simulator": demos.simulator,
-        "cameras": [camera.model_dump(mode="json") for camera in demos.cameras],
-        "image_convention": simulator.IMAGE_CONVENTION,
-        "prehensile": {task: simulator.TASKS[task].prehensile for task in demos.tasks},
-        "set": name,
-    }
-    if demos.recorded:
-        extra["recorded"] = alignments(demos)
-    else:
-        extra["renderer"] = simulator.RENDERER
-        extra |= {key: getattr(demos, key) for key in ("settle_steps", "action_noise", "noise_steps", "max_steps")}
+    """Write the training episodes, then the ingested ones that join them, then the held-out ones.
+
+    Args:
+        failed: the expert's failures by task; those of these episodes are added.
+
+    Returns:
+        The episodes' lengths.
+    """
     split = _planned_split(demos, name)
-    train, total = split["train"].stop + len(joined), split["heldout"].stop + len(joined)
-    if joined:
+    train, total = split["train"].stop + len(joining), split["heldout"].stop + len(joining)
+    extra = _describe_recording(simulator, demos, name)
+    if joining:
         extra["ingested"] = f"{split['train'].stop}:{train}"
     path.mkdir()
     lengths: list[int] = []
@@ -275,47 +147,51 @@ def _write_dataset(
     with DatasetWriter(
         path,
         features=dataset_features(simulator, demos, name),
-        fps=embodiment.control_hz,
-        robot_type=embodiment.name,
+        fps=simulator.embodiment.control_hz,
+        robot_type=simulator.embodiment.name,
         extra=extra,
     ) as writer:
-        for i, result in enumerate(made):
-            assert result.episode is not None
+        for i, made in enumerate(episodes):
             if i == split["heldout"].start:
-                for dataset, index in joined:
-                    add(_with_phase(dataset.encoded(index)))
-            add(result.episode)
-            failed[result.episode.task] += result.failed
+                for joined in joining:
+                    add(_with_phase(joined.dataset.encoded(joined.index)))
+            add(made.episode)
+            failed[made.episode.task] += made.failed
         writer.set_splits({"train": range(train), "heldout": range(train, total)})
     return lengths
 
 
+def _describe_recording(simulator: Simulator, demos: Demos, name: str) -> dict[str, object]:
+    """What a dataset's info.json says under `world2act`."""
+    described: dict[str, object] = {
+        "simulator": demos.simulator,
+        "cameras": [camera.model_dump(mode="json") for camera in demos.cameras],
+        "image_convention": simulator.image_convention,
+        "prehensile": {task: simulator.tasks[task].prehensile for task in demos.tasks},
+        "set": name,
+    }
+    if demos.recorded:
+        return described | {"recorded": action_lags(demos)}
+    recipe = {key: getattr(demos, key) for key in ("settle_steps", "action_noise", "noise_steps", "max_steps")}
+    return described | {"renderer": simulator.renderer} | recipe
+
+
 def _with_phase(episode: EncodedEpisode) -> EncodedEpisode:
-    """An episode from outside has no expert to ask."""
+    """An ingested episode has no expert that knows its phase."""
     episode.arrays.setdefault(PHASE, np.full((episode.length, 1), -1, np.float32))
     return episode
 
 
 def _planned_split(demos: Demos, name: str) -> dict[str, range]:
-    return heldout_split(len(demos.tasks) * getattr(demos, f"{name}_per_task"), len(demos.tasks), demos.heldout_share)
+    count: int = getattr(demos, f"{name}_per_task")
+    return heldout_split(len(demos.tasks) * count, len(demos.tasks), demos.heldout_share)
 
 
 def heldout_split(episodes: int, tasks: int, share: float) -> dict[str, range]:
-    """The last `share` of the episodes, whole rounds of the interleaved tasks, is held out; both parts get a round."""
+    """Hold out the last `share` of the episodes, in whole rounds of the interleaved tasks; each part gets a round."""
     rounds = episodes // tasks
     if rounds < 2:
-        raise BadInput(
-            "params.yaml", "demos", f"{rounds} episode a task", "at least 2: one to train on, one held out", "raise it"
-        )
+        found, expected = f"{rounds} episode per task", "at least 2: one to train on, one held out"
+        raise BadInput("params.yaml", "demos", found, expected, "raise it")
     first = episodes - tasks * min(max(round(rounds * share), 1), rounds - 1)
     return {"train": range(first), "heldout": range(first, episodes)}
-
-
-@cache
-def _environment(
-    simulator: str, task: str, cameras: tuple[Camera, ...], image_size: int, settle_steps: int
-) -> Environment:
-    """One environment a task and process, for its whole life."""
-    return load_simulator(simulator).make_environment(
-        task, cameras=cameras, image_size=image_size, settle_steps=settle_steps
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,19 +13,22 @@ from world2act.data.features import IMAGES, INDICES, Feature, array_feature, ima
 from world2act.data.info import INFO_PATH
 from world2act.data.lerobot_v3 import EpisodeDataset
 
+if TYPE_CHECKING:
+    from world2act.sims.simulator import Simulator
+
 STATE, SCENE, ACTION, EXECUTED = "observation.state", "observation.environment_state", "action", "action.executed"
 PHASE = "expert.phase"
 """The index of the skill that the expert was executing, float32 (T, 1); -1 where unknown. Privileged: metrics only."""
 _EXPERT_ONLY = (SCENE, PHASE, EXECUTED)
 
 
-def dataset_features(simulator: Any, demos: Demos, name: str) -> dict[str, Feature]:
+def dataset_features(simulator: Simulator, demos: Demos, name: str) -> dict[str, Feature]:
     """The LeRobot features of the set "labelled" or "video_only". What only experts know is not recorded elsewhere."""
-    embodiment = simulator.EMBODIMENT
+    embodiment = simulator.embodiment
     features = {
         **{IMAGES + camera.name: image_feature(demos.image_size, demos.image_size) for camera in demos.cameras},
         STATE: array_feature(embodiment.proprio_names),
-        SCENE: array_feature(simulator.SCENE_NAMES),
+        SCENE: array_feature(simulator.scene_names),
         PHASE: array_feature(["phase"]),
     }
     if name == "labelled":
@@ -73,7 +76,7 @@ def _columns(dataset: EpisodeDataset, wanted: Sequence[str], expected: str) -> l
     return [names.index(name) for name in wanted]
 
 
-def check_recording(dataset: EpisodeDataset, simulator: Any, demos: Demos) -> None:
+def check_recording(dataset: EpisodeDataset, simulator: Simulator, demos: Demos) -> None:
     """Check that a dataset has the form that this pipeline records: features, embodiment, rate, cameras.
 
     The expert's phase may be missing, since only scripted experts know it.
@@ -81,7 +84,7 @@ def check_recording(dataset: EpisodeDataset, simulator: Any, demos: Demos) -> No
     Raises:
         BadInput: it has another form.
     """
-    embodiment = simulator.EMBODIMENT
+    embodiment = simulator.embodiment
     name = "labelled" if ACTION in dataset.features else "video_only"
     wanted = dataset_features(simulator, demos, name)
     if PHASE not in dataset.features:
@@ -99,7 +102,7 @@ def check_recording(dataset: EpisodeDataset, simulator: Any, demos: Demos) -> No
         # earlier versions recorded a single camera
         cameras = [details["camera"]] if "camera" in details else details.get("cameras")
         pairs["world2act.cameras"] = (cameras, [camera.model_dump(mode="json") for camera in demos.cameras])
-        pairs["world2act.image_convention"] = (details.get("image_convention"), simulator.IMAGE_CONVENTION)
+        pairs["world2act.image_convention"] = (details.get("image_convention"), simulator.image_convention)
     for key, (actual, expected) in pairs.items():
         if actual != expected:
             remedy = (

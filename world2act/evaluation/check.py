@@ -12,6 +12,7 @@ from world2act.evaluation.rows import CheckRow
 from world2act.policies.base import Policy
 from world2act.policies.random import RandomPolicy
 from world2act.sims.pool import EnvironmentPool
+from world2act.sims.rig import Rig
 
 _SLOTS_PER_TASK = 2
 
@@ -29,8 +30,7 @@ def check_against_random(policy: Policy, initial_states: Path, params: Params, t
     states = read_initial_states(initial_states, "post_training", params.base_policy.check_episodes_per_task)
     policies = {"base": policy, "random": RandomPolicy(policy.chunk_length, policy.action_dim)}
     slots = tasks_of_slots(states, _SLOTS_PER_TASK * len(demos.tasks))
-    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
-    with EnvironmentPool(demos.simulator, slots, workers=params.base.workers, **options) as pool:
+    with EnvironmentPool(Rig.from_params(demos), slots, workers=params.base.workers) as pool:
         results = {name: roll_out(each, pool, states, demos.max_steps) for name, each in policies.items()}
     rows = [
         CheckRow(name, r.task, r.seed, r.success, r.steps, r.error)

@@ -17,8 +17,7 @@ from world2act.core.storage import atomic_file, file_stem, read_json, sha256, wr
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.evaluation.statistics import Difference, not_worse, paired_difference, wilson
 from world2act.policies.base import Policy
-from world2act.sims.base import load_simulator
-from world2act.sims.protocols import PROTOCOLS
+from world2act.sims.simulator import load_simulator
 
 Results = Mapping[str, Sequence[EpisodeResult]]
 
@@ -35,12 +34,12 @@ def describe_protocol(params: Params, policy: Policy, directory: Path | None) ->
         "simulator": demos.simulator,
         **described,
         "packages": described["packages"] | {"torch": version("torch")},
-        "published": asdict(PROTOCOLS[protocol]) if protocol else None,
-        "embodiment": simulator.EMBODIMENT.name,
-        "control_hz": simulator.EMBODIMENT.control_hz,
+        "published": asdict(simulator.evaluation_protocols[protocol]) if protocol else None,
+        "embodiment": simulator.embodiment.name,
+        "control_hz": simulator.embodiment.control_hz,
         "cameras": [camera.model_dump(mode="json") for camera in demos.cameras],
         "image_size": demos.image_size,
-        "image_convention": simulator.IMAGE_CONVENTION,
+        "image_convention": simulator.image_convention,
         "settle_steps": demos.settle_steps,
         "max_steps": params.evaluate.max_steps,
         "chunk_length": policy.chunk_length,

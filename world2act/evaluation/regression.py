@@ -21,8 +21,9 @@ from world2act.core.params import Camera
 from world2act.evaluation.rollout import EpisodeResult, InitialState, roll_out, tasks_of_slots
 from world2act.evaluation.statistics import Difference, Rate, paired_difference, wilson
 from world2act.policies.base import load_policy
-from world2act.sims.base import load_simulator
 from world2act.sims.pool import EnvironmentPool
+from world2act.sims.rig import Rig
+from world2act.sims.simulator import load_simulator
 
 RECORDS = {"policy": "post_train"}
 """Release → the name of its own episodes in its record."""
@@ -123,8 +124,7 @@ def evaluate_release(policy: Path, manifest: Manifest, workers: int) -> Comparis
     demos, section = protocol.demos, protocol.evaluate
     states = [InitialState(episode["task"], episode["seed"]) for episode in record]
     slots = tasks_of_slots(states, section.environments)
-    options = {"cameras": demos.cameras, "image_size": demos.image_size, "settle_steps": demos.settle_steps}
-    with EnvironmentPool(demos.simulator, slots, workers=workers, **options) as pool:
+    with EnvironmentPool(Rig.from_params(demos), slots, workers=workers) as pool:
         results = roll_out(load_policy(policy), pool, states, section.max_steps)
     comparison = compare(record, results, section.confidence)
     allowed = protocol.gates.evaluate.error_share

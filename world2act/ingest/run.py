@@ -26,7 +26,7 @@ from world2act.ingest.staging import STAGED, Incomplete, stage
 from world2act.ingest.uploads import Strays, Upload, group
 from world2act.ingest.validation import Measured, find_faults, measure, rules_of
 from world2act.ingest.version import advance, synchronise
-from world2act.sims.base import load_simulator
+from world2act.sims.simulator import load_simulator
 
 _LONGEST_REASON = 1000
 

@@ -22,6 +22,7 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, PHASE, check_recording
 from world2act.ingest.staging import open_staged
 from world2act.ingest.uploads import Upload
+from world2act.sims.simulator import Simulator
 
 _AGAIN = "record the episode again"
 
@@ -53,7 +54,7 @@ def rules_of(params: Params) -> str:
     return hashlib.sha256(rules.encode()).hexdigest()
 
 
-def measure(upload: Upload, folder: Path, demos: Demos, simulator: Any) -> Measured:
+def measure(upload: Upload, folder: Path, demos: Demos, simulator: Simulator) -> Measured:
     """Read every frame and number of a staged upload.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from world2act.core.errors import BadInput
 from world2act.core.params import Demos
 from world2act.core.storage import read_json, write_json
-from world2act.sims.base import load_simulator
+from world2act.sims.simulator import load_simulator
 
 KEY = "protocol"
 """The key in config.json, and in the metadata of `world2act serve`; saved policies and clients rely on the name."""
@@ -44,12 +44,12 @@ class RobotDescription:
     def of_simulator(cls, demos: Demos) -> Self:
         """The robot of the simulator that these parameters name."""
         simulator = load_simulator(demos.simulator)
-        robot = simulator.EMBODIMENT
+        robot = simulator.embodiment
         return cls(
             robot.name,
             tuple(camera.name for camera in demos.cameras),
             demos.image_size,
-            simulator.IMAGE_CONVENTION,
+            simulator.image_convention,
             tuple(robot.proprio_names),
             tuple(robot.action_names),
             robot.control_hz,

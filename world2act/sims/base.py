@@ -1,27 +1,20 @@
-"""The Environment contract: what demonstrations, post-training and evaluation need of a simulator.
-
-A simulator is one module `world2act.sims.<name>` that defines `make_environment`, `TASKS`, `EMBODIMENT`, `SCENE_NAMES`,
-`INSTRUCTION_PER_EPISODE` (else it is the task's in all of them), `IMAGE_CONVENTION`, `RENDERER` and `describe`; nothing
-else in the project names it. One that needs another Python environment runs there, behind `world2act.sims.process`.
-"""
+"""The Environment contract: what demonstrations, post-training and evaluation need of one task of a simulator."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from world2act.core.errors import BadInput, InfrastructureError
+from world2act.core.errors import InfrastructureError
 
 _MIN_CONTRAST = 1.0
 
 
 @dataclass(frozen=True)
 class Embodiment:
-    """A robot as the policies see it. Widths in metres, rate in control steps a second."""
+    """A robot as the policies see it. Widths in metres, rate in control steps per second."""
 
     name: str
     action_names: tuple[str, ...]
@@ -71,7 +64,7 @@ class Environment(Protocol):
     embodiment: Embodiment
 
     def reset(self, seed: int) -> None:
-        """Draw this episode's scene from `seed`, settle it, and stand at control step 0."""
+        """Draw this episode's scene from `seed`, let it settle, and stop at control step 0."""
 
     def observe(self) -> Observation:
         """Render and return the observation of the current control step."""
@@ -83,45 +76,25 @@ class Environment(Protocol):
         """The scripted expert's action for the current state, float32 (action_dim,), clipped to [-1, 1]."""
 
     def expert_phase(self) -> int:
-        """The index, from 0, of the skill that the last `expert_action` belongs to: what cuts into skills are measured
-        against. A scripted expert knows it; nothing but a metric may."""
+        """The index, from 0, of the skill that the last `expert_action` belongs to; -1 where nobody knows.
+
+        Segmentations are measured against it. Only a scripted expert knows it, and only metrics may use it.
+        """
 
     def gripper_opening(self) -> float:
         """The distance between the fingers, in metres."""
 
     def render(self, size: int) -> np.ndarray:
-        """The main camera at `size` pixels a side, uint8 (size, size, 3), for people to look at."""
+        """The main camera at `size` pixels per side, uint8 (size, size, 3), for people to look at."""
 
     def close(self) -> None:
-        """Free the simulator. Only at the end of its process: see `world2act.sims.metaworld`."""
+        """Free the simulator. Call it only at the end of the process: see `world2act.sims.metaworld.environment`."""
 
 
 def check_contrast(task: str, frame: np.ndarray) -> None:
-    """Raise `InfrastructureError` for a blank picture: some renderers give one, without an error."""
+    """Raise `InfrastructureError` for a blank picture: some renderers return one without an error."""
     if frame.std() < _MIN_CONTRAST:
         raise InfrastructureError(
-            f"{task}: the renderer gave a blank frame\n  found:    contrast {frame.std():.3f}"
+            f"{task}: the renderer returned a blank frame\n  found:    contrast {frame.std():.3f}"
             f"\n  expected: at least {_MIN_CONTRAST}\n  remedy:   run the stage again in a fresh process"
         )
-
-
-def load_simulator(name: str) -> ModuleType:
-    """Import `world2act.sims.<name>`.
-
-    Raises:
-        BadInput: there is no such module, or the simulator behind it is not installed.
-    """
-    try:
-        return importlib.import_module(f"world2act.sims.{name}")
-    except ModuleNotFoundError as error:
-        if error.name == f"world2act.sims.{name}":
-            raise BadInput(
-                "params.yaml", "demos.simulator", name, "a module of world2act/sims", "name one that exists"
-            ) from error
-        raise BadInput(
-            f"world2act.sims.{name}",
-            "",
-            f"the Python package {error.name!r} is missing",
-            "its simulator installed",
-            "run `make setup`, or install the package into .venv",
-        ) from error

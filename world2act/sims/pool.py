@@ -1,4 +1,4 @@
-"""Many environments over several processes: post-training, the base policy's check and evaluation step them together.
+"""Many environments over several workers: post-training, the base policy's check and evaluation step them together.
 
 A slot is one environment of one task, for the life of the pool. Only what a policy needs crosses between the
 processes: an action chunk goes in, one observation comes out.
@@ -6,18 +6,21 @@ processes: an action chunk goes in, one observation comes out.
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from world2act.core.errors import InfrastructureError, World2ActError
-from world2act.sims.base import Environment, Observation, load_simulator
+from world2act.core.errors import InfrastructureError
+from world2act.sims.base import Environment, Observation
+from world2act.sims.checks import check_tasks
+from world2act.sims.process import Call, CallRefused, SimulatorProcess, WorkerFailed
+from world2act.sims.rig import Rig
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
@@ -38,11 +41,11 @@ class ChunkResult:
 
 
 class SlotsLost(InfrastructureError):
-    """A process died or raised.
+    """A worker died or raised an exception.
 
     Attributes:
         slots: the slots of the call that ran in it; no result of theirs is known.
-        results: what the call gave for the other slots.
+        results: the results of the call for the other slots.
     """
 
     def __init__(self, message: str, slots: frozenset[int], results: dict[int, Any]) -> None:
@@ -51,29 +54,26 @@ class SlotsLost(InfrastructureError):
 
 
 class EnvironmentPool:
-    """Slots spread over `workers` processes; a context manager.
+    """Slots spread over workers; a context manager.
 
-    A process that dies or raises makes the call end with `SlotsLost`, after every other process has answered. It is
-    then started anew: all of its slots must be reset before they are stepped again, the others go on.
+    The workers start at once and make their environments while the caller goes on. If one dies or raises, the call
+    ends with `SlotsLost` after every other worker has answered. It is then started again: all of its slots must be
+    reset before they are stepped again; the others go on.
 
     Args:
-        simulator: a module of `world2act.sims`.
         tasks_of_slots: the task of each slot.
-        workers: processes, at most one a slot.
-        environment_options: passed to the simulator's `make_environment`.
+        workers: processes, at most one per slot.
 
     Raises:
-        BadInput: there is no such simulator.
+        BadInput: there is no such simulator, task or interpreter.
     """
 
-    def __init__(
-        self, simulator: str, tasks_of_slots: Sequence[str], *, workers: int, **environment_options: Any
-    ) -> None:
-        load_simulator(simulator)  # a wrong name is said once here, not by every process
+    def __init__(self, rig: Rig, tasks_of_slots: Sequence[str], *, workers: int) -> None:
         self.tasks = tuple(tasks_of_slots)
-        self._simulator, self._options = simulator, environment_options
+        self._rig, self._program = rig, check_tasks(rig, self.tasks).worker()
         self._seeds: dict[int, int] = {}
-        self._workers = [self._start(worker) for worker in self._shares(min(workers, len(self.tasks)))]
+        count = min(workers, len(self.tasks))
+        self._workers = [self._start(tuple(range(first, len(self.tasks), count))) for first in range(count)]
 
     def __enter__(self) -> EnvironmentPool:
         return self
@@ -87,25 +87,26 @@ class EnvironmentPool:
         """Reset slots, each to its own seed, and observe them.
 
         Raises:
-            SlotsLost: a process died or raised; see the class.
+            BadInput: the environments cannot be made with this rig.
+            SlotsLost: a worker died or raised; see the class.
         """
         self._seeds.update(seeds)
-        return self._call("reset", seeds)
+        return self._call({slot: _Bound(reset_and_observe, seed) for slot, seed in seeds.items()})
 
     def step(self, chunks: Mapping[int, np.ndarray], *, stop_at_success: bool = True) -> dict[int, ChunkResult]:
         """Execute an action chunk, float (M, action_dim), in each of some slots.
 
         Args:
-            stop_at_success: leave the rest of a chunk once the task is a success. Post-training sets it to False:
+            stop_at_success: leave out the rest of a chunk once the task is a success. Post-training sets it to False:
                 it may not learn from success, not even when an episode ends.
 
         Raises:
-            SlotsLost: a process died or raised; see the class.
-            ValueError: a slot was not reset since the pool, or its process, started.
+            SlotsLost: a worker died or raised; see the class.
+            ValueError: a slot was not reset since the pool, or its worker, started.
         """
         if not chunks.keys() <= self._seeds.keys():
             raise ValueError(f"slots {sorted(chunks.keys() - self._seeds.keys())} were stepped before they were reset")
-        return self._call("step", {slot: (chunk, stop_at_success) for slot, chunk in chunks.items()})
+        return self._call({slot: _Bound(run_chunk, chunk, stop_at_success) for slot, chunk in chunks.items()})
 
     def replay(self, slot: int, seed: int, actions: np.ndarray, size: int) -> np.ndarray:
         """Run logged actions (T, action_dim) again from `seed` and film them, for people to look at.
@@ -114,123 +115,115 @@ class EnvironmentPool:
             uint8 (T + 1, size, size, 3): before each action, and after the last.
         """
         self._seeds[slot] = seed
-        return self._call("replay", {slot: (seed, actions, size)})[slot]
+        return self._call({slot: _Bound(film_actions, seed, actions, size)})[slot]
 
     def close(self) -> None:
-        """End the processes."""
+        """End the workers."""
         for worker in self._workers:
             worker.stop()
         self._workers = []
 
-    def _shares(self, count: int) -> list[tuple[int, ...]]:
-        return [tuple(range(first, len(self.tasks), count)) for first in range(count)]
-
     def _start(self, slots: tuple[int, ...]) -> _Worker:
-        return _Worker(slots, self._simulator, {slot: self.tasks[slot] for slot in slots}, self._options)
+        process = SimulatorProcess(self._program)
+        process.request([Call.make(self.tasks[slot], self._rig) for slot in slots])
+        return _Worker(process, slots)
 
-    def _call(self, command: str, arguments: Mapping[int, Any]) -> dict[int, Any]:
-        """Send every process its slots' arguments at once, then collect; report faults only after all answered."""
-        results: dict[int, Any] = {}
-        faults: list[str] = []
+    def _call(self, calls: Mapping[int, _Bound[T]]) -> dict[int, T]:
+        """Send every worker its slots' calls at once, then collect; report failures only after all have answered."""
+        busy = [(i, [slot for slot in worker.slots if slot in calls]) for i, worker in enumerate(self._workers)]
+        busy = [(i, slots) for i, slots in busy if slots]
+        for i, slots in busy:
+            worker = self._workers[i]
+            worker.process.request([calls[slot].to(worker.slots.index(slot)) for slot in slots])
+        results: dict[int, T] = {}
+        failures: list[str] = []
         lost: set[int] = set()
-        busy = []
-        for i, worker in enumerate(self._workers):
-            share = {slot: arguments[slot] for slot in worker.slots if slot in arguments}
-            if share:
-                busy.append((i, share))
-                worker.send((command, share))
-        for i, share in busy:
+        for i, slots in busy:
             try:
-                results |= self._workers[i].receive()
-            except _WorkerFault as fault:
-                faults.append(self._describe(share, fault))
-                lost |= share.keys()
-                self._workers[i].stop()
-                self._workers[i] = self._start(self._workers[i].slots)
-                for slot in self._workers[i].slots:
-                    self._seeds.pop(slot, None)
-        if faults:
-            raise SlotsLost("\n".join(faults), frozenset(lost), results)
+                results |= zip(slots, cast(list[T], self._workers[i].answers()), strict=True)
+            except _SlotFailed as failure:
+                at_fault = slots if failure.call is None else [slots[failure.call]]
+                failures.append(self._describe(at_fault, failure))
+                lost |= set(slots)
+                self._restart(i)
+        if failures:
+            raise SlotsLost("\n".join(failures), frozenset(lost), results)
         return results
 
-    def _describe(self, slots: Iterable[int], fault: _WorkerFault) -> str:
-        concerned = [fault.slot] if fault.slot is not None else list(slots)
-        names = "; ".join(f"slot {slot}, task {self.tasks[slot]}, seed {self._seeds.get(slot)}" for slot in concerned)
+    def _restart(self, i: int) -> None:
+        worker = self._workers[i]
+        worker.stop()
+        self._workers[i] = self._start(worker.slots)
+        for slot in worker.slots:
+            self._seeds.pop(slot, None)
+
+    def _describe(self, slots: Sequence[int], failure: _SlotFailed) -> str:
+        names = "; ".join(f"slot {slot}, task {self.tasks[slot]}, seed {self._seeds.get(slot)}" for slot in slots)
         return (
-            f"simulator: {names}\n  found:    {fault}\n  expected: an answer"
-            "\n  remedy:   run again; fewer base.workers if memory ran out"
+            f"simulator: {names}\n  found:    {failure}\n  expected: an answer"
+            f"\n  remedy:   run again; fewer base.workers if memory ran out\n  it printed last:\n{failure.printed}"
         )
 
 
-class _WorkerFault(Exception):
-    def __init__(self, message: str, slot: int | None = None) -> None:
-        super().__init__(message)
-        self.slot = slot
+class _Bound(Generic[T]):
+    """A function of an environment, and its arguments."""
+
+    def __init__(self, function: Callable[Concatenate[Environment, P], T], *args: P.args, **kwargs: P.kwargs) -> None:
+        self.to: Callable[[int], Call] = lambda environment: Call.on(environment, function, *args, **kwargs)
+
+
+class _SlotFailed(Exception):
+    """A call failed in a worker; `call` is its index in the request, None where that is not known."""
+
+    def __init__(self, reason: str, call: int | None, printed: str) -> None:
+        super().__init__(reason)
+        self.call, self.printed = call, printed
 
 
 class _Worker:
-    """One process and the connection to it."""
+    """A process and its slots; environment i of the process is the i-th slot's."""
 
-    def __init__(self, slots: tuple[int, ...], simulator: str, tasks: dict[int, str], options: dict[str, Any]) -> None:
-        self.slots = slots
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, simulator, tasks, options), daemon=True)
-        self._process.start()
-        theirs.close()
+    def __init__(self, process: SimulatorProcess, slots: tuple[int, ...]) -> None:
+        self.process, self.slots = process, slots
+        self._made = False
 
-    def send(self, message: Any) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports the dead process
-            self._connection.send(message)
+    def answers(self) -> list[object]:
+        """The values of the oldest request.
 
-    def receive(self) -> dict[int, Any]:
+        Raises:
+            BadInput, WorkerFailed: the environments cannot be made.
+            _SlotFailed: a call failed, or the process died.
+        """
+        if not self._made:
+            self._await_environments()
         try:
-            outcome, slot, value = self._connection.recv()
-        except (EOFError, ConnectionResetError) as error:
-            self._process.join(timeout=5)
-            raise _WorkerFault(f"its process died, exit code {self._process.exitcode}") from error
-        if outcome == "error":
-            raise _WorkerFault(value, slot)
-        return value
+            return self.process.answers()
+        except WorkerFailed as failure:
+            raise _SlotFailed(failure.reason, failure.call, failure.printed) from failure
+        except CallRefused as error:
+            raise _SlotFailed(str(error), error.call, "nothing") from error
+
+    def _await_environments(self) -> None:
+        try:
+            self.process.answers()
+        except WorkerFailed as failure:
+            if failure.call is not None:  # it says itself that it cannot make them: another would not fare better
+                raise
+            raise _SlotFailed(failure.reason, None, failure.printed) from failure
+        self._made = True
 
     def stop(self) -> None:
-        self._connection.close()
-        self._process.join(timeout=2)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self.process.stop()
 
 
-def _serve(connection: Connection, simulator: str, tasks: dict[int, str], options: dict[str, Any]) -> None:
-    """The life of a worker process: one environment a slot, commands until the pipe closes."""
-    slot: int | None = None
-    try:
-        module = load_simulator(simulator)
-        environments = {slot: module.make_environment(task, **options) for slot, task in tasks.items()}
-        while True:
-            slot = None
-            command, arguments = connection.recv()
-            results = {}
-            for slot, argument in arguments.items():
-                results[slot] = _COMMANDS[command](environments[slot], argument)
-            connection.send(("result", None, results))
-    except EOFError:
-        return
-    except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        return
-    except World2ActError as error:
-        connection.send(("error", slot, str(error)))
-    except Exception as error:
-        connection.send(("error", slot, f"{type(error).__name__}: {error}"))
-
-
-def _reset(environment: Environment, seed: int) -> Observation:
+def reset_and_observe(environment: Environment, seed: int) -> Observation:
+    """Runs in the worker; see `EnvironmentPool.reset`."""
     environment.reset(seed)
     return environment.observe()
 
 
-def _step(environment: Environment, argument: tuple[np.ndarray, bool]) -> ChunkResult:
-    chunk, stop_at_success = argument
+def run_chunk(environment: Environment, chunk: np.ndarray, stop_at_success: bool) -> ChunkResult:
+    """Runs in the worker; see `EnvironmentPool.step`."""
     actions = np.clip(np.asarray(chunk, np.float32), -1, 1)
     steps, success = 0, False
     while steps < len(actions) and not (success and stop_at_success):
@@ -239,14 +232,11 @@ def _step(environment: Environment, argument: tuple[np.ndarray, bool]) -> ChunkR
     return ChunkResult(environment.observe(), success, steps, actions[:steps])
 
 
-def _replay(environment: Environment, argument: tuple[int, np.ndarray, int]) -> np.ndarray:
-    seed, actions, size = argument
+def film_actions(environment: Environment, seed: int, actions: np.ndarray, size: int) -> np.ndarray:
+    """Runs in the worker; see `EnvironmentPool.replay`."""
     environment.reset(seed)
     frames = [environment.render(size)]
     for action in actions:
         environment.step(action)
         frames.append(environment.render(size))
     return np.stack(frames)
-
-
-_COMMANDS: dict[str, Callable[[Environment, Any], Any]] = {"reset": _reset, "step": _step, "replay": _replay}

@@ -1,11 +1,14 @@
-"""The program of a simulator process: environments of one module, commands over a socket until it closes.
+"""The program of every simulator worker: environments of one simulator, and calls over a socket until it closes.
 
-It runs under the simulator's own interpreter, by path, and needs nothing there but numpy and the simulator: of
-world2act it takes the modules that import no more than that (errors, lifetime, sims.base, sims.wire and the served
-one), found beside this file and not through the interpreter's path, so that neither environment sees the other's
-packages. Whatever the simulator prints goes to the log of its parent; the socket is out of its reach.
+It runs by path under the simulator's own interpreter, which may be another one than its parent's, and needs nothing
+there except numpy and the simulator. Of world2act it imports only modules that need no more than that, found next to
+this file and not through the interpreter's path, so that neither environment sees the other's packages. Whatever the
+simulator prints goes to its parent's log; the socket is out of its reach.
 
-    python -P serve.py SOCKET PARENT MODULE
+    python -P serve.py SOCKET PARENT TARGET
+
+A request is a list of calls [environment, function, arguments, keywords], carried out in order. The reply is
+{"values": [...]}, or, from the first call that fails, {"failed": its index, "error": ..., and what is known of it}.
 """
 
 from __future__ import annotations
@@ -15,9 +18,14 @@ import importlib.util
 import socket
 import sys
 import traceback
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from world2act.sims.base import Environment
+
+MAKE = "make"
 
 
 def _find_package() -> None:
@@ -31,44 +39,80 @@ def _find_package() -> None:
     spec.loader.exec_module(sys.modules["world2act"])
 
 
-def main(descriptor: int, parent: int, module_name: str) -> None:
-    """Answer every message {command, environment, arguments} with {value}, or {error} and what is known of it."""
-    from world2act.core.errors import BadInput, World2ActError
+class Server:
+    """The environments of one process.
+
+    Args:
+        target: `module` or `module:attribute`, imported at the first environment; it defines `make_environment`.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._environments: list[Environment] = []
+
+    def answer(self, calls: Sequence[tuple[int | None, str, list[object], Mapping[str, object]]]) -> dict[str, object]:
+        """Carry out the calls of one request."""
+        from world2act.core.errors import BadInput, World2ActError
+
+        values: list[object] = []
+        try:
+            for number, function, arguments, keywords in calls:
+                values.append(self._call(number, function, arguments, keywords))
+        except BadInput as error:
+            parts = (error.where, error.key, error.found, error.expected, error.remedy)
+            return {"failed": len(values), "error": "BadInput", "fields": [str(part) for part in parts]}
+        except World2ActError as error:
+            return {"failed": len(values), "error": "InfrastructureError", "message": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            return {"failed": len(values), "error": type(error).__name__, "message": str(error)}
+        return {"values": values}
+
+    def _call(self, number: int | None, function: str, arguments: list[object], keywords: Mapping[str, Any]) -> object:
+        if number is None:
+            return self._make(*arguments, **keywords)
+        if ":" in function:
+            return _resolve(function)(self._environments[number], *arguments, **keywords)
+        return getattr(self._environments[number], function)(*arguments, **keywords)
+
+    def _make(self, *arguments: object, **keywords: object) -> object:
+        from world2act.core.errors import BadInput
+
+        try:
+            environment = _resolve(self._target).make_environment(*arguments, **keywords)
+        except ModuleNotFoundError as error:
+            found, expected = f"the Python package {error.name!r} is missing", f"it installed for {sys.executable}"
+            raise BadInput(self._target, "", found, expected, "run `make setup`, or install the package") from error
+        self._environments.append(environment)
+        return {"task": environment.task, "embodiment": environment.embodiment}
+
+
+def _resolve(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def main(descriptor: int, parent: int, target: str) -> None:
+    """Answer requests until the parent closes the connection, or dies."""
     from world2act.processes.lifetime import end_with_parent
     from world2act.sims.wire import receive, send
 
     end_with_parent(parent)
     connection = socket.socket(fileno=descriptor)
-    environments: list[Any] = []
+    server = Server(target)
     while True:
         try:
-            message = receive(connection)
-        except (EOFError, ConnectionResetError):
+            calls: Any = receive(connection)
+        except (EOFError, ConnectionResetError, KeyboardInterrupt):
             return
-        try:
-            reply = {"value": _answer(environments, module_name, message)}
-        except BadInput as error:
-            fields = (error.where, error.key, error.found, error.expected, error.remedy)
-            reply = {"error": "BadInput", "fields": [str(field) for field in fields]}
-        except World2ActError as error:
-            reply = {"error": "InfrastructureError", "message": str(error)}
-        except Exception as error:
-            traceback.print_exc()
-            reply = {"error": type(error).__name__, "message": str(error)}
+        reply = server.answer(calls)
         sys.stdout.flush()
         sys.stderr.flush()
-        send(connection, reply)
-
-
-def _answer(environments: list[Any], module_name: str, message: dict[str, Any]) -> Any:
-    command, arguments = message["command"], message["arguments"]
-    if command == "make":
-        module = importlib.import_module(module_name)
-        environments.append(module.make_environment(**arguments))
-        made = environments[-1]
-        return {"number": len(environments) - 1, "task": asdict(made.task), "embodiment": asdict(made.embodiment)}
-    value = getattr(environments[message["environment"]], command)(**arguments)
-    return vars(value) if command == "observe" else value
+        try:
+            send(connection, reply)
+        except (BrokenPipeError, ConnectionResetError):  # the parent has given up on this answer
+            return
 
 
 if __name__ == "__main__":

@@ -15,13 +15,16 @@ import pytest
 import yaml
 
 from tests.helpers.paths import ROOT
-from world2act.collection.demonstrations import demonstrate, heldout_split, make_demonstrations, plan
+from world2act.collection.demonstrations import heldout_split, make_demonstrations
+from world2act.collection.expert import demonstrate
+from world2act.collection.jobs import expert_settings, plan
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.params import Demos, compose, parse_params
 from world2act.core.storage import read_parquet, sha256
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.sims.base import load_simulator
-from world2act.sims.seeds import SETS, set_seed
+from world2act.sims.rig import Rig
+from world2act.sims.scene_seeds import SETS, scene_seed
+from world2act.sims.simulator import load_simulator
 
 SMALL = {
     "tasks": ["plate-slide", "coffee-push"],
@@ -56,9 +59,8 @@ def test_bytes_do_not_depend_on_the_number_of_processes(made: Path, tmp_path: Pa
 def test_frame_t_is_seen_before_action_t(made: Path) -> None:
     """Replaying the executed actions meets every recorded frame, state and label in step."""
     dataset = EpisodeDataset.open(made / "labelled")
-    options = {"cameras": demos().cameras, "image_size": 32, "settle_steps": demos().settle_steps}
     for record in dataset.episodes[:2]:
-        environment = load_simulator("metaworld").make_environment(record.task, **options)
+        environment = load_simulator("metaworld").make_environment(record.task, Rig.from_params(demos()))
         environment.reset(record.seed)
         episode = dataset.episode(record.index)
         noise = episode["action.executed"] - episode["action"]
@@ -99,7 +101,7 @@ def test_seeds_of_sets_never_meet_even_after_failed_attempts() -> None:
     many = demos(labelled_per_task=500, video_only_per_task=500, post_training_per_task=500, test_per_task=500)
     ranges = [{seed for job in plan(many, base, name) for seed in job.seeds} for base in (0, 1) for name in SETS]
     assert len(set().union(*ranges)) == sum(map(len, ranges))
-    assert all(job.seeds[0] == set_seed(1, "test", i // 2) for i, job in enumerate(plan(many, 1, "test")))
+    assert all(job.seeds[0] == scene_seed(1, "test", i // 2) for i, job in enumerate(plan(many, 1, "test")))
 
 
 def test_split_is_by_episode_with_every_task_on_both_sides(made: Path) -> None:
@@ -123,10 +125,8 @@ def test_what_was_done_is_recorded(made: Path) -> None:
 
 def test_an_expert_that_fails_leaves_no_episode(tmp_path: Path) -> None:
     hurried = demos(max_steps=5)
-    environment = load_simulator("metaworld").make_environment(
-        "plate-slide", cameras=hurried.cameras, image_size=32, settle_steps=5
-    )
-    assert demonstrate(environment, 0, hurried) is None
+    environment = load_simulator("metaworld").make_environment("plate-slide", Rig.from_params(hurried))
+    assert demonstrate(environment, 0, expert_settings(hurried)) is None
     with pytest.raises(InfrastructureError, match=r"plate-slide.*\n.*failed"):
         make_demonstrations(hurried, 0, 1, tmp_path)
 

@@ -19,8 +19,8 @@ from world2act.core.errors import BadInput
 from world2act.core.storage import sha256, write_json
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates.engine.validate import validate
-from world2act.sims.base import load_simulator
-from world2act.sims.seeds import set_seed
+from world2act.sims.scene_seeds import scene_seed
+from world2act.sims.simulator import load_simulator
 from world2act.skills.boundaries import true_boundaries
 
 
@@ -84,9 +84,9 @@ def test_the_gate_stays_green(joined: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_tested_on_is_never_trained_on(tmp_path: Path) -> None:
     """Left out: scenes of another set or of the held-out part, and tasks that the pipeline does not have."""
     simulator, demos = load_simulator("metaworld"), params().demos
-    kept = [set_seed(0, "labelled", 0), FIRST_SEED, set_seed(1, "test", 0)]
-    other = [set_seed(0, name, 0) for name in ("video_only", "post_training", "test")]
-    heldout = [set_seed(0, "labelled", index) for index in (1, 3)]  # its seed, and the one after a failed attempt
+    kept = [scene_seed(0, "labelled", 0), FIRST_SEED, scene_seed(1, "test", 0)]
+    other = [scene_seed(0, name, 0) for name in ("video_only", "post_training", "test")]
+    heldout = [scene_seed(0, "labelled", index) for index in (1, 3)]  # its seed, and the one after a failed attempt
     recording = episodes(0)[0]
     every = [
         recording.__class__(recording.task, "", seed, recording.images, recording.arrays)
@@ -97,7 +97,7 @@ def test_what_is_tested_on_is_never_trained_on(tmp_path: Path) -> None:
     selected = select_ingested(
         [IngestedDataset("labelled", dataset, range(len(every)))], simulator, demos, 0, "labelled"
     )
-    assert [dataset.episodes[index].seed for _, index in selected] == kept
+    assert [dataset.episodes[index].seed for index in (episode.index for episode in selected)] == kept
     with pytest.raises(BadInput, match="image"):
         select_ingested(
             [IngestedDataset("labelled", dataset, [0])], simulator, params(image_size=64).demos, 0, "labelled"

@@ -18,7 +18,7 @@ from world2act.core.storage import read_json, write_json
 from world2act.data.episodes import Episode
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates.engine.validate import validate
-from world2act.sims.base import load_simulator
+from world2act.sims.simulator import load_simulator
 
 LAG = {"declared_lag": 1, "measured_lag": 1, "explained": 0.9, "episodes": 5}
 
@@ -60,7 +60,7 @@ def test_episodes_with_actions_are_labelled_first_and_the_rest_is_video(workspac
     seeds = [e.seed for dataset in (labelled, video) for e in dataset.episodes]
     assert seeds == [-1, -2, -3, -4], "no scene of the simulator's, and none of them twice"
     words = {e.instruction for dataset in (labelled, video) for e in dataset.episodes}
-    assert words == {load_simulator("metaworld").TASKS["plate-slide"].instruction}, "those of the test"
+    assert words == {load_simulator("metaworld").tasks["plate-slide"].instruction}, "those of the test"
     assert labelled.info["world2act"]["recorded"] == {"robot": LAG}
 
 

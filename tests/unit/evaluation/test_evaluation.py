@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.rigs import metaworld_rig
 from world2act.core.errors import BadInput, InfrastructureError
-from world2act.core.params import Camera
 from world2act.core.seeds import derive
 from world2act.core.storage import read_json, write_json
 from world2act.evaluation.check import success_rate
@@ -30,11 +30,10 @@ from world2act.films.video import write_video
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.random import RandomPolicy
 from world2act.sims.base import Observation
-from world2act.sims.metaworld import make_environment
+from world2act.sims.metaworld.environment import make_environment
 from world2act.sims.pool import EnvironmentPool
 
-CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, protocol=None)
-OPTIONS = {"cameras": [CAMERA], "image_size": 32, "settle_steps": 2}
+RIG = metaworld_rig(image_size=32, settle_steps=2)
 STATES = [InitialState("window-open", seed) for seed in (11, 12, 13)] + [InitialState("hammer", 11)]
 
 
@@ -54,7 +53,7 @@ class Push:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[EnvironmentPool]:
-    with EnvironmentPool("metaworld", tasks_of_slots(STATES, 3), workers=2, **OPTIONS) as pool:
+    with EnvironmentPool(RIG, tasks_of_slots(STATES, 3), workers=2) as pool:
         yield pool
 
 
@@ -71,7 +70,7 @@ def test_every_state_runs_once_and_its_log_replays_it(pool: EnvironmentPool) -> 
     assert all(np.abs(r.actions).max() <= 1 for r in results)
     # frames of a replay are those of an environment of our own that takes the logged actions
     frames = pool.replay(pool.tasks.index("hammer"), 11, results[-1].actions, 64)
-    own = make_environment("hammer", **OPTIONS)
+    own = make_environment("hammer", RIG)
     own.reset(11)
     for action in results[-1].actions:
         own.step(action)
@@ -95,7 +94,7 @@ def test_noise_is_paired_between_policies_and_fresh_for_each_chunk(pool: Environ
 
 
 def test_success_ends_an_episode_and_a_failure_takes_all_steps(pool: EnvironmentPool) -> None:
-    expert = make_environment("window-open", **OPTIONS)
+    expert = make_environment("window-open", RIG)
     expert.reset(11)
     actions, success = [], False
     while not success:
@@ -120,7 +119,7 @@ def test_a_crash_is_an_error_and_never_a_failure(pool: EnvironmentPool) -> None:
     class Killer(Push):
         def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:
             if len(self.seen) == 1:
-                os.kill(pool._workers[0]._process.pid, 9)
+                os.kill(pool._workers[0].process.pid, 9)
             return super().predict(observations, seeds)
 
     results = roll_out(Killer(), pool, STATES[:2] + STATES[3:], max_steps=16)

@@ -24,9 +24,9 @@ from tests.helpers.policy_server import (
     packed,
     running_server,
 )
+from tests.helpers.rigs import metaworld_rig
 from world2act.bridge.adapters import Bridge
 from world2act.core.errors import BadInput, InfrastructureError
-from world2act.core.params import Camera
 from world2act.core.storage import write_json
 from world2act.policies.base import Policy, load_policy
 from world2act.policies.remote import RemotePolicy
@@ -219,14 +219,13 @@ def residual(base: Policy) -> ResidualPolicy:
 def test_stage_2_stands_over_a_policy_that_is_elsewhere(folder: Path, tmp_path: Path) -> None:
     """The same rollouts, to the bit, as over the same policy in this process; then the result is saved and opened."""
     tasks = ["window-open", "window-open"]
-    camera = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, protocol=None)
     near = BasePolicy(size=64)
     states = [Imagined("window-open", seed, torch.randn(2, 32)) for seed in range(2)]
     initialise()
     sizes = {"cameras": {"corner2": {"key": "observation/image", "size": 64}}, "chunk_length": 4, "action_dim": 4}
     with (
         running_server(near) as address,
-        EnvironmentPool("metaworld", tasks, workers=1, cameras=[camera], image_size=64, settle_steps=2) as pool,
+        EnvironmentPool(metaworld_rig(settle_steps=2), tasks, workers=1) as pool,
     ):
         far = remote(folder, address, actions={"actions": [0, 4]}, connections=4, **sizes)
         settings = {"temperature": 0.1, "hard_ratio": 1.0, "updates_per_rollout": 1, "seed": 0}

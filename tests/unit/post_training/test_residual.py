@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.helpers.rigs import metaworld_rig
 from world2act.bridge.adapters import Bridge
 from world2act.core.errors import BadInput
-from world2act.core.params import Camera
 from world2act.core.storage import write_json, write_parquet
 from world2act.policies.base import Policy, load_policy
 from world2act.post_training.residual.model import ResidualModel
@@ -24,7 +24,6 @@ from world2act.sims.pool import ChunkResult, EnvironmentPool
 from world2act.training.objective import Place
 from world2act.training.ranks import initialise
 
-CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, protocol=None)
 SLOTS = ["hammer", "hammer", "window-open", "window-open"]
 DIM = 32
 
@@ -58,7 +57,7 @@ def policy(base_directory: Path) -> ResidualPolicy:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[EnvironmentPool]:
-    with EnvironmentPool("metaworld", SLOTS, workers=2, cameras=[CAMERA], image_size=64, settle_steps=2) as pool:
+    with EnvironmentPool(metaworld_rig(settle_steps=2), SLOTS, workers=2) as pool:
         yield pool
 
 

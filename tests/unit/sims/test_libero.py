@@ -9,30 +9,36 @@ import os
 import pickle
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers.paths import ROOT
-from world2act.collection.demonstrations import demonstrate
+from world2act.collection.expert import demonstrate
+from world2act.collection.jobs import expert_settings
 from world2act.core.errors import BadInput
-from world2act.core.params import Camera, Demos, compose, parse_params
+from world2act.core.params import Demos, compose, parse_params
 from world2act.sims import libero, serve
-from world2act.sims.base import Environment, load_simulator
+from world2act.sims.base import Environment
+from world2act.sims.checks import check_protocol
 from world2act.sims.libero.assets import check_assets, describe_assets
+from world2act.sims.libero.protocols import PROTOCOLS
 from world2act.sims.pool import EnvironmentPool
-from world2act.sims.protocols import PROTOCOLS, check_protocol
-from world2act.sims.seeds import SETS, read_seed, set_seed
+from world2act.sims.process import ProcessEnvironment
+from world2act.sims.rig import CameraMount, Rig
+from world2act.sims.scene_seeds import SETS, SceneSeed, parse_scene_seed, scene_seed
+from world2act.sims.simulator import load_simulator
 
-CAMERA = Camera(name="agentview", position_m=None, fovy_deg=None, protocol=None)
+CAMERA = CameraMount("agentview")
 SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 STOVE = "libero_spatial/pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
 
 
 def _why_not() -> str:
     try:
-        libero.describe()
+        libero.SIMULATOR.describe()
     except BadInput as error:
         return f"{error.found} at {error.where}: {error.remedy}"
     return ""
@@ -41,8 +47,8 @@ def _why_not() -> str:
 needs_libero = [pytest.mark.libero, pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "it is there")]
 
 
-def make(task: str, camera: Camera = CAMERA, image_size: int = 64, settle_steps: int = 10) -> Environment:
-    return libero.make_environment(task, cameras=[camera], image_size=image_size, settle_steps=settle_steps)
+def make(task: str, camera: CameraMount = CAMERA, image_size: int = 64) -> Environment:
+    return libero.SIMULATOR.make_environment(task, Rig("libero", (camera,), image_size, settle_steps=10))
 
 
 def run_inside(code: str) -> str:
@@ -127,8 +133,8 @@ def test_a_protocol_is_followed_or_refused() -> None:
 
 
 def test_seeds_read_back() -> None:
-    for base, name, index in [(0, "labelled", 0), (3, "test", 49), (7, SETS[1], 999_999)]:
-        assert read_seed(set_seed(base, name, index)) == (base, name, index)
+    for scene in [SceneSeed(0, "labelled", 0), SceneSeed(3, "test", 49), SceneSeed(7, SETS[1], 999_999)]:
+        assert parse_scene_seed(scene_seed(scene.base_seed, scene.set, scene.index)) == scene
 
 
 class TestSimulator:
@@ -136,17 +142,18 @@ class TestSimulator:
 
     def test_the_pipeline_makes_the_same_episode_whatever_ran_before(self) -> None:
         demos = parse_params(compose("libero", ROOT), "a test").demos.model_copy(update={"image_size": 32})
-        environment, seed = make(SOUP, image_size=32), set_seed(0, "labelled", 0)
-        first = demonstrate(environment, seed, demos)
-        environment.reset(set_seed(0, "labelled", 1))
+        environment, seed = make(SOUP, image_size=32), scene_seed(0, "labelled", 0)
+        assert isinstance(environment, ProcessEnvironment)
+        first = environment.run(demonstrate, seed, expert_settings(demos))
+        environment.reset(scene_seed(0, "labelled", 1))
         for _ in range(30):
             environment.step(np.array([0.5, 0.2, -0.9, 0, 0, 0, 1.0]))
-        again = demonstrate(environment, seed, demos)
+        again = environment.run(demonstrate, seed, expert_settings(demos))
         assert first is not None and again is not None
-        for name, array in first.arrays.items():
-            np.testing.assert_array_equal(array, again.arrays[name])
+        for name in ("proprio", "scene", "phase", "action", "executed"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         np.testing.assert_array_equal(first.images["agentview"], again.images["agentview"])
-        phase = first.arrays["expert.phase"][:, 0]
+        phase = first.phase[:, 0]
         assert sorted(set(phase)) == [0, 1] and (np.diff(phase) >= 0).all()
         assert first.images["agentview"].std() > 10
 
@@ -162,12 +169,12 @@ class TestSimulator:
         environment = make(SOUP)
         scenes = []
         for which in [(0, "test", 3), (5, "test", 3), (0, "test", 4), (0, "labelled", 3), (5, "labelled", 3)]:
-            environment.reset(set_seed(*which))
+            environment.reset(scene_seed(*which))
             scenes.append(environment.observe().scene)
         np.testing.assert_array_equal(scenes[0], scenes[1])
         assert len({scene.tobytes() for scene in scenes}) == 4
         with pytest.raises(BadInput, match="at most 50"):
-            environment.reset(set_seed(0, "test", 50))
+            environment.reset(scene_seed(0, "test", 50))
 
     def test_a_protocols_observations_are_the_published_codes_to_the_byte(self, tmp_path: Path) -> None:
         """LIBERO's own OffScreenRenderEnv, driven as openpi drives it, against ours before the resize."""
@@ -193,8 +200,8 @@ class TestSimulator:
             f"np.savez('{tmp_path / 'seen.npz'}', images=images[9:], states=states[9:])\n"
         )
         seen = np.load(tmp_path / "seen.npz")
-        environment = make(STOVE, CAMERA.model_copy(update={"protocol": "libero-openpi"}), image_size=256)
-        environment.reset(set_seed(0, "test", 2))
+        environment = make(STOVE, replace(CAMERA, protocol="libero-openpi"), image_size=256)
+        environment.reset(scene_seed(0, "test", 2))
         actions = np.random.default_rng(0).uniform(-1, 1, (8, 7))
         for t in range(9):
             observation = environment.observe()
@@ -216,12 +223,11 @@ class TestSimulator:
         assert "it names posix.getcwd" in printed
 
     def test_the_pool_steps_it_and_videos_replay(self) -> None:
-        options = {"cameras": [CAMERA], "image_size": 32, "settle_steps": 10}
-        with EnvironmentPool("libero", [SOUP, SOUP], workers=1, **options) as pool:
-            first = pool.reset({0: set_seed(0, "test", 0), 1: set_seed(0, "test", 1)})
+        with EnvironmentPool(Rig("libero", (CAMERA,), 32, settle_steps=10), [SOUP, SOUP], workers=1) as pool:
+            first = pool.reset({0: scene_seed(0, "test", 0), 1: scene_seed(0, "test", 1)})
             chunk = np.tile(np.array([0, 0, -0.5, 0, 0, 0, -1.0]), (4, 1))
             results = pool.step({0: chunk, 1: chunk})
-            film = pool.replay(0, set_seed(0, "test", 0), results[0].actions, 32)
+            film = pool.replay(0, scene_seed(0, "test", 0), results[0].actions, 32)
         np.testing.assert_array_equal(film[0], first[0].images["agentview"])
         np.testing.assert_array_equal(film[-1], results[0].observation.images["agentview"])
         assert results[0].steps == 4 and first[0].instruction == libero.TASKS[SOUP].instruction
@@ -231,7 +237,7 @@ class TestSimulator:
         task = "libero_goal/put_the_bowl_on_the_stove"
         environment, solved = make(task), 0
         for index in range(3):
-            environment.reset(set_seed(0, "test", index))
+            environment.reset(scene_seed(0, "test", index))
             solved += any(environment.step(environment.expert_action()) for _ in range(200))
         assert solved == 3
 
@@ -246,11 +252,11 @@ class TestSimulator:
         assert described["packages"]["robosuite"] == "1.4.0" and len(described["assets"]["sha256"]) == 64
 
     def test_both_cameras_see_what_each_sees_alone(self) -> None:
-        both = [CAMERA, CAMERA.model_copy(update={"name": "eye_in_hand"})]
+        both = (CAMERA, CameraMount("eye_in_hand"))
         pictures = {}
         for cameras in (both, both[:1], both[1:]):
-            environment = libero.make_environment(SOUP, cameras=cameras, image_size=64, settle_steps=10)
-            environment.reset(set_seed(0, "test", 0))
+            environment = libero.SIMULATOR.make_environment(SOUP, Rig("libero", cameras, 64, settle_steps=10))
+            environment.reset(scene_seed(0, "test", 0))
             pictures[len(pictures)] = environment.observe().images
         assert list(pictures[0]) == ["agentview", "eye_in_hand"]
         for alone in (pictures[1], pictures[2]):
@@ -259,4 +265,4 @@ class TestSimulator:
 
     def test_unknown_camera(self) -> None:
         with pytest.raises(BadInput, match=r"demos\.cameras"):
-            make(SOUP, CAMERA.model_copy(update={"name": "corner2"}))
+            make(SOUP, CameraMount("corner2"))

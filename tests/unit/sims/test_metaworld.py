@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.helpers.rigs import CAMERA, make, metaworld_rig
 from world2act.core.errors import BadInput
-from world2act.core.params import Camera
-from world2act.sims import metaworld
 from world2act.sims.base import Environment
-
-CAMERA = Camera(name="corner2", position_m=(0.75, 0.075, 0.7), fovy_deg=45.0, protocol=None)
-
-
-def make(task: str, settle_steps: int = 5) -> metaworld.MetaWorld:
-    return metaworld.make_environment(task, cameras=[CAMERA], image_size=64, settle_steps=settle_steps)
+from world2act.sims.metaworld.environment import make_environment
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +73,7 @@ def test_nothing_in_view_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         quick = environment.render(96)
         shown = int((environment._model.geom_group <= 2).sum())
         with monkeypatch.context() as everything:
-            everything.setattr(environment, "_hide_what_is_out_of", lambda view: None)
+            everything.setattr(environment, "_hide_geoms_outside", lambda view: None)
             environment._model.geom_group[:] = environment._groups
             np.testing.assert_array_equal(environment.render(96), quick)
             assert shown < (environment._groups <= 2).sum()
@@ -99,7 +94,7 @@ def test_blank_frames_raise() -> None:
     """The trap itself: a renderer is freed after another one's first frame."""
     result = run(
         "import mujoco, gc\n"
-        "from tests.unit.sims.test_metaworld import make\n"
+        "from tests.helpers.rigs import make\n"
         "other = mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 64, 64)\n"
         "environment = make('plate-slide')\n"
         "environment.reset(0)\n"
@@ -119,16 +114,16 @@ def test_missing_backend_names_package_and_command() -> None:
         "    if name and 'OSMesa' in str(name): raise OSError(f'{name}: cannot open shared object file')\n"
         "    load(self, name, *args, **options)\n"
         "ctypes.CDLL.__init__ = refuse\n"
-        "from tests.unit.sims.test_metaworld import make\n",
+        "from tests.helpers.rigs import make\n",
         MUJOCO_GL="osmesa",
     )
     assert result.returncode and "InfrastructureError" in result.stderr, result.stderr
     assert "sudo apt-get install --no-install-recommends libosmesa6" in result.stderr
-    assert "InfrastructureError" in run("import world2act.sims.metaworld", MUJOCO_GL="nonsense").stderr
+    assert "InfrastructureError" in run("import world2act.sims.metaworld.environment", MUJOCO_GL="nonsense").stderr
 
 
 def test_mujoco_imported_too_early_is_said() -> None:
-    code = "import os; os.environ.pop('MUJOCO_GL', None)\nimport mujoco\nimport world2act.sims.metaworld\n"
+    code = "import os; os.environ.pop('MUJOCO_GL', None)\nimport mujoco\nimport world2act.sims.metaworld.environment\n"
     result = run(code)
     assert "InfrastructureError" in result.stderr and "before MUJOCO_GL was set" in result.stderr, result.stderr
 
@@ -157,6 +152,6 @@ def test_unknown_task_and_camera() -> None:
     with pytest.raises(BadInput, match=r"demos\.tasks"):
         make("hamer")
     with pytest.raises(BadInput, match=r"demos\.cameras"):
-        metaworld.make_environment(
-            "hammer", cameras=[CAMERA.model_copy(update={"name": "wrist"})], image_size=64, settle_steps=0
-        )
+        make_environment("hammer", metaworld_rig(cameras=[replace(CAMERA, name="wrist")]))
+    with pytest.raises(BadInput, match="follows no published protocol"):
+        make_environment("hammer", metaworld_rig(cameras=[replace(CAMERA, protocol="libero-openpi")]))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.unit.sims.test_metaworld import CAMERA, make
+from tests.helpers.rigs import make, metaworld_rig
 from world2act.sims.pool import EnvironmentPool, SlotsLost
 
 TASKS = ("plate-slide", "hammer", "plate-slide", "hammer")
@@ -17,7 +17,7 @@ TASKS = ("plate-slide", "hammer", "plate-slide", "hammer")
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[EnvironmentPool]:
-    with EnvironmentPool("metaworld", TASKS, workers=2, cameras=[CAMERA], image_size=64, settle_steps=5) as pool:
+    with EnvironmentPool(metaworld_rig(), TASKS, workers=2) as pool:
         yield pool
 
 
@@ -68,7 +68,7 @@ def _expert_step(expert: object) -> np.ndarray:
 def test_a_dead_process_costs_its_own_slots_only(pool: EnvironmentPool) -> None:
     first = pool.reset({slot: 40 + slot for slot in range(4)})
     victim = next(worker for worker in pool._workers if 1 in worker.slots)
-    os.kill(victim._process.pid, signal.SIGKILL)
+    os.kill(victim.process.pid, signal.SIGKILL)
     still = {slot: np.zeros((4, 4)) for slot in range(4)}
     with pytest.raises(SlotsLost, match="slot 1, task hammer, seed 41") as lost:
         pool.step(still)

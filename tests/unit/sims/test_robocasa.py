@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from world2act.core.errors import BadInput
-from world2act.core.params import Camera
-from world2act.sims.base import load_simulator
+from world2act.sims.rig import CameraMount, Rig
+from world2act.sims.simulator import load_simulator
 
-CAMERA = Camera(name="robot0_agentview_left", position_m=None, fovy_deg=None, protocol=None)
-OPTIONS = {"image_size": 64, "settle_steps": 0}
+CAMERA = CameraMount("robot0_agentview_left")
+RIG = Rig("robocasa", (CAMERA,), image_size=64, settle_steps=0)
 
 
 def test_the_table_and_the_embodiment() -> None:
     robocasa = load_simulator("robocasa")
-    assert len(robocasa.TASKS) == 24 and sum(task.prehensile for task in robocasa.TASKS.values()) == 10
-    assert (robocasa.EMBODIMENT.action_dim, robocasa.EMBODIMENT.proprio_dim) == (12, 16)
-    assert robocasa.EMBODIMENT.name == "panda_mobile"
+    assert len(robocasa.tasks) == 24 and sum(task.prehensile for task in robocasa.tasks.values()) == 10
+    assert (robocasa.embodiment.action_dim, robocasa.embodiment.proprio_dim) == (12, 16)
+    assert robocasa.embodiment.name == "panda_mobile"
 
 
 def test_what_is_missing_or_wrong_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     robocasa = load_simulator("robocasa")
     monkeypatch.setenv("WORLD2ACT_ROBOCASA_PYTHON", str(tmp_path / "python"))
     with pytest.raises(BadInput, match="WORLD2ACT_ROBOCASA_PYTHON"):
-        robocasa.make_environment("OpenDrawer", cameras=[CAMERA], **OPTIONS)
+        robocasa.make_environment("OpenDrawer", RIG)
     with pytest.raises(BadInput, match=r"demos\.tasks"):
-        robocasa.make_environment("OpenSesame", cameras=[CAMERA], **OPTIONS)
+        robocasa.make_environment("OpenSesame", RIG)
     with pytest.raises(BadInput, match=r"demos\.cameras"):
-        robocasa.make_environment("OpenDrawer", cameras=[CAMERA.model_copy(update={"fovy_deg": 45.0})], **OPTIONS)
+        robocasa.make_environment("OpenDrawer", replace(RIG, cameras=(replace(CAMERA, fovy_deg=45.0),)))

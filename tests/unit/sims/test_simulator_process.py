@@ -17,33 +17,35 @@ import psutil
 import pytest
 
 from tests.helpers.paths import ROOT
-from tests.unit.sims.test_metaworld import CAMERA, make
+from tests.helpers.rigs import CAMERA, make, metaworld_rig
 from world2act.core.errors import BadInput, InfrastructureError
-from world2act.core.params import Camera
-from world2act.sims import metaworld
 from world2act.sims.base import Environment
+from world2act.sims.metaworld.environment import make_environment
 from world2act.sims.process import ProcessEnvironment, SimulatorProcess, shared_process
+from world2act.sims.rig import CameraMount, Rig
+from world2act.sims.simulator import WorkerProgram
 from world2act.sims.wire import receive, send
 
-VARIABLES = {"PYTHONPATH": str(ROOT)}  # for tests.helpers.served alone; world2act is found without it
+# PYTHONPATH is for tests.helpers.served alone; world2act is found without it
+PROGRAM = WorkerProgram(Path(sys.executable), "tests.helpers.served", {"PYTHONPATH": str(ROOT)})
+RIG = metaworld_rig()
 
 
 def start(timeout_s: float = 120.0) -> SimulatorProcess:
-    return SimulatorProcess(Path(sys.executable), "tests.helpers.served", VARIABLES, timeout_s)
+    return SimulatorProcess(PROGRAM, timeout_s)
 
 
 @pytest.fixture
 def broken() -> Iterator[ProcessEnvironment]:
     process = start()
-    yield process.make_environment("broken")
+    yield process.make_environment("broken", RIG)
     process.stop()
 
 
 def test_the_same_bytes_as_in_this_process() -> None:
     process = start()
-    options = {"cameras": [CAMERA.model_dump(mode="json")], "image_size": 64, "settle_steps": 5}
-    theirs, ours = process.make_environment("coffee-push", **options), make("coffee-push")
-    other = process.make_environment("plate-slide", **options)
+    theirs, ours = process.make_environment("coffee-push", RIG), make("coffee-push")
+    other = process.make_environment("plate-slide", RIG)
     other.reset(1)
     assert isinstance(theirs, Environment)
     assert theirs.task == ours.task and theirs.embodiment == ours.embodiment
@@ -66,13 +68,12 @@ def test_the_same_bytes_as_in_this_process() -> None:
 
 
 def test_every_camera_comes_through() -> None:
-    cameras = [CAMERA, Camera(name="gripperPOV", position_m=None, fovy_deg=None, protocol=None)]
-    options = {"image_size": 32, "settle_steps": 5}
+    cameras = [CAMERA, CameraMount("gripperPOV")]
+    both, second = metaworld_rig(32, cameras=cameras), metaworld_rig(32, cameras=cameras[1:])
     process = start()
-    described = [camera.model_dump(mode="json") for camera in cameras]
-    theirs = process.make_environment("coffee-push", cameras=described, **options)
-    ours = metaworld.make_environment("coffee-push", cameras=cameras, **options)
-    alone = metaworld.make_environment("coffee-push", cameras=cameras[1:], **options)
+    theirs = process.make_environment("coffee-push", both)
+    ours = make_environment("coffee-push", both)
+    alone = make_environment("coffee-push", second)
     for environment in (theirs, ours, alone):
         environment.reset(3)
     seen, expected = theirs.observe().images, ours.observe().images
@@ -112,21 +113,20 @@ def test_an_infrastructure_error_stays_one(broken: ProcessEnvironment) -> None:
 
 
 def test_a_death_is_said_and_the_next_environment_gets_a_new_process() -> None:
-    python = Path(sys.executable)
-    first = shared_process(python, "tests.helpers.served", VARIABLES)
-    assert shared_process(python, "tests.helpers.served", VARIABLES) is first
+    first = shared_process(PROGRAM)
+    assert shared_process(PROGRAM) is first
     with pytest.raises(InfrastructureError, match="its process died, exit code -9"):
-        first.make_environment("broken").step(np.zeros(1))
-    second = shared_process(python, "tests.helpers.served", VARIABLES)
+        first.make_environment("broken", RIG).step(np.zeros(1))
+    second = shared_process(PROGRAM)
     assert second is not first
-    second.make_environment("broken").reset(0)
+    second.make_environment("broken", RIG).reset(0)
     second.stop()
 
 
 def test_silence_ends_in_an_error() -> None:
     process = start()
-    environment = process.make_environment("broken")
-    process._connection.settimeout(0.5)
+    environment = process.make_environment("broken", RIG)
+    process._timeout_s = 0.5
     with pytest.raises(InfrastructureError, match=r"no answer to 'gripper_opening' within 0\.5 s"):
         environment.gripper_opening()
     assert not process.alive
@@ -134,17 +134,17 @@ def test_silence_ends_in_an_error() -> None:
 
 def test_a_missing_interpreter_and_module() -> None:
     with pytest.raises(BadInput, match="/nowhere/python"):
-        SimulatorProcess(Path("/nowhere/python"), "tests.helpers.served")
-    with pytest.raises(InfrastructureError, match=r"ModuleNotFoundError.*no_such_module"):
-        SimulatorProcess(Path(sys.executable), "no_such_module").make_environment("x")
+        SimulatorProcess(WorkerProgram(Path("/nowhere/python"), "tests.helpers.served"))
+    with pytest.raises(BadInput, match="'no_such_module' is missing"):
+        SimulatorProcess(WorkerProgram(Path(sys.executable), "no_such_module")).make_environment("x", RIG)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with its parent")
 def test_it_ends_with_a_parent_that_is_killed() -> None:
     code = (
-        "from tests.unit.sims.test_simulator_process import start\n"
+        "from tests.unit.sims.test_simulator_process import RIG, start\n"
         "import time\n"
-        "process = start(); process.make_environment('broken'); print(process._process.pid, flush=True); time.sleep(60)"
+        "process = start(); process.make_environment('broken', RIG); print(process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(parent.stdout.readline()))
@@ -167,7 +167,7 @@ def test_the_program_needs_neither_torch_nor_pydantic() -> None:
         "sys.meta_path.insert(0, Refuse())\n"
         "import runpy, world2act.sims.serve as serve\n"
         "serve._find_package()\n"
-        "import world2act.sims.wire, world2act.sims.base, world2act.sims.libero, world2act.sims.robocasa\n"
+        "import world2act.sims.pool, world2act.sims.libero, world2act.sims.robocasa, world2act.collection.expert\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -181,6 +181,7 @@ def test_messages() -> None:
         "dict": {"none": None, "flag": True, "float": 0.1 + 0.2, "int": 2**60, "text": "ö\n"},
         "list": [np.arange(3), np.zeros((0, 2)), np.bool_(True), np.float64(1e-300)],
     }
+    value["rig"] = Rig("toy", (CAMERA, CameraMount("wrist")), 64, 0)
     big = rng.integers(0, 255, 4_000_000).astype(np.uint8)
     writer = threading.Thread(target=lambda: (send(here, value), send(here, big)))
     writer.start()
@@ -188,6 +189,7 @@ def test_messages() -> None:
     writer.join()
     np.testing.assert_array_equal(received["array"], value["array"])
     assert received["array"].dtype == np.float32 and received["dict"] == value["dict"]
+    assert received["rig"] == value["rig"] and hash(received["rig"]) == hash(value["rig"])
     assert [np.asarray(each).tolist() for each in received["list"]] == [[0, 1, 2], [], True, 1e-300]
     np.testing.assert_array_equal(large, big)
     with pytest.raises(TypeError):

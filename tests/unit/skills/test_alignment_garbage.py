@@ -17,6 +17,7 @@ import yaml
 from tests.helpers.paths import ROOT
 from world2act.core.params.skills import Price
 from world2act.sims import metaworld
+from world2act.sims.base import Task
 from world2act.skills.alignment import MAX_PROMPT, Discard, Skill, align
 from world2act.skills.contact import Event
 from world2act.skills.journal import Journal
@@ -194,7 +195,7 @@ def test_prompts_are_in_the_language_of_the_instruction(
 
 
 @pytest.mark.parametrize("task", metaworld.TASKS.values(), ids=lambda task: task.name)
-def test_prompts_that_a_person_wrote_obey_the_rules_for_models(task: metaworld.Task) -> None:
+def test_prompts_that_a_person_wrote_obey_the_rules_for_models(task: Task) -> None:
     steps = yaml.safe_load((ROOT / "conf/skills/metaworld.yaml").read_text())[task.name]
     reply = Reply(json.dumps({"skills": steps, "refusal": ""}), "stop", 1, 1)
     assert [step.model_dump() for step in read_plan(reply, task.instruction, PROMPTS)] == steps

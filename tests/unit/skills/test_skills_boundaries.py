@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers.paths import ROOT
-from world2act.collection.demonstrations import demonstrate, make_demonstrations
+from tests.helpers.rigs import record
+from world2act.collection.demonstrations import make_demonstrations
 from world2act.core.errors import BadInput
 from world2act.core.params import compose, parse_params
 from world2act.core.params.skills import Motion, Touch
@@ -18,7 +20,8 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import PHASE, STATE, gripper_opening
 from world2act.data.skill_table import SkillRow
-from world2act.sims.base import load_simulator
+from world2act.sims.metaworld.environment import make_environment
+from world2act.sims.rig import Rig
 from world2act.skills.boundaries import boundary_metrics, count_boundaries, count_matches, expert_boundaries, f1
 from world2act.skills.contact import Event, touch_events
 from world2act.skills.events import Calibration, find_events
@@ -157,9 +160,8 @@ def test_experts_know_their_phase_and_asking_changes_nothing(task: str) -> None:
     from metaworld import policies
 
     demos = parse_params(compose("default", ROOT), "a test").demos
-    options = {"cameras": demos.cameras, "image_size": 16, "settle_steps": demos.settle_steps}
-    environment = load_simulator("metaworld").make_environment(task, **options)
-    episode = demonstrate(environment, 4_000_000, demos)
+    environment = make_environment(task, replace(Rig.from_params(demos), image_size=16))
+    episode = record(environment, 4_000_000, demos)
     phases = episode.arrays[PHASE][:, 0]
     assert phases[0] == 0 and phases[-1] == 1 and len(expert_boundaries(phases)) == 1
     theirs = getattr(policies, f"Sawyer{task.title().replace('-', '')}V3Policy")()
@@ -175,8 +177,7 @@ def test_a_force_on_the_hand_is_touch(task: str, tmp_path: Path) -> None:
     import mujoco
 
     demos = parse_params(compose("default", ROOT), "a test").demos
-    options = {"cameras": demos.cameras, "image_size": 16, "settle_steps": demos.settle_steps}
-    environment = load_simulator("metaworld").make_environment(task, **options)
+    environment = make_environment(task, replace(Rig.from_params(demos), image_size=16))
     environment.reset(4_000_001)
     model, data, states, wrench = environment._model, environment._data, [], np.zeros(6)
     hand = model.body_weldid == model.body("hand").weldid[0]

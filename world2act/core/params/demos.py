@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -18,7 +18,7 @@ class Camera(Section):
     name: str
     position_m: tuple[float, float, float] | None = Field(strict=False)
     fovy_deg: Positive | None
-    protocol: Literal["libero-openpi", "libero-lerobot"] | None
+    protocol: str | None
 
 
 def _together(cameras: tuple[Camera, ...]) -> tuple[Camera, ...]:

@@ -26,7 +26,7 @@ from world2act.formats.action_lag import ENOUGH, LagTest, SourceLag
 from world2act.formats.importers.detect import find_importer
 from world2act.formats.importers.recording import Recording, SetAside
 from world2act.formats.importers.source import Source
-from world2act.sims.base import load_simulator
+from world2act.sims.simulator import load_simulator
 
 SET_ASIDE_FILE = "set_aside.parquet"
 SHARE = 0.05
@@ -78,7 +78,7 @@ def import_dataset(
         raise BadInput(dest, "", "something", "nothing there yet", "choose another place, or delete it")
     source = Source(src)
     recording = _renamed(find_importer(source, format_)(source), rename or {}, src)
-    convention = load_simulator(pictures_like).IMAGE_CONVENTION if pictures_like else recording.image_convention
+    convention = load_simulator(pictures_like).image_convention if pictures_like else recording.image_convention
     robot = embodiment or recording.robot_type
     if not robot:
         raise BadInput(src, "the robot's name", "none", "one", "name it with --embodiment")

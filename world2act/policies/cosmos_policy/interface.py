@@ -23,7 +23,7 @@ from world2act.core.errors import BadInput
 from world2act.policies.cosmos_policy.layout import Layout, layout_of
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.robot import RobotDescription
-from world2act.sims.base import load_simulator
+from world2act.sims.simulator import load_simulator
 
 SIDE, JPEG_QUALITY, CROP_AREA = 224, 95, 0.9
 
@@ -61,9 +61,9 @@ class Interface:
     def robot(self, image_size: int) -> RobotDescription:
         """The robot of the released weights, seen at `image_size` pixels."""
         simulator = load_simulator(self.simulator)
-        robot, cameras = simulator.EMBODIMENT, tuple(self.cameras.values())
+        robot, cameras = simulator.embodiment, tuple(self.cameras.values())
         names = tuple(robot.proprio_names), tuple(robot.action_names)
-        return RobotDescription(robot.name, cameras, image_size, simulator.IMAGE_CONVENTION, *names, robot.control_hz)
+        return RobotDescription(robot.name, cameras, image_size, simulator.image_convention, *names, robot.control_hz)
 
     def fit(self, robot: RobotDescription, key: str) -> tuple[Layout, tuple[str, ...]]:
         """The layout of the latent frames, and which of the robot's cameras each of its pictures shows.

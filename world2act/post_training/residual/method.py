@@ -21,6 +21,7 @@ from world2act.post_training.residual.params import Parameters
 from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.post_training.residual.targets import read_targets
 from world2act.sims.pool import EnvironmentPool
+from world2act.sims.rig import Rig
 from world2act.training.ranks import initialise
 
 
@@ -35,14 +36,7 @@ def make_objective(params: Params, artifacts: Path) -> Iterator[ResidualObjectiv
     policy = _make_policy(params, settings, bridge, artifacts)
     slots = [demos.tasks[i % len(demos.tasks)] for i in range(training.batch_size)]
     local_slots = np.array_split(slots, ranks)[rank].tolist()
-    with EnvironmentPool(
-        demos.simulator,
-        local_slots,
-        workers=max(1, params.base.workers // ranks),
-        cameras=demos.cameras,
-        image_size=demos.image_size,
-        settle_steps=demos.settle_steps,
-    ) as pool:
+    with EnvironmentPool(Rig.from_params(demos), local_slots, workers=max(1, params.base.workers // ranks)) as pool:
         yield ResidualObjective(
             policy,
             pool,

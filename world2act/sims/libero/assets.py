@@ -1,11 +1,11 @@
-"""LIBERO's meshes and textures: which they are, for every result. Scores on other assets are not LIBERO scores."""
+"""LIBERO's meshes and textures: every result names them, because scores on other assets are not LIBERO scores."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from world2act.core.errors import BadInput
 
@@ -13,22 +13,31 @@ _FOLDERS = ("articulated_objects", "scenes", "stable_hope_objects", "stable_scan
 _TEXTURED = ("akita_black_bowl", "basket", "plate")
 
 
+class Assets(TypedDict):
+    """The digest of a folder of assets (paths and contents), how many files, and whether scores on it are LIBERO's."""
+
+    sha256: str
+    files: int
+    stand_ins: list[str]
+    note: str
+
+
 def check_assets(folder: Path) -> None:
-    """Raises `BadInput` where LIBERO's assets are not there, before LIBERO itself would try to download them."""
+    """Raises `BadInput` if LIBERO's assets are missing, before LIBERO itself would try to download them."""
     missing = [name for name in _FOLDERS if not (folder / name).is_dir()]
     if missing:
         raise BadInput(
             folder,
             "",
             f"no {', '.join(missing)}",
-            "LIBERO's assets, which its package does not bring",
-            "make libero WORLD2ACT_LIBERO_ASSETS=/path/to/assets, or WORLD2ACT_LIBERO_ASSETS=download",
+            "LIBERO's assets, which its package does not include",
+            "run `make libero WORLD2ACT_LIBERO_ASSETS=/path/to/assets`, or the same with =download",
         )
 
 
 @cache
-def describe_assets(folder: Path) -> dict[str, Any]:
-    """Digest of the folder (paths and contents), number of files, and whether scores on it are LIBERO's.
+def describe_assets(folder: Path) -> Assets:
+    """Describe the folder.
 
     A texture of a single colour is a stand-in: LIBERO's are photographs of the objects.
 
@@ -55,4 +64,5 @@ def _is_flat(texture: Path) -> bool:
     if not texture.is_file():
         return False
     with Image.open(texture) as image:
-        return all(low == high for low, high in image.convert("RGB").getextrema())
+        bands = cast(tuple[tuple[int, int], ...], image.convert("RGB").getextrema())  # a pair per band of RGB
+        return all(low == high for low, high in bands)

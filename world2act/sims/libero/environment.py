@@ -1,4 +1,4 @@
-"""LIBERO's environments, as they run under LIBERO's own interpreter; see world2act/sims/libero/__init__.py.
+"""LIBERO's environments, as they run in a worker under LIBERO's interpreter; see world2act/sims/libero/__init__.py.
 
 Traps closed here:
 
@@ -7,9 +7,9 @@ Traps closed here:
   the end of a control step but one physics step before it. So they are its observations to the byte.
 - LIBERO samples from numpy's global generator: it is seeded before every reset, so that an episode depends on its
   seed alone.
-- A model that is built anew at every reset takes seconds and frees a renderer, after which frames may be blank:
-  models are built once, nothing is freed, and a frame without contrast raises. What robosuite's soft reset leaves of
-  the last episode is put back: the gripper's command, and where fixtures stand, to which LIBERO adds.
+- Building the model again at every reset takes seconds and frees a renderer, after which frames may be blank: models
+  are built once, nothing is freed, and a frame without contrast raises. What robosuite's soft reset leaves of the last
+  episode is restored: the gripper's command, and the positions of fixtures, to which LIBERO adds.
 - LIBERO's initial states are pickled arrays: they are read by an unpickler that knows arrays and nothing else.
 """
 
@@ -34,13 +34,14 @@ from world2act.sims.base import Observation, Task, check_contrast
 from world2act.sims.libero import EMBODIMENT, TASKS
 from world2act.sims.libero.assets import check_assets
 from world2act.sims.libero.expert import Expert
-from world2act.sims.protocols import PROTOCOLS
-from world2act.sims.seeds import read_seed
+from world2act.sims.libero.protocols import PROTOCOLS
+from world2act.sims.rig import CameraMount, Rig
+from world2act.sims.scene_seeds import parse_scene_seed
 
 _CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 _REST = np.array([0.0] * 6 + [-1.0])
 _FIXTURE_SEED = 7  # openpi's; official initial states hold no fixtures
-_PHYSICS_STEPS = 25  # of 2 ms, a control step of 50 ms
+_PHYSICS_STEPS = 25  # of 2 ms each, in a control step of 50 ms
 _AT_HOME = {"pos": "0 0 0", "quat": "1 0 0 0"}
 _SEEDS = 2**32
 _MALFORMED = (EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError)  # what else unpickling may raise
@@ -48,13 +49,13 @@ _alive: list[Any] = []
 _contexts: dict[tuple[str, bool], Any] = {}  # environments of one task share meshes and textures
 
 
-def make_environment(task: str, *, cameras: list[dict[str, Any]], image_size: int, settle_steps: int) -> Libero:
-    """See `world2act.sims.libero.make_environment`; each camera as a dict."""
+def make_environment(task: str, rig: Rig) -> Libero:
+    """See `world2act.sims.simulator.Simulator.make_environment`."""
     check_assets(Path(get_libero_path("assets")))
-    names = [camera["name"] for camera in cameras]
+    names = [mount.name for mount in rig.cameras]
     if not _CAMERAS.keys() >= set(names):
         raise BadInput("params.yaml", "demos.cameras", names, f"some of {[*_CAMERAS]}", "name these")
-    return Libero(TASKS[task], cameras, image_size, settle_steps)
+    return Libero(TASKS[task], rig)
 
 
 class Libero:
@@ -62,9 +63,9 @@ class Libero:
 
     embodiment = EMBODIMENT
 
-    def __init__(self, task: Task, cameras: list[dict[str, Any]], image_size: int, settle_steps: int) -> None:
-        self.task, self._size, self._settle_steps = task, image_size, settle_steps
-        self._protocol = PROTOCOLS[cameras[0]["protocol"]] if cameras[0]["protocol"] else None
+    def __init__(self, task: Task, rig: Rig) -> None:
+        self.task, self._size, self._settle_steps = task, rig.image_size, rig.settle_steps
+        self._protocol = PROTOCOLS[rig.protocol] if rig.protocol else None
         suite, stem = task.name.split("/")
         self._states = read_initial_states(Path(get_libero_path("init_states")) / suite / f"{stem}.pruned_init")
         self._env = ControlEnv(
@@ -80,30 +81,30 @@ class Libero:
         self._seen = copy.copy(self._data) if self._protocol else self._data
         self._physics_steps = 0
         self._robot = self._env.robots[0]
-        self._views = {camera["name"]: self._place(camera) for camera in cameras}
+        self._views = {mount.name: self._mount(mount) for mount in rig.cameras}
         self._fixtures = {
             self._env.obj_body_id[name]: [_numbers(fixture.get_obj(), key, home) for key, home in _AT_HOME.items()]
             for name, fixture in self._env.fixtures_dict.items()
         }
-        self._renderer = _Renderer.of(task.name, self._model, tuned=self._protocol is None)
+        self._renderer = _Renderer.shared(task.name, self._model, tuned=self._protocol is None)
         self._goals = self._env.parsed_problem["goal_state"]
         _alive.append(self)
 
     def reset(self, seed: int) -> None:
-        _, subset, index = read_seed(seed)
-        official = subset == "test"
+        scene = parse_scene_seed(seed)
+        official, index = scene.set == "test", scene.index
         if official and index >= len(self._states):
             raise BadInput(
                 "params.yaml",
                 "demos.test_per_task",
                 f"test scene {index} of {self.task.name}",
-                f"at most {len(self._states)} a task: LIBERO's official initial states",
+                f"at most {len(self._states)} per task: LIBERO's official initial states",
                 "lower it",
             )
         np.random.seed((self._protocol.seed if self._protocol else _FIXTURE_SEED) if official else seed % _SEEDS)
         self._robot.gripper.current_action = np.zeros(self._robot.gripper.dof)
-        for body, (place, turn) in self._fixtures.items():
-            self._model.body_pos[body], self._model.body_quat[body] = place, turn
+        for body, (position, rotation) in self._fixtures.items():
+            self._model.body_pos[body], self._model.body_quat[body] = position, rotation
         with contextlib.redirect_stdout(None):
             self._env.reset()
         if official:
@@ -150,13 +151,13 @@ class Libero:
     def render(self, size: int) -> np.ndarray:
         return self._picture(self._data, next(iter(self._views.values())), size)
 
-    def _place(self, camera: dict[str, Any]) -> mujoco.MjvCamera:
+    def _mount(self, mount: CameraMount) -> mujoco.MjvCamera:
         view = mujoco.MjvCamera()
-        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self._model.camera(_CAMERAS[camera["name"]]).id
-        if camera["position_m"]:
-            self._model.cam_pos[view.fixedcamid] = camera["position_m"]
-        if camera["fovy_deg"]:
-            self._model.cam_fovy[view.fixedcamid] = camera["fovy_deg"]
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self._model.camera(_CAMERAS[mount.name]).id
+        if mount.position_m:
+            self._model.cam_pos[view.fixedcamid] = mount.position_m
+        if mount.fovy_deg:
+            self._model.cam_fovy[view.fixedcamid] = mount.fovy_deg
         return view
 
     def _picture(self, data: mujoco.MjData, view: mujoco.MjvCamera, size: int) -> np.ndarray:
@@ -168,7 +169,7 @@ class Libero:
         """Nothing: environments and renderers are freed with their process, or later ones would render nothing."""
 
     def _after_physics_step(self, force: bool = False) -> None:
-        """Stands in for robosuite's update of its observables, which it calls after every physics step."""
+        """Replaces robosuite's update of its observables, which it calls after every physics step."""
         if not force:
             self._physics_steps += 1
             if self._physics_steps % _PHYSICS_STEPS == _PHYSICS_STEPS - 1:
@@ -183,9 +184,9 @@ class Libero:
 
     def _proprio(self) -> np.ndarray:
         data = self._seen
-        turn = convert_quat(data.body(self._robot.robot_model.eef_name).xquat.copy(), to="xyzw")
-        place = data.site_xpos[self._robot.eef_site_id]
-        return np.concatenate([place, quat2axisangle(turn), self._fingers(data)]).astype(np.float32)
+        rotation = convert_quat(data.body(self._robot.robot_model.eef_name).xquat.copy(), to="xyzw")
+        position = data.site_xpos[self._robot.eef_site_id]
+        return np.concatenate([position, quat2axisangle(rotation), self._fingers(data)]).astype(np.float32)
 
     def _position(self, name: str | None) -> np.ndarray:
         if name is None:
@@ -215,7 +216,7 @@ class _Renderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
     @classmethod
-    def of(cls, task: str, model: mujoco.MjModel, tuned: bool) -> _Renderer:
+    def shared(cls, task: str, model: mujoco.MjModel, tuned: bool) -> _Renderer:
         if (task, tuned) not in _contexts:
             try:
                 _contexts[task, tuned] = cls(model, tuned)
@@ -234,9 +235,9 @@ class _Renderer:
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
-        frame, place = np.zeros((size, size, 3), np.uint8), mujoco.MjrRect(0, 0, size, size)
-        mujoco.mjr_render(place, self._scene, self._context)
-        mujoco.mjr_readPixels(frame, None, place, self._context)
+        frame, viewport = np.zeros((size, size, 3), np.uint8), mujoco.MjrRect(0, 0, size, size)
+        mujoco.mjr_render(viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(frame, None, viewport, self._context)
         return frame
 
 
@@ -252,9 +253,11 @@ def read_initial_states(path: Path) -> np.ndarray:
             with archive.open(name) as stream:
                 states = _ArrayUnpickler(stream).load()
     except (pickle.UnpicklingError, zipfile.BadZipFile, *_MALFORMED, StopIteration, OSError) as error:
-        raise BadInput(path, "", error or "no data.pkl", "LIBERO's initial states", "run `make libero` anew") from error
+        raise BadInput(
+            path, "", error or "no data.pkl", "LIBERO's initial states", "run `make libero` again"
+        ) from error
     if not isinstance(states, np.ndarray) or states.dtype != np.float64 or states.ndim != 2:
-        raise BadInput(path, "", type(states), "float64 (N, state)", "run `make libero` anew")
+        raise BadInput(path, "", type(states), "float64 (N, state)", "run `make libero` again")
     return states
 
 
@@ -262,7 +265,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Rebuilds numpy arrays and refuses everything else that a pickle could name."""
 
     _KNOWN = {  # noqa: RUF012
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.zeros(0))[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),

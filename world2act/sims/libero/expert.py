@@ -1,8 +1,8 @@
-"""A scripted expert for LIBERO's pick-and-place tasks: from the simulator's state to the next action.
+"""A scripted expert for LIBERO's pick-and-position tasks: from the simulator's state to the next action.
 
-It sees everything (privileged) and acts closed loop: in every state it says what to do from there, also after noise
-has pushed the arm away or the object has slipped. Bowls are pinched at the rim, everything else is grasped from
-above across its narrow side.
+It sees everything (privileged) and acts closed loop: in every state it knows how to go on, even after noise has pushed
+the arm away or the object has slipped. Bowls are pinched at the rim; everything else is grasped from above, across
+its narrow side.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from world2act.core.errors import BadInput
 
 _PREDICATES = ("on", "in")
-# Errors that ask for an action of 1, which moves 0.05 m or 0.5 rad, but less near the limits of the arm.
+# The errors at which an action reaches 1, which moves 0.05 m or 0.5 rad, but less near the limits of the arm.
 _METRES, _RADIANS = 0.02, 0.25
 _OPEN, _CLOSE = -1.0, 1.0
 _HOVER_M = 0.12
@@ -44,10 +44,10 @@ class Expert:
         model, data: the simulation, read only.
         site: the gripper's site.
         bodies: object → body.
-        goals: [predicate, object, target] each, from the task's file.
+        goals: one [predicate, object, target] per goal, from the task's file.
 
     Attributes:
-        time: control steps so far, kept by the environment: the expert moves on once a step, however often asked.
+        time: control steps so far, kept by the environment: the expert advances once per step, however often asked.
         phase: of the last action: 2 k while it picks the object of goal k, 2 k + 1 while it places it.
     """
 
@@ -66,7 +66,7 @@ class Expert:
         self._goal, self._stage, self._since = 0, "reach", 0
         self._grasp: _Grasp | None = None
         self._held = np.zeros(3)  # from the object's middle to the gripper
-        self._opening, self._place, self._stuck = 0.0, np.zeros(3), 0
+        self._opening, self._position, self._stuck = 0.0, np.zeros(3), 0
         self.time, self._asked, self._answer = 0, -1, np.zeros(7, np.float32)
         self.phase = 0
 
@@ -93,9 +93,9 @@ class Expert:
                 "use demonstrations from files for this task",
             )
         self._since += 1
-        place = self._data.site_xpos[self._site].copy()
-        self._stuck = self._stuck + 1 if np.linalg.norm(place - self._place) < _STILL_M else 0
-        self._place = place
+        position = self._data.site_xpos[self._site].copy()
+        self._stuck = self._stuck + 1 if np.linalg.norm(position - self._position) < _STILL_M else 0
+        self._position = position
         return getattr(self, f"_{self._stage}")(name, rest[0])
 
     def _enter(self, stage: str) -> None:
@@ -107,17 +107,17 @@ class Expert:
         points = self._points(name)
         if self._grasp is None or np.linalg.norm(self._grasp.center - _middle(points)) > _MOVED_M:
             self._grasp = _plan(points, rim="bowl" in name)
-        grasp, place = self._grasp, self._data.site_xpos[self._site]
-        away = np.linalg.norm(place[:2] - grasp.point[:2])
+        grasp, position = self._grasp, self._data.site_xpos[self._site]
+        away = np.linalg.norm(position[:2] - grasp.point[:2])
         if away < _NEAR_M and abs(self._turn(grasp.yaw)) < 2 * _TURNED:
-            there = np.linalg.norm(place - grasp.point) < _AT_M and abs(self._turn(grasp.yaw)) < _TURNED
-            if there or self._stuck > _PATIENCE:
+            arrived = np.linalg.norm(position - grasp.point) < _AT_M and abs(self._turn(grasp.yaw)) < _TURNED
+            if arrived or self._stuck > _PATIENCE:
                 self._enter("close")
                 return self._close(name, target)
             return self._toward(grasp.point, _OPEN)
         above = grasp.point + np.array([0, 0, _HOVER_M])
-        if away > _HOVER_M / 2 and place[2] < above[2] - _HOVER_M / 2:
-            above[:2] = place[:2]
+        if away > _HOVER_M / 2 and position[2] < above[2] - _HOVER_M / 2:
+            above[:2] = position[:2]
         return self._toward(above, _OPEN)
 
     def _close(self, name: str, target: str) -> np.ndarray:
@@ -131,49 +131,50 @@ class Expert:
         return self._toward(self._grasp.point, _CLOSE)
 
     def _carry(self, name: str, target: str) -> np.ndarray:
-        """Lift, go over the target, and down until the object stands on it; begin anew where it was lost."""
+        """Lift, go over the target, and down until the object rests on it; start again where it was lost."""
+        assert self._grasp is not None
         self.phase = 2 * self._goal + 1
-        points, place = self._points(name), self._data.site_xpos[self._site]
-        offset = place - _middle(points)
+        points, position = self._points(name), self._data.site_xpos[self._site]
+        offset = position - _middle(points)
         if np.linalg.norm(offset - self._held) > _LOST_M:
-            return self._again(name, target)
+            return self._restart(name, target)
         goal, drop, clear = self._target(target)
-        hangs = place[2] - points[:, 2].min()
+        hangs = position[2] - points[:, 2].min()
         over = goal + offset[:2]
-        if np.linalg.norm(place[:2] - over) > _NEAR_M:
+        if np.linalg.norm(position[:2] - over) > _NEAR_M:
             lift = max(drop + clear + hangs, self._grasp.point[2] + clear)
-            ready = place[2] > lift - _NEAR_M
-            return self._toward(np.array([*(over if ready else place[:2]), lift]), _CLOSE)
+            ready = position[2] > lift - _NEAR_M
+            return self._toward(np.array([*(over if ready else position[:2]), lift]), _CLOSE)
         down = np.array([*over, drop + hangs])
-        if place[2] < down[2] + _AT_M or self._stuck > _PATIENCE:
+        if position[2] < down[2] + _AT_M or self._stuck > _PATIENCE:
             self._enter("release")
             return self._release(name, target)
         return self._toward(down, _CLOSE)
 
     def _release(self, name: str, target: str) -> np.ndarray:
         """Open the fingers, then go up."""
-        place = self._data.site_xpos[self._site]
+        position = self._data.site_xpos[self._site]
         if self._since < _OPENING_STEPS:
-            return self._toward(place, _OPEN)
+            return self._toward(position, _OPEN)
         if self._since < 3 * _OPENING_STEPS:
-            return self._toward(place + np.array([0, 0, _HOVER_M / 2]), _OPEN)
+            return self._toward(position + np.array([0, 0, _HOVER_M / 2]), _OPEN)
         if self._goal + 1 < len(self._goals):
             self._goal += 1
-            return self._again(*self._goals[self._goal][1:])
+            return self._restart(*self._goals[self._goal][1:])
         goal, _, _ = self._target(target)
         if np.linalg.norm(_middle(self._points(name))[:2] - goal) > _LOST_M:
-            return self._again(name, target)
-        return self._toward(place, _OPEN)
+            return self._restart(name, target)
+        return self._toward(position, _OPEN)
 
-    def _again(self, name: str, target: str) -> np.ndarray:
+    def _restart(self, name: str, target: str) -> np.ndarray:
         self._grasp = None
         self._enter("reach")
         return self._reach(name, target)
 
     def _toward(self, point: np.ndarray, gripper: float) -> np.ndarray:
-        """The action that moves the gripper to `point`, upright and turned as the grasp is."""
-        turn = self._data.site_xmat[self._site].reshape(3, 3)
-        upright = np.cross(turn[:, 2], [0.0, 0.0, -1.0])
+        """The action that moves the gripper to `point`, upright and at the yaw of the grasp."""
+        rotation = self._data.site_xmat[self._site].reshape(3, 3)
+        upright = np.cross(rotation[:, 2], [0.0, 0.0, -1.0])
         upright[2] = self._turn(self._grasp.yaw) if self._grasp else 0.0
         move = np.clip((point - self._data.site_xpos[self._site]) / _METRES, -1, 1)
         return np.array([*move, *np.clip(upright / _RADIANS, -0.5, 0.5), gripper], np.float32)
@@ -184,7 +185,7 @@ class Expert:
         return (yaw - np.arctan2(axis[1], axis[0]) + np.pi / 2) % np.pi - np.pi / 2
 
     def _target(self, target: str) -> tuple[np.ndarray, float, float]:
-        """Where an object goes: x and y, the height that its lowest point is let go at, and the way clear above."""
+        """Where an object goes: x and y, the height at which its lowest point is released, and the clearance above."""
         if target in self._bodies:
             height = self._data.xpos[self._bodies[target]][2] + 0.032
             return _middle(self._points(target))[:2], height, 0.15
@@ -205,14 +206,14 @@ class Expert:
     def _points(self, name: str) -> np.ndarray:
         """Corners of an object's collision shapes in the world, metres (N, 3)."""
         body = self._bodies[name]
-        turn, place = self._data.xmat[body].reshape(3, 3), self._data.xpos[body]
+        rotation, position = self._data.xmat[body].reshape(3, 3), self._data.xpos[body]
         if name not in self._shapes:
-            self._shapes[name] = (_collision_points(self._model, self._data, body) - place) @ turn
-        return self._shapes[name] @ turn.T + place
+            self._shapes[name] = (_collision_points(self._model, self._data, body) - position) @ rotation
+        return self._shapes[name] @ rotation.T + position
 
 
 def _plan(points: np.ndarray, rim: bool) -> _Grasp:
-    """A grasp from above of what fills `points`."""
+    """A grasp from above of the object with these `points`."""
     center, low, top = _middle(points), points[:, 2].min(), points[:, 2].max()
     if rim:
         side = -1 if center[1] > 0 else 1
@@ -227,7 +228,7 @@ def _plan(points: np.ndarray, rim: bool) -> _Grasp:
 
 
 def _collision_points(model: mujoco.MjModel, data: mujoco.MjData, body: int) -> np.ndarray:
-    """Vertices of meshes and corners of boxes around other shapes, of a body and what hangs on it, metres (N, 3)."""
+    """Vertices of meshes and corners of boxes around other shapes, of a body and its children, metres (N, 3)."""
     found = []
     for geom in range(model.ngeom):
         if not _is_below(model, model.geom_bodyid[geom], body):

@@ -1,29 +1,28 @@
-"""RoboCasa (robosuite 1.5 or later) behind the Environment contract, where a user has it.
+"""RoboCasa (robosuite 1.5 or later), where a user has it. This module is what the rest of the project sees.
 
 RoboCasa installs from source and its assets are a download of gigabytes, so this project does not install it:
-`.venv-robocasa`, or WORLD2ACT_ROBOCASA_PYTHON, is the environment in which a user did. Environments run there, behind
-`world2act.sims.process`.
+`.venv-robocasa`, or WORLD2ACT_ROBOCASA_PYTHON, is the environment in which a user did. Environments run there.
 
-Not run by this project's tests: written against RoboCasa's public source. There is no scripted expert; demonstrations
-come from files (`demos.recorded`). The instruction is the episode's own, the tasks' here are what they have in common.
+This project's tests do not run it: it is written against RoboCasa's public source. There is no scripted expert;
+demonstrations come from files (`demos.recorded`). Each episode has an instruction of its own; the tasks' instructions
+here are what their episodes have in common.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from world2act.core.errors import BadInput
 from world2act.sims.base import Embodiment, Environment, Task
+from world2act.sims.checks import check_tasks
+from world2act.sims.evaluation_protocols import EvaluationProtocol
 from world2act.sims.process import shared_process
-
-if TYPE_CHECKING:
-    from world2act.core.params import (
-        Camera,  # the simulator's own environment, which reads this module too, lacks pydantic
-    )
+from world2act.sims.rig import Rig
+from world2act.sims.simulator import Simulator, Versions, WorkerProgram
 
 OBSERVED = {
     "robot0_base_pos": ("base_x_m", "base_y_m", "base_z_m"),
@@ -32,7 +31,7 @@ OBSERVED = {
     "robot0_base_to_eef_quat": ("ee_qx", "ee_qy", "ee_qz", "ee_qw"),
     "robot0_gripper_qpos": ("gripper_left_m", "gripper_right_m"),
 }
-"""robosuite's observations that make up proprioception, and its elements, in order; files name them so too."""
+"""The observations of robosuite that make up proprioception, and its elements, in order; files use these names too."""
 EMBODIMENT = Embodiment(
     name="panda_mobile",
     action_names=(
@@ -52,11 +51,6 @@ EMBODIMENT = Embodiment(
     proprio_names=tuple(name for names in OBSERVED.values() for name in names),
     control_hz=20,
 )
-INSTRUCTION_PER_EPISODE = True  # it names the episode's objects
-IMAGE_CONVENTION = "upright: robosuite's (OpenGL) picture, rows reversed"
-RENDERER = f"{os.environ.get('MUJOCO_GL', 'osmesa')}, the simulator's own quality"
-SCENE_NAMES = ("object_x_m", "object_y_m", "object_z_m")
-
 _ATOMIC = {
     "PnPCounterToCab": "pick the object from the counter and place it in the cabinet",
     "PnPCabToCounter": "pick the object from the cabinet and place it on the counter",
@@ -83,9 +77,8 @@ _ATOMIC = {
     "CoffeeServeMug": "pick the mug from under the coffee machine and place it on the counter",
     "CoffeeSetupMug": "pick the mug from the counter and place it under the coffee machine",
 }
-TASKS = {name: Task(name, words, words.startswith("pick")) for name, words in _ATOMIC.items()}
+TASKS = {name: Task(name, instruction, instruction.startswith("pick")) for name, instruction in _ATOMIC.items()}
 
-_MODULE = "world2act.sims.robocasa.environment"
 _PROJECT = Path(__file__).resolve().parents[3]
 _VERSIONS = (
     "import json; from importlib.metadata import version; "
@@ -93,38 +86,44 @@ _VERSIONS = (
 )
 
 
-def make_environment(task: str, *, cameras: Sequence[Camera], image_size: int, settle_steps: int) -> Environment:
-    """Make the environment of one task, in this process's RoboCasa process.
+class RoboCasaSimulator:
+    """See `world2act.sims.simulator.Simulator`. Cameras are the model's, at the model's poses."""
 
-    Args:
-        task: a key of `TASKS`.
-        cameras: cameras of the model, as they stand: position_m, fovy_deg and protocol are null.
-        image_size: pixels a side of the observations.
-        settle_steps: control steps at rest between reset and control step 0.
+    embodiment = EMBODIMENT
+    tasks = TASKS
+    scene_names = ("object_x_m", "object_y_m", "object_z_m")
+    instruction_per_episode = True  # it names the episode's objects
+    image_convention = "upright: robosuite's (OpenGL) picture, rows reversed"
+    evaluation_protocols: Mapping[str, EvaluationProtocol] = {}
 
-    Raises:
-        BadInput: unknown task, a camera that is moved, or RoboCasa is not installed.
-        InfrastructureError: the process failed.
-    """
-    if task not in TASKS:
-        raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(TASKS)}", "correct the task's name")
-    for camera in cameras:
-        if camera.position_m or camera.fovy_deg or camera.protocol:
-            expected, remedy = "position_m, fovy_deg and protocol null", "name a camera as it is"
-            raise BadInput("params.yaml", "demos.cameras", camera, expected, remedy)
-    return shared_process(_python(), _MODULE, {}).make_environment(
-        task, cameras=[camera.name for camera in cameras], image_size=image_size, settle_steps=settle_steps
-    )
+    @property
+    def renderer(self) -> str:
+        return f"{os.environ.get('MUJOCO_GL', 'osmesa')}, the simulator's own quality"
+
+    def describe(self) -> Versions:
+        done = subprocess.run([_python(), "-c", _VERSIONS], capture_output=True, text=True)
+        if done.returncode:
+            raise BadInput(_python(), "", done.stderr[-500:], "robocasa and robosuite installed", "install them there")
+        return {"packages": json.loads(done.stdout)}
+
+    def worker(self) -> WorkerProgram:
+        return WorkerProgram(_python(), "world2act.sims.robocasa.environment")
+
+    def make_environment(self, task: str, rig: Rig) -> Environment:
+        check_tasks(rig, [task])
+        check_cameras(rig)
+        return shared_process(self.worker()).make_environment(task, rig)
 
 
-def describe() -> dict[str, Any]:
-    """What the outcome of an episode depends on beside the parameters: versions of packages."""
-    import json
+SIMULATOR: Simulator = RoboCasaSimulator()
 
-    done = subprocess.run([_python(), "-c", _VERSIONS], capture_output=True, text=True)
-    if done.returncode:
-        raise BadInput(_python(), "", done.stderr[-500:], "robocasa and robosuite installed", "install them there")
-    return {"packages": json.loads(done.stdout)}
+
+def check_cameras(rig: Rig) -> None:
+    """Raises `BadInput` for a camera that would have to be moved."""
+    for mount in rig.cameras:
+        if mount.position_m or mount.fovy_deg:
+            expected, remedy = "position_m and fovy_deg null", "use the camera at the model's pose"
+            raise BadInput("params.yaml", "demos.cameras", mount, expected, remedy)
 
 
 def _python() -> Path:

@@ -1,4 +1,4 @@
-"""RoboCasa's environments, as they run under RoboCasa's own interpreter; see world2act/sims/robocasa/__init__.py."""
+"""RoboCasa's environments, as they run in a worker under RoboCasa's interpreter."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from robosuite.controllers import load_composite_controller_config
 
 from world2act.core.errors import BadInput
 from world2act.sims.base import Observation, Task
-from world2act.sims.robocasa import EMBODIMENT, OBSERVED, TASKS
+from world2act.sims.rig import Rig
+from world2act.sims.robocasa import EMBODIMENT, OBSERVED, TASKS, check_cameras
 
 _SEEDS = 2**32
 
 
-def make_environment(task: str, *, cameras: list[str], image_size: int, settle_steps: int) -> RoboCasa:
-    """See `world2act.sims.robocasa.make_environment`; cameras by name."""
-    return RoboCasa(TASKS[task], cameras, image_size, settle_steps)
+def make_environment(task: str, rig: Rig) -> RoboCasa:
+    """See `world2act.sims.simulator.Simulator.make_environment`."""
+    check_cameras(rig)
+    return RoboCasa(TASKS[task], rig)
 
 
 class RoboCasa:
@@ -24,8 +26,9 @@ class RoboCasa:
 
     embodiment = EMBODIMENT
 
-    def __init__(self, task: Task, cameras: list[str], image_size: int, settle_steps: int) -> None:
-        self.task, self._cameras, self._size, self._settle_steps = task, cameras, image_size, settle_steps
+    def __init__(self, task: Task, rig: Rig) -> None:
+        self.task, self._size, self._settle_steps = task, rig.image_size, rig.settle_steps
+        self._cameras = [mount.name for mount in rig.cameras]
         self._env = robosuite.make(
             task.name,
             robots="PandaOmron",
@@ -42,7 +45,7 @@ class RoboCasa:
                 "actions",
                 self._env.action_dim,
                 EMBODIMENT.action_dim,
-                "use a RoboCasa that acts as 1.5 does",
+                "install a RoboCasa whose actions are those of 1.5",
             )
 
     def reset(self, seed: int) -> None:
@@ -55,9 +58,9 @@ class RoboCasa:
     def observe(self) -> Observation:
         seen = self._env._get_observations(force_update=True)
         state = np.concatenate([np.ravel(seen[key]) for key in OBSERVED]).astype(np.float32)
-        words = self._env.get_ep_meta().get("lang", self.task.instruction)
+        instruction = self._env.get_ep_meta().get("lang", self.task.instruction)
         images = {camera: self._picture(camera, self._size) for camera in self._cameras}
-        return Observation(images, state, words, self._scene())
+        return Observation(images, state, instruction, self._scene())
 
     def step(self, action: np.ndarray) -> bool:
         self._env.step(np.clip(np.asarray(action, np.float64), -1, 1))

@@ -1,4 +1,4 @@
-"""Meta-World 3.1 behind the Environment contract: Sawyer arm, scripted experts, our own off-screen rendering.
+"""Meta-World's environments, as they run in a worker: scripted experts, our own off-screen rendering.
 
 Three traps of this simulator are closed here:
 
@@ -6,7 +6,7 @@ Three traps of this simulator are closed here:
   process ends, and a frame without contrast raises.
 - Right after Meta-World's reset the picture shows the previous episode's scene, and some state survives a reset.
   `reset` restores the model first and lets the scene settle.
-- Stock cameras see too much and stand upside down: the camera's pose is a parameter, frames are rotated by 180°.
+- Stock cameras see too much and are upside down: the camera's pose is a parameter, frames are rotated by 180°.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ import itertools
 import os
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")
 os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering of small frames is slower on more threads
@@ -28,8 +26,10 @@ os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering of small fram
 import numpy as np
 
 from world2act.core.errors import BadInput, InfrastructureError
-from world2act.core.params import Camera
-from world2act.sims.base import Embodiment, Observation, Task, check_contrast
+from world2act.sims.base import Observation, Task, check_contrast
+from world2act.sims.checks import check_tasks
+from world2act.sims.metaworld import EMBODIMENT, TASKS
+from world2act.sims.rig import CameraMount, Rig
 
 _PACKAGES = {"osmesa": "libosmesa6", "egl": "libegl1 libgl1"}
 
@@ -61,37 +61,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from metaworld import policies
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+    from metaworld.sawyer_xyz_env import SawyerXYZEnv
 warnings.filterwarnings("ignore", message="Constant.* may be too high", module="metaworld")  # experts are clipped here
-
-EMBODIMENT = Embodiment(
-    name="sawyer",
-    action_names=("delta_x", "delta_y", "delta_z", "gripper_effort"),
-    proprio_names=("ee_x_m", "ee_y_m", "ee_z_m", "gripper_opening_m"),
-    control_hz=80,
-)
-INSTRUCTION_PER_EPISODE = False
-IMAGE_CONVENTION = "rotated by 180 degrees: the arm stands at the far side, up is up"
-RENDERER = f"{os.environ['MUJOCO_GL']}, no multisampling, no shadows, no reflections"
-SCENE_NAMES = tuple(f"{what}_{axis}_m" for what in ("object", "second_object", "target") for axis in "xyz")
-
-TASKS = {
-    task.name: task
-    for task in (
-        Task("assembly", "pick up the ring by its handle and place it over the peg", prehensile=True),
-        Task("button-press", "push the button into the wall", prehensile=False),
-        Task("button-press-topdown", "press the button down", prehensile=False),
-        Task("coffee-pull", "grasp the mug and pull it away from the coffee machine", prehensile=True),
-        Task("coffee-push", "grasp the mug and push it under the coffee machine", prehensile=True),
-        Task("door-open", "pull the door open", prehensile=False),
-        Task("drawer-close", "push the drawer shut", prehensile=False),
-        Task("hammer", "pick up the hammer and drive the nail into the block", prehensile=True),
-        Task("pick-place", "pick up the puck and hold it at the target", prehensile=True),
-        Task("plate-slide", "slide the plate into the cabinet", prehensile=False),
-        Task("push", "grasp the puck and push it to the target", prehensile=True),
-        Task("sweep-into", "grasp the cube and sweep it into the hole", prehensile=True),
-        Task("window-open", "slide the window open", prehensile=False),
-    )
-}
 
 # The targets of each expert's act, as its `_desired_pos` numbers its returns from 0: the others approach and grasp.
 _ACTING = {
@@ -116,30 +87,18 @@ _MODEL_STATE = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "g
 _HIDDEN_GROUP = 5
 _CORNERS = np.array(list(itertools.product((-1, 1), repeat=3)))
 _alive: list[MetaWorld] = []
-_renderers: dict[tuple[str, int], mujoco.Renderer] = {}  # a task and size: environments of one task share meshes
+_renderers: dict[tuple[str, int], mujoco.Renderer] = {}  # by task and size: environments of one task share meshes
 
 
-def make_environment(task: str, *, cameras: Sequence[Camera], image_size: int, settle_steps: int) -> MetaWorld:
+def make_environment(task: str, rig: Rig) -> MetaWorld:
     """Make the environment of one task.
-
-    Args:
-        task: a key of `TASKS`.
-        cameras: cameras of the model, and the pose to move each to; the first is the main one.
-        image_size: pixels a side of the observations.
-        settle_steps: control steps at rest, gripper open, between reset and control step 0.
 
     Raises:
         BadInput: unknown task or camera.
         InfrastructureError: no renderer.
     """
-    if task not in TASKS:
-        raise BadInput("params.yaml", "demos.tasks", task, f"some of {sorted(TASKS)}", "correct the task's name")
-    return MetaWorld(TASKS[task], cameras, image_size, settle_steps)
-
-
-def describe() -> dict[str, Any]:
-    """What the outcome of an episode depends on beside the parameters."""
-    return {"packages": {name: version(name) for name in ("metaworld", "mujoco")}}
+    check_tasks(rig, [task])
+    return MetaWorld(TASKS[task], rig)
 
 
 @dataclass(frozen=True)
@@ -152,22 +111,25 @@ class _View:
 
 
 class MetaWorld:
-    """One Meta-World task; see `world2act.sims.base.Environment`. The same seed gives the same episode, whatever ran
-    in this environment before."""
+    """One Meta-World task; see `world2act.sims.base.Environment`.
+
+    The same seed gives the same episode, whatever ran in this environment before.
+    """
 
     embodiment = EMBODIMENT
 
-    def __init__(self, task: Task, cameras: Sequence[Camera], image_size: int, settle_steps: int) -> None:
-        self.task, self._size, self._settle_steps = task, image_size, settle_steps
-        self._env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task.name}-v3-goal-observable"](seed=0)
+    def __init__(self, task: Task, rig: Rig) -> None:
+        self.task, self._size, self._settle_steps = task, rig.image_size, rig.settle_steps
+        make: Callable[..., SawyerXYZEnv] = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task.name}-v3-goal-observable"]
+        self._env = make(seed=0)
         self._env._freeze_rand_vec = False
         self._env.seeded_rand_vec = True
         self._expert = getattr(policies, f"Sawyer{task.name.title().replace('-', '')}V3Policy")()
         self._target, self._phase = _number_of_target(type(self._expert)), 0
         self._model, self._data = self._env.model, self._env.data
         self._model.vis.quality.offsamples = 0
-        self._model.vis.quality.shadowsize = 0  # there are no shadows; their map takes 64 MiB an environment
-        self._views = [self._place(camera) for camera in cameras]
+        self._model.vis.quality.shadowsize = 0  # there are no shadows; their map takes 64 MiB per environment
+        self._views = [self._mount(camera) for camera in rig.cameras]
         self._option = mujoco.MjvOption()
         self._pristine = {name: getattr(self._model, name).copy() for name in _MODEL_STATE}
         self._groups = self._model.geom_group.copy()
@@ -216,7 +178,7 @@ class MetaWorld:
 
     def _picture(self, view: _View, size: int) -> np.ndarray:
         renderer = _renderers.get((self.task.name, size)) or self._make_renderer(size)
-        self._hide_what_is_out_of(view)
+        self._hide_geoms_outside(view)
         mujoco.mjv_updateScene(
             self._model, self._data, self._option, None, view.camera, mujoco.mjtCatBit.mjCAT_ALL.value, renderer.scene
         )
@@ -227,20 +189,17 @@ class MetaWorld:
     def close(self) -> None:
         """Nothing: environments and renderers are freed with their process, or later ones would render nothing."""
 
-    def _place(self, camera: Camera) -> _View:
+    def _mount(self, mount: CameraMount) -> _View:
         names = [self._model.camera(i).name for i in range(self._model.ncam)]
-        if camera.name not in names:
-            raise BadInput("params.yaml", "demos.cameras", camera.name, f"some of {names}", "name cameras of the model")
-        if camera.protocol:
-            found, expected = camera.protocol, "null: it is a protocol of another simulator"
-            raise BadInput("params.yaml", "demos.cameras, protocol", found, expected, "set it to null")
-        place, view = self._model.camera(camera.name), mujoco.MjvCamera()
-        if camera.position_m:
-            place.pos[:] = camera.position_m
-        if camera.fovy_deg:
-            place.fovy[:] = camera.fovy_deg
-        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, place.id
-        return _View(camera.name, view, np.tan(np.radians(place.fovy[0]) / 2))
+        if mount.name not in names:
+            raise BadInput("params.yaml", "demos.cameras", mount.name, f"some of {names}", "name cameras of the model")
+        camera, view = self._model.camera(mount.name), mujoco.MjvCamera()
+        if mount.position_m:
+            camera.pos[:] = mount.position_m
+        if mount.fovy_deg:
+            camera.fovy[:] = mount.fovy_deg
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera.id
+        return _View(mount.name, view, np.tan(np.radians(camera.fovy[0]) / 2))
 
     def _make_renderer(self, size: int) -> mujoco.Renderer:
         self._model.vis.global_.offwidth = self._model.vis.global_.offheight = size
@@ -253,8 +212,8 @@ class MetaWorld:
         _renderers[self.task.name, size] = renderer
         return renderer
 
-    def _hide_what_is_out_of(self, view: _View) -> None:
-        """Skip geoms whose box lies wholly beyond one side of the camera's view: the same pixels in less time."""
+    def _hide_geoms_outside(self, view: _View) -> None:
+        """Skip geoms whose box is entirely beyond one side of the camera's view: the same pixels in less time."""
         data, camera = self._data, self._data.camera(view.name)
         turn = data.geom_xmat.reshape(-1, 3, 3)
         corners = data.geom_xpos[:, None] + np.einsum("gij,gkj->gki", turn, self._corners)
@@ -266,13 +225,14 @@ class MetaWorld:
 
 
 def _number_of_target(expert: type) -> Callable[[dict[str, np.ndarray]], int]:
-    """The expert's own `_desired_pos`, with every `return` giving its number in the source instead of a position."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(expert._desired_pos)))
+    """The expert's own `_desired_pos`, except that every `return` returns its number in the source, not a position."""
+    source = vars(expert)["_desired_pos"].__func__
+    tree = ast.parse(textwrap.dedent(inspect.getsource(source)))
     returns = [node for node in ast.walk(tree) if isinstance(node, ast.Return)]
     for number, node in enumerate(sorted(returns, key=lambda node: node.lineno)):
         node.value = ast.Constant(number)
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
     function.decorator_list = []  # a static method; called as a function here
-    names = dict(vars(inspect.getmodule(expert)))
-    exec(compile(ast.fix_missing_locations(tree), inspect.getsourcefile(expert), "exec"), names)  # the library's code
+    names = dict(source.__globals__)
+    exec(compile(ast.fix_missing_locations(tree), inspect.getfile(expert), "exec"), names)  # the library's code
     return names["_desired_pos"]
