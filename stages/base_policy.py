@@ -1,12 +1,12 @@
 """base_policy: labelled demonstrations → artifacts/base_policy, of the family that params name (docs/artifacts.md)."""
 
-from world2act.core.params import BasePolicy, Params
+from world2act.core.params import Params
 from world2act.core.seeds import derive
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage
 from world2act.core.storage import atomic_directory
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.evaluation.check import check_against_random
-from world2act.policies.base import family_module, load_policy
+from world2act.policies.base import family_summary, load_policy
 from world2act.policies.card import Card, write_card
 from world2act.policies.dataset import describe_robot
 from world2act.policies.imitation import make_objective, train_policy
@@ -36,16 +36,9 @@ def main(params: Params) -> Metrics:
             "training_frames": len(chunks),
         }
         write_lerobot(directory)
-        summary = family_module(section.family, "params.yaml", "base_policy.family").SUMMARY
-        write_card(directory, params, Card(summary, _settings(section), ["demos"], metrics, objective.reads))
+        summary = family_summary(section.family)
+        write_card(directory, params, Card(summary, section.settings(), ["demos"], metrics, objective.reads))
     return metrics
-
-
-def _settings(section: BasePolicy) -> dict[str, object]:
-    """The parameters of the family in use, without the blocks of the others."""
-    block = section.family if section.family in type(section).model_fields else "options"
-    keys = {"family", "chunk_length", "check_episodes_per_task", "training", block}
-    return section.model_dump(mode="json", include=keys)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
-"""The Policy contract: what the simulator loop, post-training and a server need of a policy.
+"""The Policy contract: what the simulator loop, post-training and a server need from a policy.
 
-A policy family is one module or package, here or in another distribution, that defines
-`from_pretrained(directory) -> Policy`; the family stands in the directory's `config.json`. One that the base_policy
-stage can train also defines what `world2act.policies.imitation` asks for.
+A policy family NAME is the module `world2act.policies.NAME`, or the module that an installed package declares as the
+entry point NAME of the group `world2act.policies`. It provides, in its module or in submodules of the names in the left
+column:
+
+    (itself)   SUMMARY           the family in one line, for the model card
+    params     Parameters        the class of `base_policy.NAME` in params.yaml, a `Section`
+    policy     from_pretrained   opens a saved policy; the directory's config.json names the family
+    objective  make_objective    how the base_policy stage trains one: `world2act.policies.imitation.Trainable`
+
+A family that is only opened, and never trained, needs `from_pretrained` alone. Submodules keep the reading of
+parameters quick, since `params` is then imported without torch.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -27,13 +31,18 @@ FAMILIES = ("world2act.policies", "world2act.post_training")
 """The rooms whose members open saved policies."""
 
 
+ROOM = "world2act.policies"
+FAMILIES = (ROOM, "world2act.post_training")
+"""The rooms whose members open saved policies."""
+
+
 @runtime_checkable
 class Policy(Protocol):
-    """Observations in, action chunks out. It holds no state between calls.
+    """Observations in, action chunks out. A policy keeps no state between calls.
 
     Attributes:
-        cameras: the images that it reads, by camera, and their pixels a side; all are square.
-        proprio_dim: how many numbers of proprioception it reads; 0 where it reads none.
+        cameras: the cameras whose images it reads, and the side of each image in pixels; images are square.
+        proprio_dim: how many numbers of proprioception it reads; 0 if it reads none.
     """
 
     chunk_length: int
@@ -54,6 +63,14 @@ class Policy(Protocol):
         """
 
 
+@runtime_checkable
+class PolicyLoader(Protocol):
+    """The part `policy` of a family."""
+
+    def from_pretrained(self, directory: str | Path) -> Policy:
+        """Open a saved policy."""
+
+
 def load_policy(directory: str | Path) -> Policy:
     """Open a saved policy by the family that its config.json names.
 
@@ -67,23 +84,9 @@ def load_policy(directory: str | Path) -> Policy:
             config_path, "family", family, "the name of a policy family", "use a directory that world2act wrote"
         )
     module = load_member(family, "policy", "from_pretrained", FAMILIES, config_path, "family")
-    policy: Policy = module.from_pretrained(directory)
-    return policy
+    return cast(PolicyLoader, module).from_pretrained(directory)
 
 
-def family_module(family: str, where: str | Path, key: str) -> ModuleType:
-    """The module of a family: `world2act.policies.<family>`, or what an installed package offers under that name as an
-    entry point of the group `world2act.policies`.
-
-    Raises:
-        BadInput: there is neither; `where` and `key` say who asked.
-    """
-    module = None
-    if importlib.util.find_spec(f"world2act.policies.{family}"):
-        module = importlib.import_module(f"world2act.policies.{family}")
-    elif found := entry_points(group="world2act.policies", name=family):
-        module = found[family].load()
-    if not hasattr(module, "from_pretrained"):
-        remedy = "correct the name, or install the package that has it"
-        raise BadInput(where, key, family, "a module of world2act/policies, or one that a package adds", remedy)
-    return module
+def family_summary(family: str) -> str:
+    """The family in one line. Raises `BadInput` where there is no such family, or it has no summary."""
+    return str(load_member(family, "", "SUMMARY", [ROOM], "params.yaml", "base_policy.family").SUMMARY)

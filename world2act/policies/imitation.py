@@ -1,18 +1,18 @@
-"""What a policy family brings to the base_policy stage: an objective for the one training loop, and how it is saved."""
+"""Training a base policy by imitation: what a family provides, and the one training loop over it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from world2act.core.errors import BadInput
+from world2act.core.members import load_member
 from world2act.core.params import Base, BasePolicy
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.policies.base import Policy, family_module
+from world2act.policies.base import ROOM
 from world2act.training.dry_run import must_train
 from world2act.training.loop import Trained, train
 from world2act.training.objective import Objective
@@ -21,10 +21,10 @@ from world2act.training.objective import Objective
 class Imitation(Objective[Any], Protocol):
     """An objective over labelled frames whose model, once trained, is a policy.
 
-    A model of which nothing asks for a gradient is saved as it is.
+    A model without a parameter that requires a gradient is saved unchanged.
 
     Attributes:
-        reads: a fingerprint of what it read besides the demonstrations, "" where there is nothing.
+        reads: concatenated sha256 digests of what else it read, such as released weights; "" if there is nothing.
     """
 
     reads: str
@@ -34,32 +34,30 @@ class Imitation(Objective[Any], Protocol):
         `chunk_length` and `action_dim`; model.safetensors with `weights`; statistics.json."""
 
 
-class Family(Protocol):
-    """The module of a family. Its parameters are `params.<family>`, or `params.options` where it is a package's own."""
+class Trainable(Protocol):
+    """The part `objective` of a family."""
 
     def make_objective(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> Imitation:
-        """The objective over the frames of the training split; everything it measures comes from them alone."""
+        """The objective over the frames of the training split; everything it measures comes from them alone.
 
-    def from_pretrained(self, directory: str | Path) -> Policy:
-        """Open a policy that `Imitation.save_policy` wrote."""
+        Args:
+            params: `params.block(Parameters)` is the block of the family.
+        """
 
 
 def make_objective(params: BasePolicy, dataset: EpisodeDataset, seed: int) -> tuple[Imitation, ChunkDataset]:
-    """The objective of `params.family`, and the frames that it trains on.
+    """The objective of `params.family`, and the frames that it is trained on.
 
     Raises:
         BadInput: there is no such family, or it cannot be trained.
     """
-    module = family_module(params.family, "params.yaml", "base_policy.family")
-    if not hasattr(module, "make_objective"):
-        remedy = "name one that is trained, such as gr00t, behaviour_cloning or cosmos_policy"
-        raise BadInput("params.yaml", "base_policy.family", params.family, "a family that learns by imitation", remedy)
+    module = load_member(params.family, "objective", "make_objective", [ROOM], "params.yaml", "base_policy.family")
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    return module.make_objective(params, dataset, chunks, seed), chunks
+    return cast(Trainable, module).make_objective(params, dataset, chunks, seed), chunks
 
 
 def train_policy(params: BasePolicy, objective: Imitation, base: Base, identity: str | None = None) -> Trained:
-    """Run the one training loop as params say; a model of which nothing asks for a gradient is returned as it is.
+    """Run the one training loop as params say; a model without trainable parameters is returned unchanged.
 
     Args:
         identity: of the run, as `world2act.training.loop.train` takes it.

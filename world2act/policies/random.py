@@ -10,6 +10,8 @@ import numpy as np
 from world2act.core.storage import read_json
 from world2act.sims.base import Observation
 
+SUMMARY = "independent uniform actions, the floor for every policy"
+
 
 class RandomPolicy:
     """Independent uniform actions in [-1, 1]; see `world2act.policies.base.Policy`."""

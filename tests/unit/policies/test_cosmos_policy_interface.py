@@ -128,10 +128,10 @@ def test_robocasa_proprioception_is_in_the_world() -> None:
 def test_robocasa_acts_seven_of_twelve() -> None:
     row = INTERFACES["robocasa"]
     actions = np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32)
-    whole = row.whole(actions)
+    whole = row.robot_actions(actions)
     assert whole.shape == (2, 3, 12) and np.array_equal(whole[..., :7], actions)
     assert (whole[..., 7:] == [0, 0, 0, 0, -1]).all()
-    assert np.array_equal(row.made(whole), actions)
+    assert np.array_equal(row.network_actions(whole), actions)
 
 
 def test_pictures_are_mirrored_compressed_resized_and_cropped() -> None:

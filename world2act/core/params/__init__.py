@@ -10,7 +10,7 @@ from world2act.core.params.demos import Camera, Demos
 from world2act.core.params.evaluation import Evaluate
 from world2act.core.params.gates import Gates
 from world2act.core.params.load import PARAMS, PROFILES, Params, compose, load_params, parse_params, read_yaml
-from world2act.core.params.policies import BasePolicy, BehaviourCloning, CosmosPolicy, Gr00t, Gr00tSizes, Roles
+from world2act.core.params.policies import BasePolicy
 from world2act.core.params.post_training import PostTrain
 from world2act.core.params.skills import Skills
 from world2act.core.params.tokenizer import Latents, Tokenizer
@@ -21,21 +21,16 @@ __all__ = [
     "PROFILES",
     "Base",
     "BasePolicy",
-    "BehaviourCloning",
     "Bridge",
     "Camera",
-    "CosmosPolicy",
     "Demos",
     "Evaluate",
     "Gates",
-    "Gr00t",
-    "Gr00tSizes",
     "Judge",
     "Latents",
     "Lora",
     "Params",
     "PostTrain",
-    "Roles",
     "Rollouts",
     "Sampler",
     "Skills",

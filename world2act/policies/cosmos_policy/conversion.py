@@ -6,7 +6,6 @@ The weights are float32 there, which holds their bfloat16 exactly; training star
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from world2act.core.errors import BadInput
@@ -17,7 +16,7 @@ from world2act.policies.cosmos_policy.policy import CosmosPolicyConfig, save_pre
 from world2act.policies.lerobot import write_lerobot
 from world2act.policies.robot import RobotDescription
 from world2act.world_model.parts.tokenizer import load_tokenizer
-from world2act.world_model.parts.transformer import build_transformer, native_sizes
+from world2act.world_model.parts.transformer import load_nvidia_transformer, nvidia_sizes
 
 PARTS = ("*.pt", "*dataset_statistics.json", "*t5_embeddings.pkl")
 STEPS = 5
@@ -39,9 +38,12 @@ def convert(source: Path, target: Path, *, interface: str, vae: Path, image_size
     if target.exists():
         raise BadInput(target, "", "a folder or file", "nothing yet", "name another one, or remove it")
     weights, statistics_path, prompts_path = (_only(source, pattern) for pattern in PARTS)
-    row, sizes = INTERFACES[interface], native_sizes(weights)
+    row = INTERFACES[interface]
     robot = row.robot(image_size)
     layout, cameras = row.fit(robot, "--interface")
+    if row.chunk_length is None:
+        remedy = "name one of the released weights"
+        raise BadInput("--interface", "", interface, "an interface with a robot and a chunk length", remedy)
     config = CosmosPolicyConfig(
         layout=layout,
         interface=interface,
@@ -52,7 +54,7 @@ def convert(source: Path, target: Path, *, interface: str, vae: Path, image_size
         chunk_length=row.chunk_length,
         prediction="velocity",
         sampler_steps=STEPS,
-        **sizes,
+        **nvidia_sizes(weights),
     )
     statistics = read_nvidia_statistics(statistics_path, config.widths)
     prompts = read_nvidia_prompts(prompts_path)
@@ -62,7 +64,7 @@ def convert(source: Path, target: Path, *, interface: str, vae: Path, image_size
     shape = load_tokenizer(vae).latent_shape(SIDE, SIDE)
     if shape[0] != config.channels:
         raise BadInput(vae, "", f"{shape[0]} channels", f"{config.channels}, as {weights.name}", "use its own VAE")
-    network = build_transformer(replace(config, weights=str(weights)), config.channels, config.text_dim, 0)
+    network = load_nvidia_transformer(weights, config, config.channels, config.text_dim)
     with atomic_directory(target) as directory:
         save_pretrained(directory, config, network.state_dict(), statistics, prompts, vae / "vae")
         robot.write(directory)

@@ -126,14 +126,14 @@ class Interface:
             quaternion = multiply(base[..., 3:], quaternion)
         return np.concatenate([gripper, position, quaternion], -1).astype(np.float32)
 
-    def made(self, actions: np.ndarray) -> np.ndarray:
+    def network_actions(self, actions: np.ndarray) -> np.ndarray:
         """Of the robot's actions (..., A) those that the network makes."""
         if not self.simulator:
             return actions
         return actions[..., [self._robot.actions.index(name) for name in self.actions]]
 
-    def whole(self, actions: np.ndarray) -> np.ndarray:
-        """The network's actions → the robot's (..., A): the inverse of `made`, with `rest` for the others."""
+    def robot_actions(self, actions: np.ndarray) -> np.ndarray:
+        """The network's actions → the robot's (..., A): the inverse of `network_actions`, with `rest` for the others."""
         if not self.simulator:
             return actions
         columns = [

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from world2act.core.errors import BadInput
 from world2act.core.params import BasePolicy
-from world2act.core.params import CosmosPolicy as CosmosPolicyParams
 from world2act.core.storage import sha256
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.cosmos_policy.encoding import PictureEncoder
 from world2act.policies.cosmos_policy.interface import INTERFACES
-from world2act.policies.cosmos_policy.layout import Frame, inject, inject_value
+from world2act.policies.cosmos_policy.layout import Frame, Role, inject, inject_value
+from world2act.policies.cosmos_policy.params import Parameters
 from world2act.policies.cosmos_policy.policy import (
     CONDITIONING_SIGMA,
     CosmosPolicy,
@@ -75,26 +75,16 @@ class CosmosPolicyObjective:
     """See `world2act.policies.imitation.Imitation`."""
 
     def __init__(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> None:
-        block, robot = params.cosmos_policy, describe_robot(dataset)
+        block, robot = params.block(Parameters), describe_robot(dataset)
         interface = INTERFACES[block.interface]
         layout, cameras = interface.fit(robot, "base_policy.cosmos_policy.interface")
-        begun = _open_policy(block)
-        folder = Path(block.tokenizer if begun is None else block.weights)
+        source = _open_policy(block)
+        folder = _parts_folder(block, source)
         tokenizer, self._vae = load_tokenizer(folder), folder / "vae"
         side = interface.picture_side(robot.image_size)
         self._shape = tokenizer.latent_shape(side, side)
-        self._actions, self._proprio = interface.made(chunks.actions), interface.proprio(chunks.proprio)
-        if begun is None:
-            embedded = load_text_encoder(folder, block.text_length).embed(chunks.instructions).numpy()
-            self.prompts = dict(zip(chunks.instructions, embedded, strict=True))
-            self.statistics = {ACTION: MinMax.of(self._actions), PROPRIO: MinMax.of(self._proprio)}
-        else:
-            self.statistics, self.prompts = begun.statistics, begun.prompts
-            if missing := sorted(set(chunks.instructions) - self.prompts.keys()):
-                remedy = "instruct the demonstrations as the weights were, or add embeddings of T5-11B to it"
-                where = folder / "prompts.safetensors"
-                raise BadInput(where, missing[0], f"{len(self.prompts)} other instructions", "an embedding", remedy)
-        text_dim = next(iter(self.prompts.values())).shape[1]
+        self._actions, self._proprio = interface.network_actions(chunks.actions), interface.proprio(chunks.proprio)
+        self.statistics, self.prompts = self._inputs(block, source, folder, chunks)
         self.config = CosmosPolicyConfig(
             layout=layout,
             interface=block.interface,
@@ -104,7 +94,7 @@ class CosmosPolicyObjective:
             action_dim=len(robot.actions),
             chunk_length=params.chunk_length,
             channels=self._shape[0],
-            text_dim=text_dim,
+            text_dim=next(iter(self.prompts.values())).shape[1],
             heads=block.heads,
             head_dim=block.head_dim,
             layers=block.layers,
@@ -113,31 +103,51 @@ class CosmosPolicyObjective:
             prediction=block.prediction,
             sampler_steps=block.sampler_steps,
         )
-        if begun is None:
-            network = build_transformer(block, self._shape[0], text_dim, seed)
-        else:
-            _must_agree(begun.config, self.config, folder / "config.json")
-            check_parameters(begun.network, block.parameters)
-            network = begun.network.requires_grad_(True)
-        self.model = tune(network, block, seed)
+        self.model = self._network(block, source, folder, seed)
         self._adapted = block.tuning == "lora"
-        if block.tuning == "none":
-            self.model.requires_grad_(False)
         self._encoder = PictureEncoder(tokenizer, layout, side)
-        self._pictured = [index for index, frame in enumerate(layout.frames) if frame.kind in ("blank", "image")]
-        kept = (len(chunks), self._shape[0], len(self._pictured), *self._shape[1:])
-        self._kept = torch.empty(kept) if math.prod(kept) <= KEPT_NUMBERS else None
-        self._seen = np.zeros(len(chunks), bool)
-        self._views = [dataset.cameras.index(camera) for camera in cameras]
         self._chunks, self._seed, self._draws, self._discount = chunks, seed, block.noise_draws, block.discount
-        self._roles, self._shares = zip(*block.roles, strict=True)
+        self._views = [dataset.cameras.index(camera) for camera in cameras]
+        self._roles: list[Role] = ["policy", "world_model", "value"]
+        self._shares = [block.roles.policy, block.roles.world_model, block.roles.value]
         self._prompts = torch.from_numpy(np.stack([self.prompts[text] for text in chunks.instructions]))
         self.reads = "".join(
             sha256(source) for source in (self._vae, block.weights) if source and Path(source).exists()
         )
-        inject(
-            torch.zeros(1, params.chunk_length * self.config.widths[ACTION]), self._shape
-        )  # refuses what has no room
+        self._prepare_cache()
+        # refuses a chunk that does not fit into a latent frame
+        inject(torch.zeros(1, params.chunk_length * self.config.widths[ACTION]), self._shape)
+
+    def _inputs(
+        self, block: Parameters, source: CosmosPolicy | None, folder: Path, chunks: ChunkDataset
+    ) -> tuple[Mapping[str, MinMax], Mapping[str, np.ndarray]]:
+        """Statistics and prompt embeddings: those of the policy that training starts from, or of the training split."""
+        if source is None:
+            embedded = load_text_encoder(folder, block.text_length).embed(chunks.instructions).numpy()
+            statistics = {ACTION: MinMax.of(self._actions), PROPRIO: MinMax.of(self._proprio)}
+            return statistics, dict(zip(chunks.instructions, embedded, strict=True))
+        if missing := sorted(set(chunks.instructions) - source.prompts.keys()):
+            where, remedy = folder / "prompts.safetensors", "use instructions that the weights know, or add T5 embeddings"
+            raise BadInput(where, missing[0], f"{len(source.prompts)} other instructions", "an embedding", remedy)
+        return source.statistics, source.prompts
+
+    def _network(self, block: Parameters, source: CosmosPolicy | None, folder: Path, seed: int) -> nn.Module:
+        if source is None:
+            network = build_transformer(block, self.config.channels, self.config.text_dim, seed)
+        else:
+            _must_agree(source.config, self.config, folder / "config.json")
+            check_parameters(source.network, block.parameters)
+            network = source.network.requires_grad_(True)
+        model = tune(network, block, seed)
+        return model.requires_grad_(False) if block.tuning == "none" else model
+
+    def _prepare_cache(self) -> None:
+        """Room for the encoded images of all samples, where it is small enough."""
+        frames, samples = self.config.layout.frames, len(self._chunks)
+        self._pictured = [index for index, frame in enumerate(frames) if frame.kind in ("blank", "image")]
+        shape = (samples, self._shape[0], len(self._pictured), *self._shape[1:])
+        self._kept = torch.empty(shape) if math.prod(shape) <= KEPT_NUMBERS else None
+        self._seen = np.zeros(samples, bool)
 
     def batch(self, place: Place) -> Batch:
         rows = epoch_indices(len(self._chunks), place, self._seed).numpy()
@@ -162,7 +172,7 @@ class CosmosPolicyObjective:
         x0 = torch.zeros(len(rows), shape[0], len(layout.frames), *shape[1:])
         x0[:, :, self._pictured] = self._encoded(rows, after)
         actions, real = chunks.chunks(rows, config.chunk_length)
-        actions = config.robot_interface.made(actions)
+        actions = config.robot_interface.network_actions(actions)
         values = {
             layout.index("action"): self.statistics[ACTION].normalise(actions),
             layout.index("proprio"): self.statistics[PROPRIO].normalise(self._proprio[rows]),
@@ -178,30 +188,31 @@ class CosmosPolicyObjective:
         return x0, weight
 
     def _encoded(self, rows: np.ndarray, after: np.ndarray) -> Tensor:
-        """The latent frames of the blank and of all pictures, (B, C, P, h, w), encoded the first time they are seen and
-        kept where those of all samples have room."""
-        new = rows if self._kept is None else rows[~self._seen[rows]]
-        if len(new):
-            later = after if self._kept is None else after[~self._seen[rows]]
-            see, layout = self.config.robot_interface.pictures, self.config.layout
-            now, then = (torch.from_numpy(see(self._chunks.images(at)[:, self._views])) for at in (new, later))
-            pictures = {
-                Frame("image", camera, future): images[:, view]
-                for view, camera in enumerate(layout.cameras)
-                for future, images in ((False, now), (True, then))
-            }
-            latents = self._encoder.encode(pictures)
-            encoded = torch.stack([latents[index] for index in self._pictured], 2)
-            if self._kept is None:
-                return encoded
-            self._kept[new], self._seen[new] = encoded, True
+        """The latent frames of the blank and of all images, (B, C, P, h, w). They are encoded when they are first needed,
+        and kept where there is room for those of all samples."""
+        if self._kept is None:
+            return self._encode(rows, after)
+        new = ~self._seen[rows]
+        if new.any():
+            self._kept[rows[new]], self._seen[rows[new]] = self._encode(rows[new], after[new]), True
         return self._kept[rows]
+
+    def _encode(self, rows: np.ndarray, after: np.ndarray) -> Tensor:
+        prepare, layout = self.config.robot_interface.pictures, self.config.layout
+        now, then = (torch.from_numpy(prepare(self._chunks.images(at)[:, self._views])) for at in (rows, after))
+        pictures = {
+            Frame("image", camera, future): images[:, view]
+            for view, camera in enumerate(layout.cameras)
+            for future, images in ((False, now), (True, then))
+        }
+        latents = self._encoder.encode(pictures)
+        return torch.stack([latents[index] for index in self._pictured], 2)
 
     def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
         sigma = batch.sigma.view(-1, 1, 1, 1, 1)
         noised = batch.x0 + sigma * batch.noise
-        given = (batch.x0, batch.mask, batch.prompts, CONDITIONING_SIGMA, self.config.prediction)
-        estimate = denoise(model, noised, batch.sigma, *given)
+        condition = (batch.x0, batch.mask, batch.prompts, CONDITIONING_SIGMA, self.config.prediction)
+        estimate = denoise(model, noised, batch.sigma, *condition)
         counted = (1 - batch.mask) * batch.weight
         squared = (estimate - batch.x0).square() * counted
         loss = 10 * (squared * ((1 + sigma) / sigma).square()).sum() / counted.sum()
@@ -214,7 +225,12 @@ class CosmosPolicyObjective:
         save_pretrained(directory, self.config, weights, self.statistics, self.prompts, self._vae)
 
 
-def _open_policy(block: CosmosPolicyParams) -> CosmosPolicy | None:
+def _parts_folder(block: Parameters, source: CosmosPolicy | None) -> Path:
+    """The folder of the VAE and of the text encoder or the prompts."""
+    return Path(block.weights) if source is not None and block.weights is not None else Path(block.tokenizer)
+
+
+def _open_policy(block: Parameters) -> CosmosPolicy | None:
     """The policy that `weights` name, where they are one: its VAE, prompts and statistics come with them."""
     if block.weights is not None and (Path(block.weights) / "prompts.safetensors").is_file():
         return from_pretrained(block.weights)
@@ -225,7 +241,15 @@ def _open_policy(block: CosmosPolicyParams) -> CosmosPolicy | None:
 
 
 def _must_agree(found: CosmosPolicyConfig, wanted: CosmosPolicyConfig, where: Path) -> None:
-    if wrong := [each.name for each in fields(wanted) if getattr(found, each.name) != getattr(wanted, each.name)]:
+    names = [field.name for field in fields(wanted)]
+    if wrong := [name for name in names if getattr(found, name) != getattr(wanted, name)]:
         said, expected = ({name: getattr(config, name) for name in wrong} for config in (found, wanted))
-        remedy = "set base_policy.cosmos_policy, base_policy.chunk_length and demos.image_size to the weights' own"
+        remedy = "set base_policy.cosmos_policy, base_policy.chunk_length and demos.image_size to those of the weights"
         raise BadInput(where, ", ".join(wrong), said, expected, remedy)
+
+
+def make_objective(
+    params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int
+) -> CosmosPolicyObjective:
+    """See `world2act.policies.imitation.Trainable`."""
+    return CosmosPolicyObjective(params, dataset, chunks, seed)

@@ -40,7 +40,7 @@ from world2act.world_model.imagining.sampler import SIGMA_MAX, karras_sigmas, se
 from world2act.world_model.parts import checkpoint
 from world2act.world_model.parts.conditioning import Prediction, denoise
 from world2act.world_model.parts.tokenizer import VideoTokenizer, load_tokenizer
-from world2act.world_model.parts.transformer import build_transformer
+from world2act.world_model.parts.transformer import empty_transformer
 
 FAMILY = "cosmos_policy"
 SIGMA_MIN = 4.0
@@ -77,10 +77,6 @@ class CosmosPolicyConfig:
     patch_size: int
     prediction: Prediction
     sampler_steps: int
-    # what build_transformer asks besides: the weights come from model.safetensors
-    weights: None = None
-    parameters: None = None
-    tuning: str = "full"
 
     def to_dict(self) -> dict[str, Any]:
         layout = {"layout": self.layout.to_list(), "given": self.layout.given}
@@ -110,11 +106,7 @@ class CosmosPolicyConfig:
 
 
 def _written() -> list[str]:
-    return [
-        field.name
-        for field in fields(CosmosPolicyConfig)
-        if field.name not in ("layout", "weights", "parameters", "tuning")
-    ]
+    return [field.name for field in fields(CosmosPolicyConfig) if field.name != "layout"]
 
 
 @dataclass(frozen=True)
@@ -173,7 +165,7 @@ class CosmosPolicy:
         actions = extract(made[:, :, layout.index("action")], (config.chunk_length, config.widths[ACTION]))
         future = extract(made[:, :, layout.index("proprio", future=True)], (config.widths[PROPRIO],))
         return Foreseen(
-            np.clip(robot.whole(self.statistics[ACTION].restore(actions.cpu().numpy())), -1, 1),
+            np.clip(robot.robot_actions(self.statistics[ACTION].restore(actions.cpu().numpy())), -1, 1),
             self.statistics[PROPRIO].restore(future.cpu().numpy()),
             extract_value(made[:, :, layout.index("value")]).cpu().numpy(),
             made,
@@ -241,15 +233,12 @@ def from_pretrained(directory: str | Path) -> CosmosPolicy:
     Raises:
         BadInput: a part is missing or damaged, or the weights are not exactly those that config.json asks for.
     """
-    from accelerate import init_empty_weights
-
     root = Path(directory)
     config = CosmosPolicyConfig.read(root / "config.json")
     statistics = read_statistics(root / "statistics.json", config.widths)
     prompts = read_tensors(root / "prompts.safetensors")
-    with init_empty_weights():
-        network = build_transformer(config, config.channels, config.text_dim, 0)
     path = root / "model.safetensors"
+    network = empty_transformer(config, config.channels, config.text_dim)
     network = checkpoint.assign_strictly(network, checkpoint.read_tensors(path), path)
     device = best_device()
     return CosmosPolicy(config, network.to(device), load_tokenizer(root), statistics, prompts)

@@ -1,26 +1,28 @@
 """The block base_policy.gr00t of params.yaml and a dataset → the network and the processor that training starts from.
 
-Either a network of the block's sizes, drawn, whose processor is measured on the dataset; or a checkpoint, which has
-every size, and the statistics of the robots that it knows.
+Either a network of the block's sizes, with weights drawn from the seed and a processor measured on the dataset; or a
+checkpoint, which brings every size, and the statistics of the robots that it knows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from world2act.core.errors import BadInput
-from world2act.core.params import BasePolicy, Gr00t
+from world2act.core.params import BasePolicy
 from world2act.core.storage import read_json
 from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.dataset import image_side, mean_image
 from world2act.policies.gr00t.checkpoint import count_parameters, find_checkpoint, load_checkpoint, read_config
-from world2act.policies.gr00t.configuration import ActionHeadSizes, NetworkConfig, VisionLanguageSizes
+from world2act.policies.gr00t.configuration import UNSHUFFLE, ActionHeadSizes, NetworkConfig, VisionLanguageSizes
 from world2act.policies.gr00t.model import Gr00tModel
+from world2act.policies.gr00t.params import Parameters, Sizes
 from world2act.policies.gr00t.policy import check_fit
 from world2act.policies.gr00t.processing import (
     Names,
@@ -33,9 +35,10 @@ from world2act.policies.gr00t.processing import (
     read_slot,
     read_tokenizer,
 )
-from world2act.policies.gr00t.processing.language import IMAGE_TOKEN, find_tokenizer
+from world2act.policies.gr00t.processing.language import find_tokenizer, image_token_id
 from world2act.policies.gr00t.processing.modality import STATISTICS
 from world2act.policies.gr00t.processing.robot import find_cameras
+from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.training.engine import frozen_dtype
 
 _HEAD_DIM = 32
@@ -43,11 +46,11 @@ _ROPE_THETA = 1e4
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """A network and its processor.
 
     Attributes:
-        folder: of the network's weights; None where they are drawn.
+        folder: of the network's weights; None where they are drawn from the seed.
         dtype: of weights that come from a folder.
     """
 
@@ -65,35 +68,41 @@ class Start:
         return model
 
     def outline(self) -> Gr00tModel:
-        """The network without its weights, as wide as they would be; on the meta device."""
+        """The network on the meta device, without weights, in the dtype that they would have."""
         return Gr00tModel(self.network).to(self.dtype)
 
 
-def plan(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset) -> Start:
+def plan(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset) -> Initialisation:
     """What training starts from.
 
     Args:
-        chunks: the frames of the training split, which all is measured on.
+        chunks: the frames of the training split; everything that is measured is measured on them.
 
     Raises:
         BadInput: the checkpoint, the robot and the parameters do not fit one another.
     """
-    start = _drawn(params, dataset, chunks) if params.gr00t.weights is None else _released(params, dataset, chunks)
-    expected = params.gr00t.parameters
+    block = params.block(Parameters)
+    if block.sizes is not None:
+        start = _drawn(params, block, block.sizes, dataset, chunks)
+    else:
+        start = _released(params, block, dataset, chunks)
+    expected = block.parameters
     if expected is not None and expected != (found := count_parameters(start.network)):
-        remedy = "correct it, or the sizes, or use the checkpoint that it is of"
+        remedy = "correct the number or the sizes, or use the checkpoint that has so many"
         raise BadInput("params.yaml", "base_policy.gr00t.parameters", f"{found:,}", f"{expected:,}", remedy)
     return start
 
 
-def _drawn(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset) -> Start:
-    block, tokenizer = params.gr00t, make_tokenizer(chunks.instructions)
-    network = make_config(block, params.chunk_length, dataset, tokenizer)
+def _drawn(
+    params: BasePolicy, block: Parameters, sizes: Sizes, dataset: EpisodeDataset, chunks: ChunkDataset
+) -> Initialisation:
+    tokenizer = make_tokenizer(chunks.instructions)
+    network = make_config(block, sizes, params.chunk_length, dataset, tokenizer)
     cameras = find_cameras([*(block.views or dataset.cameras)], Robot.of(dataset), block.views)
     frames = [chunks.cameras[dataset.cameras.index(camera)] for camera in cameras]
-    means, stds = zip(*(mean_image(each, chunks.rows) for each in frames), strict=True)
+    means, stds = zip(*(mean_image(images, chunks.rows) for images in frames), strict=True)
     settings = Settings(
-        # the pictures of a fixed camera, as they are
+        # the images of a fixed camera are left as they are
         shortest_image_edge=None,
         crop_fraction=None,
         max_state_dim=network.action_head.state_dim,
@@ -102,11 +111,14 @@ def _drawn(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset) ->
         clip_outliers=False,
     )
     scale = PixelScale(torch.stack(means), torch.stack(stds)[:, None, None, None])
-    return Start(network, _measured(params, dataset, chunks, network, settings, tokenizer, slot=0, scale=scale))
+    return Initialisation(network, _measured(params, dataset, chunks, network, settings, tokenizer, slot=0, scale=scale))
 
 
-def _released(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset) -> Start:
-    block, folder = params.gr00t, find_checkpoint(params.gr00t.weights, "base_policy.gr00t.weights")
+def _released(
+    params: BasePolicy, block: Parameters, dataset: EpisodeDataset, chunks: ChunkDataset
+) -> Initialisation:
+    assert block.weights is not None  # `Parameters` has either sizes or weights
+    folder = find_checkpoint(block.weights, "base_policy.gr00t.weights")
     network = read_config(folder)
     network = replace(network, action_head=replace(network.action_head, sampler_steps=block.sampler_steps))
     tokenizer = find_tokenizer(folder) if block.tokenizer is None else Path(block.tokenizer)
@@ -133,7 +145,7 @@ def _released(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset)
         expected = "0 or null, for weights without a token for hidden states"
         raise BadInput("params.yaml", "base_policy.gr00t.state_dropout", block.state_dropout, expected, "correct it")
     partly = block.tuning in ("projector_dit", "lora")
-    return Start(network, processor, folder, frozen_dtype(params.training) if partly else torch.float32)
+    return Initialisation(network, processor, folder, frozen_dtype(params.training) if partly else torch.float32)
 
 
 def _measured(
@@ -148,7 +160,7 @@ def _measured(
     scale: PixelScale | None,
 ) -> Processor:
     """The processor of a robot that no checkpoint knows."""
-    block = params.gr00t
+    block = params.block(Parameters)
     return Processor.of_dataset(
         settings,
         Robot.of(dataset),
@@ -165,54 +177,58 @@ def _measured(
 
 
 def make_config(
-    params: Gr00t, chunk_length: int, dataset: EpisodeDataset, tokenizer: PreTrainedTokenizerBase
+    params: Parameters, sizes: Sizes, chunk_length: int, dataset: EpisodeDataset, tokenizer: PreTrainedTokenizerBase
 ) -> NetworkConfig:
-    """Sizes for this dataset's cameras, proprioception and actions; heads are 32 wide.
+    """Sizes for this dataset's cameras, proprioception and actions; attention heads are 32 wide.
 
     Raises:
-        BadInput: a width is no multiple of 32, images are not square and of one size, or do not divide into patches.
+        BadInput: a width is not a multiple of 32; images are not square, not of one size, or do not divide into
+            patches.
     """
-    sizes = params.sizes
-    for key in ("vision_dim", "language_dim", "action_head_dim"):
-        if getattr(sizes, key) % _HEAD_DIM:
-            expected = f"a multiple of {_HEAD_DIM}"
-            raise BadInput("params.yaml", f"base_policy.gr00t.sizes.{key}", getattr(sizes, key), expected, "round it")
-    height = image_side(dataset)
-    if height % (2 * sizes.vision_patch):
-        expected = f"a patch of which an even number makes {height} pixels"
-        raise BadInput(
-            "params.yaml", "base_policy.gr00t.sizes.vision_patch", sizes.vision_patch, expected, "choose 4, 8 or 16"
-        )
-    action_dim = dataset.features["action"]["shape"][0]
-    proprio_dim = dataset.features["observation.state"]["shape"][0]
-    vision_language = VisionLanguageSizes(
-        vision_dim=sizes.vision_dim,
-        vision_layers=sizes.vision_layers,
-        vision_heads=sizes.vision_dim // _HEAD_DIM,
-        vision_mlp_dim=4 * sizes.vision_dim,
-        vision_patch=sizes.vision_patch,
-        vision_positions=height // sizes.vision_patch,
-        language_dim=sizes.language_dim,
-        language_layers=sizes.language_layers,
-        language_heads=sizes.language_dim // _HEAD_DIM,
-        language_kv_heads=sizes.language_dim // _HEAD_DIM,
-        language_head_dim=_HEAD_DIM,
-        language_mlp_dim=3 * sizes.language_dim,
-        language_rope_theta=_ROPE_THETA,
-        vocabulary=len(tokenizer),
-        image_token=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-    )
     action_head = ActionHeadSizes(
         layers=sizes.action_head_layers,
-        heads=sizes.action_head_dim // _HEAD_DIM,
+        heads=_heads(sizes, "action_head_dim"),
         head_dim=_HEAD_DIM,
         hidden_dim=sizes.action_head_dim,
         slots=1,
         positions=chunk_length,
-        state_dim=proprio_dim,
-        action_dim=action_dim,
+        state_dim=dataset.features[PROPRIO]["shape"][0],
+        action_dim=dataset.features[ACTION]["shape"][0],
         horizon=chunk_length,
         state_dropout=params.state_dropout or 0.0,
         sampler_steps=params.sampler_steps,
     )
-    return NetworkConfig(vision_language, action_head)
+    return NetworkConfig(_vision_language(sizes, image_side(dataset), tokenizer), action_head)
+
+
+def _vision_language(sizes: Sizes, side: int, tokenizer: PreTrainedTokenizerBase) -> VisionLanguageSizes:
+    """Sizes for images with sides of `side` pixels."""
+    vision_heads, language_heads = (_heads(sizes, key) for key in ("vision_dim", "language_dim"))
+    if side % (UNSHUFFLE * sizes.vision_patch):
+        key, expected = "base_policy.gr00t.sizes.vision_patch", f"a patch of which an even number makes {side} pixels"
+        raise BadInput("params.yaml", key, sizes.vision_patch, expected, "choose 4, 8 or 16")
+    return VisionLanguageSizes(
+        vision_dim=sizes.vision_dim,
+        vision_layers=sizes.vision_layers,
+        vision_heads=vision_heads,
+        vision_mlp_dim=4 * sizes.vision_dim,
+        vision_patch=sizes.vision_patch,
+        vision_positions=side // sizes.vision_patch,
+        language_dim=sizes.language_dim,
+        language_layers=sizes.language_layers,
+        language_heads=language_heads,
+        language_kv_heads=language_heads,
+        language_head_dim=_HEAD_DIM,
+        language_mlp_dim=3 * sizes.language_dim,
+        language_rope_theta=_ROPE_THETA,
+        vocabulary=len(tokenizer),
+        image_token=image_token_id(tokenizer),
+    )
+
+
+def _heads(sizes: Sizes, key: Literal["vision_dim", "language_dim", "action_head_dim"]) -> int:
+    dim: int = getattr(sizes, key)
+    if dim % _HEAD_DIM:
+        where = f"base_policy.gr00t.sizes.{key}"
+        raise BadInput("params.yaml", where, dim, f"a multiple of {_HEAD_DIM}", "round it")
+    return dim // _HEAD_DIM

@@ -22,6 +22,7 @@ from world2act.data.chunks import ChunkDataset
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.gr00t.initialisation import plan
 from world2act.policies.gr00t.model import Inputs
+from world2act.policies.gr00t.params import Parameters
 from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.gr00t.processing import draw_augmentation
 from world2act.policies.gr00t.tuning import tune
@@ -48,7 +49,7 @@ class ImitationObjective:
     """Frames of the training split → masked velocity error.
 
     Args:
-        params: the block `gr00t`, whose `noise_draws` is K.
+        params: its block `gr00t` has `noise_draws`, which is K.
         dataset: what the frames were read from.
         chunks: the frames of the training split; what is measured and the vocabulary come from them alone.
         seed: of weights that are drawn and of the order of the frames.
@@ -58,7 +59,7 @@ class ImitationObjective:
     """
 
     def __init__(self, params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> None:
-        block, start = params.gr00t, plan(params, dataset, chunks)
+        block, start = params.block(Parameters), plan(params, dataset, chunks)
         self.processor = start.processor
         self.model = build_or_outline(
             lambda: tune(start.load(seed), block, seed), lambda: tune(start.outline(), block, seed), params.training
@@ -66,8 +67,8 @@ class ImitationObjective:
         self.reads = sha256(block.weights) if block.weights and Path(block.weights).exists() else ""
         self._adapted = block.tuning == "lora"
         self._chunks, self._draws, self._seed = chunks, block.noise_draws, seed
-        own = start.network.action_head.state_dropout
-        self._state_dropout = own if block.state_dropout is None else block.state_dropout
+        trained_with = start.network.action_head.state_dropout
+        self._state_dropout = trained_with if block.state_dropout is None else block.state_dropout
         self._views = [dataset.cameras.index(camera) for camera in self.processor.cameras]
         self._state = self.processor.state(chunks.proprio)
         self._prompts, self._mask = self.processor.prompts(chunks.instructions)
@@ -119,3 +120,8 @@ def masked_error(velocity: Tensor, target: Tensor, learned: Tensor) -> Tensor:
     """Mean squared error of (B, K, M, A) over what there is to learn, `learned` (B, M, A)."""
     weight = learned[:, None].expand_as(target).float()
     return ((velocity - target) ** 2 * weight).sum() / weight.sum()
+
+
+def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> ImitationObjective:
+    """See `world2act.policies.imitation.Trainable`."""
+    return ImitationObjective(params, dataset, chunks, seed)

@@ -11,15 +11,15 @@ from __future__ import annotations
 from torch import nn
 
 from world2act.core.errors import BadInput
-from world2act.core.params import Gr00t
 from world2act.policies.gr00t.model import Gr00tModel
+from world2act.policies.gr00t.params import Parameters
 from world2act.world_model.learning.tuning import add_lora
 
 PROJECTOR = ("state_encoder", "action_encoder", "action_decoder", "vlln", "position_embedding", "mask_token")
 """What of the action head is no diffusion transformer."""
 
 
-def tune(model: Gr00tModel, params: Gr00t, seed: int) -> Gr00tModel:
+def tune(model: Gr00tModel, params: Parameters, seed: int) -> Gr00tModel:
     """The network, made ready to be trained as `params` say: what is trained is float32, the rest stays as it is.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a remote policy's config.json says: where it is, and how its keys map to ours. Never a credential."""
+"""What a remote policy's config.json holds: its address, and how its keys map to ours. Never a credential."""
 
 from __future__ import annotations
 
@@ -7,57 +7,50 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from world2act.core.errors import BadInput
 from world2act.core.params.section import Count, Positive, Section
 from world2act.core.storage import read_json
-from world2act.policies.robot import family_config
+from world2act.policies.remote.params import Address, RemoteCamera, Slice
+from world2act.policies.robot import KEY, family_config
 
 TOKEN = "WORLD2ACT_REMOTE_KEY"
 """The environment variable with the API key, or token, of the server."""
 
 _REMEDY = "correct it; `python -m pydoc world2act.policies.remote.configuration` lists the keys"
-# no user name or password: those would be credentials in a file
-_Address = Annotated[str, StringConstraints(pattern=r"^(wss?|tcp)://[^@\s/]+(/[^@\s]*)?$")]
-_Slice = Annotated[tuple[int, int], Field(strict=False)]
-
-
-class RemoteCamera(Section):
-    """The server's key of a camera's images, and their pixels a side."""
-
-    key: str
-    size: Count
-
-
 class RemoteConfig(Section):
     """A remote policy: its server and its interface.
 
     Attributes:
-        server: whose protocol it speaks.
+        server: whose wire protocol it speaks.
         address: ws://host:port or wss://... for openpi, tcp://host:port for GR00T.
+        revision: names the policy that is served there; null in folders written before there were revisions. It is
+            compared with the server's own, where the server reports one, as `world2act serve` does.
         timeout_s: how long one answer may take.
-        connections: requests that openpi's server gets at a time; GR00T's gets all in one.
+        connections: simultaneous requests to openpi's server; GR00T's gets all observations in one request.
         cameras: our camera → the server's key and size.
         state: the server's key → the elements [first, end) of our proprioception that it holds; float32.
-        instruction: the server's key of the task in words.
+        instruction: the server's key of the instruction.
         actions: the server's key → the elements [first, end) of our action vector that it fills, in environment units.
-        seed: openpi: the key under which the server takes a seed, as `world2act serve` does ("seed"). Without it, or
-            with GR00T, the server draws its own noise, and the same seed need not give the same chunk.
-        chunk_length: actions that are used of each chunk; the server may give more.
-        protocol: the robot that it acts for (`world2act.policies.robot`), compared with what `world2act serve` says.
+        seed: openpi: the key under which the server takes a seed, as `world2act serve` does ("seed"). Without it, and
+            with GR00T, the server draws its own noise, and the same seed may give different chunks.
+        chunk_length: how many actions of each chunk are used; the server may send more.
+        protocol: the robot that it acts for (`world2act.policies.robot`), compared with what `world2act serve` reports.
     """
 
     family: Literal["remote"]
     server: Literal["openpi", "gr00t"]
-    address: _Address
+    address: Address
+    revision: str | None = None
     timeout_s: Positive
     connections: Count = 1
     cameras: dict[str, RemoteCamera]
     proprio_dim: Annotated[int, Field(ge=0)]
-    state: dict[str, _Slice]
+    state: dict[str, Slice]
     instruction: str
-    actions: dict[str, _Slice]
+    actions: dict[str, Slice]
     seed: str | None = None
     chunk_length: Count
     action_dim: Count
@@ -76,12 +69,12 @@ class RemoteConfig(Section):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a config.json. Raises `BadInput` as `parse` does."""
-        own = {key: value for key, value in read_json(path).items() if key in ("family", "protocol")}
-        return cls.parse(own | family_config(path), path)
+        common = {key: value for key, value in read_json(path).items() if key in ("family", KEY)}
+        return cls.parse(common | family_config(path), path)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str | Path, prefix: str = "") -> Self:
-        """Check `values`, which stand in the file `where` under the key `prefix`.
+        """Check `values`, which are in the file `where` under the key `prefix`.
 
         Raises:
             BadInput: a key is missing, unknown or wrong.
@@ -91,10 +84,21 @@ class RemoteConfig(Section):
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             key = ".".join(map(str, [*filter(None, [prefix]), *fault["loc"]]))
-            # what stands under an unknown key, or in an address, may be a credential
-            unshown = {"missing": "nothing", "extra_forbidden": "an unknown key", "string_pattern_mismatch": "not that"}
-            found = unshown.get(fault["type"], fault["input"] if fault["loc"] else "values that do not fit")
+            found = _shown(fault)
             raise BadInput(where, key, found, fault["msg"], _REMEDY) from error
+
+
+def _shown(fault: ErrorDetails) -> object:
+    """What was found, without what may be a credential: the value of an unknown key, or an address."""
+    match fault["type"]:
+        case "missing":
+            return "nothing"
+        case "extra_forbidden":
+            return "an unknown key"
+        case "unfit":
+            return fault["ctx"]["found"]
+        case _:
+            return fault["input"] if fault["loc"] else "values that do not fit"
 
 
 class Unreachable(Exception):

@@ -1,10 +1,8 @@
-"""`base_policy: {family: remote, options: {...}}` → the folder of a policy that is served elsewhere, untrained.
+"""`base_policy: {family: remote, remote: {...}}` → the folder of a policy that is served elsewhere and not trained.
 
-    options: {server: openpi, address: "ws://host:8000", timeout_s: 30.0}
+    remote: {server: openpi, address: "ws://host:8000", revision: d41d8cd9..., timeout_s: 30.0}
 
-The other options are the keys of config.json (`configuration.py`). For openpi's protocol they are, by default, those
-that `world2act serve` reads of a policy of these demonstrations; GR00T's server has those of its checkpoint, all to be
-named: cameras, state, instruction, actions.
+The block becomes the policy's config.json (`configuration.py`), completed from the demonstrations.
 """
 
 from __future__ import annotations
@@ -22,12 +20,13 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.dataset import image_side
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.remote.configuration import RemoteConfig
+from world2act.policies.remote.params import Parameters
 
-_WHERE, _KEY = "params.yaml", "base_policy.options"
+_WHERE, _KEY = "params.yaml", "base_policy.remote"
 
 
 class RemoteObjective:
-    """What the base_policy stage asks of a family of which nothing is trained: a model without weights."""
+    """The objective of a family that trains nothing: a model without weights."""
 
     reads = ""
 
@@ -41,19 +40,10 @@ class RemoteObjective:
 
 
 def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: object, seed: int) -> RemoteObjective:
-    """See `world2act.policies.imitation.Family`. Raises: `BadInput`."""
-    options = params.options or {}
+    """See `world2act.policies.imitation.Trainable`. Raises: `BadInput`."""
+    block = params.block(Parameters)
     proprio_dim, action_dim = (len(dataset.features[name]["names"]) for name in (PROPRIO, ACTION))
     size = image_side(dataset)
-    fixed = {
-        "family": "remote",
-        "chunk_length": params.chunk_length,
-        "proprio_dim": proprio_dim,
-        "action_dim": action_dim,
-    }
-    if twice := sorted(fixed.keys() & options.keys()):
-        expected = "nothing: base_policy and the demonstrations say it"
-        raise BadInput(_WHERE, f"{_KEY}.{twice[0]}", options[twice[0]], expected, "leave it out")
     served = {
         "cameras": {camera: {"key": IMAGES + camera, "size": size} for camera in dataset.cameras},
         "state": {PROPRIO: [0, proprio_dim]},
@@ -61,11 +51,18 @@ def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: object, 
         "actions": {"actions": [0, action_dim]},
         "seed": "seed",
     }
-    common = served if options.get("server") == "openpi" else {}
-    config = RemoteConfig.parse({**common, **options, **fixed}, _WHERE, _KEY)
+    values = {
+        **(served if block.server == "openpi" else {}),
+        **block.model_dump(exclude_unset=True),
+        "family": "remote",
+        "chunk_length": params.chunk_length,
+        "proprio_dim": proprio_dim,
+        "action_dim": action_dim,
+    }
+    config = RemoteConfig.parse(values, _WHERE, _KEY)
     sizes = {camera: seen.size for camera, seen in config.cameras.items()}
     if unknown := sorted(sizes.items() - dict.fromkeys(dataset.cameras, size).items()):
         camera, found = unknown[0]
-        expected = f"cameras of the demonstrations, {list(dataset.cameras)}, {size} pixels a side"
+        expected = f"cameras of the demonstrations, {list(dataset.cameras)}, {size} pixels per side"
         raise BadInput(_WHERE, f"{_KEY}.cameras.{camera}", f"{found} pixels", expected, "name what a policy here sees")
     return RemoteObjective(config)

@@ -14,6 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.policies.remote.configuration import RemoteConfig, Unreachable, read_token, wrong_token
 from world2act.policies.remote.openpi_messages import pack, unpack
+from world2act.policies.robot import KEY
 from world2act.sims.base import Observation
 
 _MAX_ANSWER = 16 * 2**20
@@ -79,14 +80,17 @@ class OpenpiLink:
         return connection
 
     def _check(self, metadata: Mapping[str, Any]) -> None:
-        """Refuse a policy of another robot, where both sides say which: `world2act serve` does."""
-        served, ours = metadata.get("protocol"), self._config.protocol
-        if not isinstance(served, dict) or ours is None:
-            return
-        wrong = sorted(key for key in ours if served.get(key) != ours[key])
-        if wrong:
-            key, remedy = wrong[0], "serve a policy of this robot, or name the server that does"
-            raise BadInput(self._config.address, f"protocol.{key}", served.get(key), ours[key], remedy)
+        """Refuse another policy, or one for another robot, where the server says which it serves."""
+        served, ours = metadata.get(KEY), self._config.protocol
+        if isinstance(served, dict) and ours is not None:
+            wrong = sorted(key for key in ours if served.get(key) != ours[key])
+            if wrong:
+                key, remedy = wrong[0], "serve a policy for this robot, or give the address of a server that does"
+                raise BadInput(self._config.address, f"{KEY}.{key}", served.get(key), ours[key], remedy)
+        revision = metadata.get("revision")
+        if revision is not None and self._config.revision not in (None, revision):
+            remedy = "serve the policy that was named; or set base_policy.remote.revision, and run `dvc repro` again"
+            raise BadInput(self._config.address, "revision", revision, self._config.revision, remedy)
 
     def _map(self, message: str | bytes) -> Mapping[str, Any]:
         try:

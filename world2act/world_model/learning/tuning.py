@@ -10,21 +10,31 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from world2act.core.errors import BadInput
 from world2act.core.params import Lora
-from world2act.core.params import WorldModel as WorldModelParams
 from world2act.core.seeds import derive
 
 if TYPE_CHECKING:
-    from diffusers import CosmosTransformer3DModel
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
 
-def tune(network: CosmosTransformer3DModel, params: WorldModelParams, seed: int) -> CosmosTransformer3DModel:
+class Tuning(Protocol):
+    """What of a network is trained: the sections `world_model` and `base_policy.cosmos_policy`."""
+
+    @property
+    def tuning(self) -> str: ...
+    @property
+    def lora(self) -> Lora: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+
+
+def tune(network: CosmosTransformer3DModel, params: Tuning, seed: int) -> CosmosTransformer3DModel:
     """The network, made ready to be trained as `params` say. Raises `BadInput` as `add_lora` does."""
     if params.tuning == "lora":
         add_lora(network, params.lora, seed)

@@ -10,21 +10,20 @@ import re
 from math import isqrt
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from world2act.core.errors import BadInput
-from world2act.core.params import WorldModel as WorldModelParams
 from world2act.core.seeds import derive
 from world2act.core.storage import read_json
 from world2act.world_model.parts.checkpoint import assign_strictly, load_strictly, read_tensors
 from world2act.world_model.parts.hub import locate
 
 if TYPE_CHECKING:
-    from diffusers import CosmosTransformer3DModel
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
 # what NVIDIA's files hold beside weights: counters of their training, tables of the position code, TransformerEngine's
 _NOT_WEIGHTS = re.compile(
@@ -34,8 +33,34 @@ _NOT_WEIGHTS = re.compile(
 )
 
 
-def architecture(params: WorldModelParams, channels: int, text_dim: int) -> dict[str, Any]:
-    """What `CosmosTransformer3DModel` is made of: Cosmos-Predict2 Video2World of the size in `params`.
+class TransformerSizes(Protocol):
+    """The sizes of a network, named as in params.yaml."""
+
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def adaln_lora_dim(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
+
+
+class TransformerSource(TransformerSizes, Protocol):
+    """A network and where its weights come from: the sections `world_model` and `base_policy.cosmos_policy`."""
+
+    @property
+    def weights(self) -> str | None: ...
+    @property
+    def parameters(self) -> int | None: ...
+    @property
+    def tuning(self) -> str: ...
+
+
+def architecture(sizes: TransformerSizes, channels: int, text_dim: int) -> dict[str, Any]:
+    """What `CosmosTransformer3DModel` is made of: Cosmos-Predict2 Video2World of the size in `sizes`.
 
     Args:
         channels: C of the latents; the condition mask is one more channel in, the padding mask is added inside.
@@ -44,21 +69,21 @@ def architecture(params: WorldModelParams, channels: int, text_dim: int) -> dict
     return {
         "in_channels": channels + 1,
         "out_channels": channels,
-        "num_attention_heads": params.heads,
-        "attention_head_dim": params.head_dim,
-        "num_layers": params.layers,
+        "num_attention_heads": sizes.heads,
+        "attention_head_dim": sizes.head_dim,
+        "num_layers": sizes.layers,
         "mlp_ratio": 4.0,
         "text_embed_dim": text_dim,
-        "adaln_lora_dim": params.adaln_lora_dim,
+        "adaln_lora_dim": sizes.adaln_lora_dim,
         "max_size": (128, 240, 240),
-        "patch_size": (1, params.patch_size, params.patch_size),
+        "patch_size": (1, sizes.patch_size, sizes.patch_size),
         "rope_scale": (1.0, 3.0, 3.0),
         "concat_padding_mask": True,
         "extra_pos_embed_type": None,
     }
 
 
-def build_transformer(params: WorldModelParams, channels: int, text_dim: int, seed: int) -> CosmosTransformer3DModel:
+def build_transformer(params: TransformerSource, channels: int, text_dim: int, seed: int) -> CosmosTransformer3DModel:
     """The network that `params` ask for, to be trained, with `params.weights` or weights drawn from `seed`.
 
     Raises:
@@ -74,12 +99,20 @@ def build_transformer(params: WorldModelParams, channels: int, text_dim: int, se
             torch.manual_seed(derive(seed, "transformer"))
             network = _model_class()(**wanted)
     elif Path(params.weights).is_file():
-        network = _load_native(Path(params.weights), wanted)
+        network = load_nvidia_transformer(Path(params.weights), params, channels, text_dim)
     else:
         folder = locate(params.weights, "world_model.weights", ["transformer/*.json", "transformer/*.safetensors"])
         network = _load_diffusers(folder / "transformer", wanted)
     check_parameters(network, params.parameters)
     return network.requires_grad_(True)
+
+
+def empty_transformer(sizes: TransformerSizes, channels: int, text_dim: int) -> CosmosTransformer3DModel:
+    """A network without weights, on the meta device; `assign_strictly` fills it."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        return _model_class()(**architecture(sizes, channels, text_dim))
 
 
 def check_parameters(network: torch.nn.Module, expected: int | None) -> None:
@@ -103,13 +136,25 @@ def _load_diffusers(folder: Path, wanted: dict[str, Any]) -> CosmosTransformer3D
     return load_strictly(_model_class(), folder, "correct world_model.weights")
 
 
-def native_sizes(path: Path) -> dict[str, int]:
+class NvidiaSizes(TypedDict):
+    """The sizes of a network in NVIDIA's layout, named as in params.yaml."""
+
+    heads: int
+    head_dim: int
+    layers: int
+    adaln_lora_dim: int
+    patch_size: int
+    channels: int
+    text_dim: int
+
+
+def nvidia_sizes(path: Path) -> NvidiaSizes:
     """The size of the network in NVIDIA's file `path`, named as in params.yaml, with `channels` and `text_dim`.
 
     Raises:
         BadInput: the file is missing, damaged or another model's.
     """
-    found = _architecture_of(path, _native_weights(path))
+    found = _architecture_of(path, _nvidia_weights(path))
     return {
         "heads": found["num_attention_heads"],
         "head_dim": found["attention_head_dim"],
@@ -121,25 +166,28 @@ def native_sizes(path: Path) -> dict[str, int]:
     }
 
 
-def _native_weights(path: Path) -> dict[str, Tensor]:
+def _nvidia_weights(path: Path) -> dict[str, Tensor]:
     content = {key.removeprefix("net."): value for key, value in read_tensors(path).items()}
     return {key: value for key, value in content.items() if not _NOT_WEIGHTS.fullmatch(key)}
 
 
-def _load_native(path: Path, wanted: dict[str, Any]) -> CosmosTransformer3DModel:
-    """Open NVIDIA's layout: one file of tensors, each name behind "net."."""
-    from accelerate import init_empty_weights
+def load_nvidia_transformer(
+    path: Path, sizes: TransformerSizes, channels: int, text_dim: int
+) -> CosmosTransformer3DModel:
+    """Open NVIDIA's layout: one file of tensors, each name prefixed by "net.".
+
+    Raises:
+        BadInput: the file is missing, damaged, another model's or a network of other sizes.
+    """
     from diffusers.loaders.single_file_utils import convert_cosmos_transformer_checkpoint_to_diffusers
 
-    weights = _native_weights(path)
-    _compare(path, _architecture_of(path, weights), wanted)
+    weights = _nvidia_weights(path)
+    _compare(path, _architecture_of(path, weights), architecture(sizes, channels, text_dim))
     converted = convert_cosmos_transformer_checkpoint_to_diffusers(dict(weights))
     if len(converted) != len(weights):
         # the converter drops every key with a known name in it; here a key is known as a whole or not at all
         raise BadInput(path, "", f"{len(weights)} weights", f"{len(converted)} known ones", "use NVIDIA's own file")
-    with init_empty_weights():
-        network = _model_class()(**wanted)
-    return assign_strictly(network, converted, path)
+    return assign_strictly(empty_transformer(sizes, channels, text_dim), converted, path)
 
 
 def _architecture_of(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def encode(
     texts = [_write(tokenizer, instruction, tokens) for instruction in instructions]
     encoded = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
-    places = (ids == tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)).sum(1).tolist()
+    places = (ids == image_token_id(tokenizer)).sum(1).tolist()
     for instruction, found in zip(instructions, places, strict=True):
         if found != sum(tokens):
             expected = f"{sum(tokens)}, {list(tokens)} for each picture"
@@ -95,6 +95,14 @@ def make_tokenizer(instructions: Iterable[str], template: str = _TEMPLATE) -> Pr
     backend.normalizer, backend.pre_tokenizer = Lowercase(), split
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=_PAD, unk_token=_UNKNOWN, chat_template=template)
+
+
+def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that marks the position of an image token in a prompt."""
+    found = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if not isinstance(found, int):  # one token has one id; transformers' annotation covers lists too
+        raise TypeError(f"{IMAGE_TOKEN} has the ids {found}")
+    return found
 
 
 def find_tokenizer(folder: Path) -> Path:

@@ -87,8 +87,8 @@ class Processor:
 
     @property
     def image_token(self) -> int:
-        """Its id, where an image token goes."""
-        return self.tokenizer.convert_tokens_to_ids(language.IMAGE_TOKEN)
+        """The id that marks the position of an image token in a prompt."""
+        return language.image_token_id(self.tokenizer)
 
     def prepare(self, observations: Sequence[Observation]) -> Inputs:
         """B observations as the network reads them.
