@@ -37,7 +37,8 @@ from world2act.data.episodes import Episode, encode
 from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
-from world2act.policies.base import Policy, family_module, load_policy
+from world2act.policies.base import Policy, load_policy
+from world2act.policies.imitation import load_trainable
 from world2act.post_training.residual.model import ResidualModel
 from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.sims.base import Observation
@@ -167,9 +168,7 @@ def untrained(
 
 def build(params: BasePolicy, dataset: EpisodeDataset, folder: Path) -> Policy:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    objective = family_module(params.family, "params.yaml", "base_policy.family").make_objective(
-        params, dataset, chunks, 0
-    )
+    objective = load_trainable(params.family).make_objective(params, dataset, chunks, 0)
     folder.mkdir()
     objective.save_policy(folder, objective.model.state_dict())
     return load_policy(folder)
@@ -243,7 +242,7 @@ def full_cosmos_policy(folder: Path, depth: float) -> Policy:
     """The policy of the default size on these pictures, in which the networks are exchanged for the published ones."""
     from diffusers import AutoencoderKLWan
 
-    from world2act.core.params import CosmosPolicy as CosmosPolicyParams
+    from world2act.policies.cosmos_policy.params import Parameters
     from world2act.world_model.parts.tokenizer import VideoTokenizer
     from world2act.world_model.parts.transformer import build_transformer
 
@@ -258,7 +257,7 @@ def full_cosmos_policy(folder: Path, depth: float) -> Policy:
     )
     block = compose("cosmos-policy", ROOT)["base_policy"]["cosmos_policy"]
     sizes = {"heads": 16, "head_dim": 128, "layers": share(28, depth), "adaln_lora_dim": 256, "patch_size": 2}
-    params = CosmosPolicyParams.model_validate(block | sizes)
+    params = Parameters.model_validate(block | sizes)
     policy.network = drawn(lambda: build_transformer(params, channels=16, text_dim=1024, seed=0))
     policy.tokenizer = VideoTokenizer(drawn(AutoencoderKLWan))
     policy.prompts = {INSTRUCTION: np.zeros((512, 1024), np.float32)}

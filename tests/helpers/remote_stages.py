@@ -25,8 +25,8 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.initial_states import InitialStateRow
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
-from world2act.policies.base import family_module
 from world2act.policies.dataset import describe_robot
+from world2act.policies.imitation import load_trainable
 from world2act.sims.metaworld import EMBODIMENT, IMAGE_CONVENTION
 from world2act.world_model.imagining.rollouts import RolloutRow
 
@@ -105,7 +105,7 @@ def save_policy(folder: Path, **config: Any) -> None:
     else:
         params = make_params(family="behaviour_cloning").base_policy
         chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-        objective = family_module(params.family, "", "").make_objective(params, dataset, chunks, 0)
+        objective = load_trainable(params.family).make_objective(params, dataset, chunks, 0)
         objective.save_policy(folder, objective.model.state_dict())
     describe_robot(dataset).write(folder)
 

@@ -14,7 +14,7 @@ from tests.helpers.gr00t_server import LANGUAGE, Gr00tServer, running_gr00t_serv
 from tests.helpers.remote_stages import CAMERA, CHUNK, SIZE, make_params, make_workspace, save_policy, serving
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.params import Params
-from world2act.core.storage import read_json, read_parquet, read_tensors, write_json
+from world2act.core.storage import read_json, read_parquet, read_tensors, sha256, write_json
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.gates import base_policy as base_policy_gate
 from world2act.gates import post_train as post_train_gate
@@ -36,9 +36,15 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def served(port: int, **options: Any) -> Params:
-    common = {"server": "openpi", "address": f"ws://127.0.0.1:{port}", "timeout_s": 20.0, "connections": 2}
-    return make_params(family="remote", options=common | options)
+def served(port: int, **changes: Any) -> Params:
+    common = {
+        "server": "openpi",
+        "address": f"ws://127.0.0.1:{port}",
+        "timeout_s": 20.0,
+        "connections": 2,
+        "revision": "1",
+    }
+    return make_params(family="remote", remote=common | changes)
 
 
 @pytest.mark.slow
@@ -49,7 +55,7 @@ def test_a_server_that_dies_once_changes_nothing(workspace: Path, monkeypatch: p
     """
     save_policy(Path("served"), family="random", chunk_length=CHUNK, action_dim=4)
     with serving(Path("served")) as (process, port):
-        params = served(port)
+        params = served(port, revision=sha256("served"))
         metrics = base_policy.main(params)
         assert (metrics["parameters"], metrics["episodes"], metrics["errors"]) == (0, 1, 0)
         checked = read_parquet(BASE / "check.parquet", ["policy", "steps"]).to_pylist()
@@ -105,7 +111,10 @@ def test_a_network_served_elsewhere_gives_what_it_gives_here(workspace: Path) ->
         for _ in range(3)
     ]
     with serving(Path("served")) as (_, port):
-        declare(served(port), Path("far"))
+        declare(served(port), Path("other"))
+        with pytest.raises(BadInput, match=r"revision\n  found:    [0-9a-f]{64}\n  expected: 1"):
+            load_policy("other").predict(seen, [1, 2, 3])
+        declare(served(port, revision=sha256("served")), Path("far"))
         far = load_policy("far").predict(seen, [1, 2, 3])
         config = read_json("far/config.json")
         config["protocol"] |= {"embodiment": "panda"}
@@ -167,21 +176,19 @@ def test_post_training_stands_over_gr00ts_own_server(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"address": "ws://me:secret@host:1"}, "base_policy.options.address"),
-        ({"timeout_s": None}, "base_policy.options.timeout_s"),
-        ({"chunk_length": 4}, "base_policy.options.chunk_length"),
-        ({"token": "secret"}, "base_policy.options.token"),
-        ({"server": "gr00t", "address": "tcp://host:1"}, "base_policy.options.cameras"),
-        ({"cameras": {"overhead": {"key": "observation/image", "size": SIZE}}}, "base_policy.options.cameras.overhead"),
-        ({"cameras": {CAMERA: {"key": "observation/image", "size": 224}}}, "base_policy.options.cameras.corner2"),
+        ({"address": "ws://me:secret@host:1"}, "base_policy.remote.address"),
+        ({"timeout_s": None}, "base_policy.remote.timeout_s"),
+        ({"chunk_length": 4}, "base_policy.remote.chunk_length"),
+        ({"token": "secret"}, "base_policy.remote.token"),
+        ({"server": "gr00t", "address": "tcp://host:1"}, "base_policy.remote.cameras"),
+        ({"cameras": {"overhead": {"key": "observation/image", "size": SIZE}}}, "base_policy.remote.cameras.overhead"),
+        ({"cameras": {CAMERA: {"key": "observation/image", "size": 224}}}, "base_policy.remote.cameras.corner2"),
     ],
 )
 def test_what_cannot_be_declared_is_named(workspace: Path, changes: dict[str, Any], key: str) -> None:
-    params = served(1, **changes).base_policy
-    options = {name: value for name, value in (params.options or {}).items() if value is not None}
     dataset = EpisodeDataset.open(ARTIFACTS / "demos/labelled")
     with pytest.raises(BadInput) as error:
-        make_objective(params.model_copy(update={"options": options}), dataset, 0)
+        make_objective(served(1, **changes).base_policy, dataset, 0)
     assert error.value.key == key and "secret" not in str(error.value)
 
 

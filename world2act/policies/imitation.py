@@ -45,15 +45,21 @@ class Trainable(Protocol):
         """
 
 
+def load_trainable(family: str) -> Trainable:
+    """The part of a family that trains. Raises `BadInput` where there is no such family, or it cannot be trained."""
+    module = load_member(family, "objective", "make_objective", [ROOM], "params.yaml", "base_policy.family")
+    return cast(Trainable, module)
+
+
 def make_objective(params: BasePolicy, dataset: EpisodeDataset, seed: int) -> tuple[Imitation, ChunkDataset]:
     """The objective of `params.family`, and the frames that it is trained on.
 
     Raises:
         BadInput: there is no such family, or it cannot be trained.
     """
-    module = load_member(params.family, "objective", "make_objective", [ROOM], "params.yaml", "base_policy.family")
+    family = load_trainable(params.family)
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
-    return cast(Trainable, module).make_objective(params, dataset, chunks, seed), chunks
+    return family.make_objective(params, dataset, chunks, seed), chunks
 
 
 def train_policy(params: BasePolicy, objective: Imitation, base: Base, identity: str | None = None) -> Trained:

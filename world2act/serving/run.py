@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from world2act.core.errors import BadInput
-from world2act.core.storage import read_json
+from world2act.core.storage import read_json, sha256
 from world2act.policies.base import Policy, load_policy
 from world2act.serving.batching import Batcher
 from world2act.serving.log import log, log_to_stderr
@@ -52,11 +52,13 @@ def run(
 def describe(policy: Policy, folder: Path, name: str, observations: Observations) -> dict[str, Any]:
     """What a client is told first: what the policy reads, under which keys, and what it gives.
 
+    `revision` is the digest of the policy's folder, by which a remote policy tells whether it is the one it names.
     `protocol` is the robot that it was trained for (`world2act.policies.robot`), None where config.json has none.
     """
     config = read_json(folder / "config.json")
     return {
         "name": name,
+        "revision": sha256(folder),
         "family": config["family"],
         "protocol": config.get("protocol"),
         "cameras": dict(policy.cameras),

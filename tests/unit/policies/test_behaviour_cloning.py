@@ -1,5 +1,6 @@
 """The behaviour-cloning family, and how a family joins: through the contract, without an edit elsewhere."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.behaviour_cloning import PixelNorm, _spatial_softmax
+from world2act.policies.behaviour_cloning.network import PixelNorm, _spatial_softmax
 from world2act.policies.imitation import make_objective
 from world2act.sims.base import Observation
 from world2act.training.objective import Place, epoch_indices
@@ -150,7 +151,15 @@ def test_what_does_not_fit_is_named(dataset: EpisodeDataset, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("changes", "found"),
-    [({"behaviour_cloning": None}, "behaviour_cloning: null"), ({"family": "no-such"}, "'no-such'")],
+    [
+        ({"behaviour_cloning": None}, "behaviour_cloning: null"),
+        ({"family": "no-such"}, "'no-such'"),
+        ({"family": "behavior_cloning"}, "behavior_cloning"),
+        ({"family": "normalisation"}, "normalisation"),
+        ({"family": "random"}, "random"),
+        ({"family": "remote"}, "a missing key"),
+        ({"behavior_cloning": {}}, "an unknown key"),
+    ],
 )
 def test_a_family_without_its_block_is_refused(changes: dict[str, object], found: str) -> None:
     values = compose("default", ROOT)
@@ -160,33 +169,56 @@ def test_a_family_without_its_block_is_refused(changes: dict[str, object], found
     assert found in error.value.found
 
 
-@pytest.mark.parametrize("family", ["behavior_cloning", "normalisation", "random"])
-def test_a_family_that_is_none_is_named(dataset: EpisodeDataset, family: str) -> None:
-    with pytest.raises(BadInput) as error:
-        make_objective(section(family=family), dataset, seed=0)
-    assert (error.value.key, error.value.found) == ("base_policy.family", family)
+THEIRS = """
+from world2act.core.params.section import Count, Section
+from world2act.policies.random import from_pretrained
+
+SUMMARY = "theirs"
+
+class Parameters(Section):
+    width: Count
+
+def make_objective(params, dataset, chunks, seed):
+    return params.block(Parameters).width, seed
+"""
+USE = """
+import sys, types
+sys.path.insert(0, sys.argv[1])
+from world2act.core.errors import BadInput
+from world2act.core.params import compose, parse_params
+from world2act.data.chunks import ChunkDataset
+from world2act.policies.base import family_summary, load_policy
+from world2act.policies.imitation import make_objective
+
+ChunkDataset.load = classmethod(lambda cls, dataset, episodes: None)
+values = compose("theirs", sys.argv[1])
+params = parse_params(values, "params.yaml").base_policy
+print(make_objective(params, types.SimpleNamespace(splits={"train": range(1)}), 5)[0])
+print(load_policy(sys.argv[1]).action_dim, family_summary(params.family), params.settings()["theirs"])
+for wrong in ({"width": 0}, {"width": 1, "height": 1}, {}):
+    try:
+        parse_params(values | {"base_policy": values["base_policy"] | {"theirs": wrong}}, "params.yaml")
+    except BadInput as error:
+        print(error.key, error.found)
+"""
 
 
 def test_a_package_brings_a_family_of_its_own(tmp_path: Path) -> None:
-    """Installed elsewhere, found by its entry point: nothing of ours names it."""
+    """Installed elsewhere, found by its entry point: its profile names it, and nothing of ours does."""
     info = tmp_path / "their_policy-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-policy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[world2act.policies]\ntheirs = their_policy\n")
-    (tmp_path / "their_policy.py").write_text(
-        "from world2act.policies.random import from_pretrained\n"
-        "def make_objective(params, dataset, chunks, seed): return params.options['width'], seed\n"
-    )
+    (tmp_path / "their_policy.py").write_text(THEIRS)
     (tmp_path / "config.json").write_text('{"family": "theirs", "chunk_length": 2, "action_dim": 3}')
-    code = (
-        "import sys, types; sys.path.insert(0, sys.argv[1])\n"
-        "from world2act.data.chunks import ChunkDataset\n"
-        "from world2act.policies.base import load_policy\n"
-        "from world2act.policies.imitation import make_objective\n"
-        "ChunkDataset.load = classmethod(lambda cls, dataset, episodes: None)\n"
-        "params = types.SimpleNamespace(family='theirs', options={'width': 7})\n"
-        "print(make_objective(params, types.SimpleNamespace(splits={'train': range(1)}), 5)[0])\n"
-        "print(load_policy(sys.argv[1]).action_dim)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.split("\n")[-3:-1] == ["(7, 5)", "3"], done.stderr
+    shutil.copytree(ROOT / "conf/profile", tmp_path / "conf/profile")
+    profile = "profile: theirs\nbase_policy: {family: theirs, theirs: {width: 7}}\n"
+    (tmp_path / "conf/profile/theirs.yaml").write_text(profile)
+    done = subprocess.run([sys.executable, "-c", USE, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-5:] == [
+        "(7, 5)",
+        "3 theirs {'width': 7}",
+        "base_policy.theirs.width 0",
+        "base_policy.theirs.height an unknown key",
+        "base_policy.theirs.width a missing key",
+    ], done.stderr

@@ -29,7 +29,7 @@ from world2act.bridge.adapters import Bridge
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.storage import write_json
 from world2act.policies.base import Policy, load_policy
-from world2act.policies.remote import RemotePolicy
+from world2act.policies.remote.policy import RemotePolicy
 from world2act.post_training.residual.model import ResidualModel
 from world2act.post_training.residual.objective import Imagined, ResidualObjective
 from world2act.post_training.residual.policy import ResidualPolicy
@@ -125,14 +125,14 @@ def test_what_the_server_refuses_is_said(folder: Path) -> None:
 
 
 @contextmanager
-def scripted(answer: Any) -> Iterator[str]:
+def scripted(answer: Any, **metadata: Any) -> Iterator[str]:
     """A server that gives everybody the same answer; bytes and text go as they are; None: never one."""
 
     connections: list[ServerConnection] = []
 
     def handle(connection: ServerConnection) -> None:
         connections.append(connection)
-        connection.send(packed({}))
+        connection.send(packed(metadata))
         for _ in connection:
             if answer is not None:
                 connection.send(answer if isinstance(answer, str | bytes) else packed(answer))
@@ -246,3 +246,15 @@ def test_a_residual_and_its_base_see_the_same(folder: Path) -> None:
     far = remote(folder, "ws://127.0.0.1:1", chunk_length=4, action_dim=4, actions={"actions": [0, 4]})
     with pytest.raises(BadInput, match="corner2"):
         residual(far)
+
+
+def test_another_policy_at_the_same_address_is_refused(folder: Path) -> None:
+    chunk = {"actions": np.zeros((CHUNK, ACTIONS), np.float32)}
+    with scripted(chunk, revision="b") as address:
+        for revision in ("b", None):
+            assert remote(folder, address, revision=revision).predict([observation()], [1]).shape == (1, CHUNK, ACTIONS)
+        with pytest.raises(BadInput) as error:
+            remote(folder, address, revision="a").predict([observation()], [1])
+        assert (error.value.key, error.value.found, error.value.expected) == ("revision", "b", "a")
+    with scripted(chunk) as address:  # a server of somebody else's, which reports none
+        assert remote(folder, address, revision="a").predict([observation()], [1]).shape == (1, CHUNK, ACTIONS)

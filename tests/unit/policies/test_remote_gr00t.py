@@ -13,7 +13,7 @@ from tests.helpers.policy_server import CAMERA, PROPRIO, SIZE, observation
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.storage import write_json
 from world2act.policies.base import load_policy
-from world2act.policies.remote import RemotePolicy
+from world2act.policies.remote.policy import RemotePolicy
 
 CHUNK = 8
 

@@ -15,12 +15,15 @@ from world2act.data.episodes import Episode, encode
 from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
-from world2act.policies.card import write_card
+from world2act.policies.behaviour_cloning.params import Parameters
+from world2act.policies.card import Card, write_card
 from world2act.policies.dataset import describe_robot
 from world2act.policies.robot import RobotDescription
 from world2act.sims.metaworld import EMBODIMENT, IMAGE_CONVENTION
 
-PARAMS = parse_params(compose("default", ROOT), "params.yaml")
+VALUES = compose("default", ROOT)
+VALUES["base_policy"]["family"] = "behaviour_cloning"
+PARAMS = parse_params(VALUES, "params.yaml")
 
 
 @pytest.fixture
@@ -71,13 +74,14 @@ def test_the_card_says_what_the_policy_is_made_of(dataset: EpisodeDataset) -> No
     describe_robot(dataset).write(Path("policy"))
     cards = []
     for _ in range(2):
-        write_card(
-            Path("policy"), PARAMS, ["demos"], {"success_base": 0.65, "training_frames": 10}, "a" * 64 + "b" * 64
-        )
+        metrics = {"success_base": 0.65, "training_frames": 10}
+        card = Card("squared error", PARAMS.base_policy.settings(), ["demos"], metrics, "a" * 64 + "b" * 64)
+        write_card(Path("policy"), PARAMS, card)
         cards.append(Path("policy/README.md").read_text(encoding="utf-8"))
     assert cards[0] == cards[1]
     for said in (
         "# behaviour_cloning for sawyer",
+        "Family `behaviour_cloning`: squared error.",
         "| success_base | 0.65 |",
         "| demos | green, 2 of 3 expectations |",
         f"| demos | `{sha256('artifacts/demos')}` |",
@@ -89,5 +93,5 @@ def test_the_card_says_what_the_policy_is_made_of(dataset: EpisodeDataset) -> No
         assert said in cards[0], said
     head, settings = yaml.safe_load(cards[0].split("---")[1]), yaml.safe_load(cards[0].split("```")[1][5:])
     assert head["tags"] == ["robotics", "behaviour_cloning"]
-    assert settings["behaviour_cloning"] == PARAMS.base_policy.behaviour_cloning.model_dump()
+    assert settings["behaviour_cloning"] == PARAMS.base_policy.block(Parameters).model_dump()
     assert "gr00t" not in settings and str(Path.cwd()) not in cards[0]

@@ -34,7 +34,7 @@ from tests.helpers.policy_server import (
 )
 from world2act.core.errors import BadInput
 from world2act.core.seeds import derive
-from world2act.core.storage import write_json
+from world2act.core.storage import sha256, write_json
 from world2act.policies.base import load_policy
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.policy import save_pretrained
@@ -113,6 +113,7 @@ def test_metadata_says_what_the_policy_wants(tmp_path: Path) -> None:
     metadata = describe(policy, tmp_path, "policy v3", Observations(policy))
     assert metadata == {
         "name": "policy v3",
+        "revision": sha256(tmp_path),
         "family": "random",
         "protocol": robot,
         "cameras": {CAMERA: SIZE},

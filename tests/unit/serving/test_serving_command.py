@@ -19,7 +19,7 @@ from tests.helpers.client_release import Shelf
 from tests.helpers.policy_server import CAMERA, KnownPolicy, message, observation, packed, running_server, unpacked
 from tests.helpers.remote_stages import make_workspace, save_policy, serve_command, serving
 from world2act.core.errors import BadInput
-from world2act.core.storage import read_json, read_tensors, write_json, write_tensors
+from world2act.core.storage import read_json, read_tensors, sha256, write_json, write_tensors
 from world2act.policies.base import load_policy
 from world2act.policies.random import RandomPolicy
 from world2act.serving.run import run
@@ -75,6 +75,7 @@ def test_it_serves_until_a_signal_and_logs_json_without_the_key(folder: Path, tm
         with connect(address, additional_headers={"Authorization": f"Api-Key {KEY}"}) as connection:
             assert unpacked(connection.recv(5)) == {
                 "name": "policy",
+                "revision": sha256(tmp_path / "policy"),
                 "family": "random",
                 "protocol": None,
                 "cameras": {},

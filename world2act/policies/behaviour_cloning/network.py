@@ -1,8 +1,8 @@
 """The network of behaviour cloning: images, proprioception and an instruction → a normalised action chunk.
 
 Convolutions make a feature map, which becomes one token in two ways: cell by cell, so that an object of a few pixels
-and little contrast is not lost, and as points (spatial softmax; Levine et al. 2016), so that what is learnt in one place
-holds in another. A transformer reads it with the proprioception and the words, and has one query per action.
+and little contrast is not lost, and as points (spatial softmax; Levine et al. 2016), so that what is learnt at one
+position holds at another. A transformer reads it with the proprioception and the words, and has one query per action.
 """
 
 from __future__ import annotations

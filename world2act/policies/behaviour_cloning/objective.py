@@ -96,5 +96,5 @@ class CloningObjective:
 
 
 def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: ChunkDataset, seed: int) -> CloningObjective:
-    """See `world2act.policies.imitation.Family`."""
+    """See `world2act.policies.imitation.Trainable`."""
     return CloningObjective(params, dataset, chunks, seed)

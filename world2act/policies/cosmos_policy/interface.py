@@ -133,7 +133,7 @@ class Interface:
         return actions[..., [self._robot.actions.index(name) for name in self.actions]]
 
     def robot_actions(self, actions: np.ndarray) -> np.ndarray:
-        """The network's actions → the robot's (..., A): the inverse of `network_actions`, with `rest` for the others."""
+        """The network's actions → the robot's (..., A), with `rest` for those that it does not make."""
         if not self.simulator:
             return actions
         columns = [

@@ -127,7 +127,10 @@ class CosmosPolicyObjective:
             statistics = {ACTION: MinMax.of(self._actions), PROPRIO: MinMax.of(self._proprio)}
             return statistics, dict(zip(chunks.instructions, embedded, strict=True))
         if missing := sorted(set(chunks.instructions) - source.prompts.keys()):
-            where, remedy = folder / "prompts.safetensors", "use instructions that the weights know, or add T5 embeddings"
+            where, remedy = (
+                folder / "prompts.safetensors",
+                "use instructions that the weights know, or add T5 embeddings",
+            )
             raise BadInput(where, missing[0], f"{len(source.prompts)} other instructions", "an embedding", remedy)
         return source.statistics, source.prompts
 
@@ -188,8 +191,8 @@ class CosmosPolicyObjective:
         return x0, weight
 
     def _encoded(self, rows: np.ndarray, after: np.ndarray) -> Tensor:
-        """The latent frames of the blank and of all images, (B, C, P, h, w). They are encoded when they are first needed,
-        and kept where there is room for those of all samples."""
+        """The latent frames of the blank and of all images, (B, C, P, h, w), encoded when they are first needed, and
+        kept where there is room for those of all samples."""
         if self._kept is None:
             return self._encode(rows, after)
         new = ~self._seen[rows]

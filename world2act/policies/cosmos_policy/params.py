@@ -12,7 +12,7 @@ from world2act.core.params.section import Count, Section, Share
 
 
 class Roles(Section):
-    """Shares of the samples that practise each role: predicting the actions, what follows from them, or only its value."""
+    """Shares of the samples in which the actions, what follows from them, or only its value are to be predicted."""
 
     policy: Share
     world_model: Share

@@ -111,12 +111,12 @@ def _drawn(
         clip_outliers=False,
     )
     scale = PixelScale(torch.stack(means), torch.stack(stds)[:, None, None, None])
-    return Initialisation(network, _measured(params, dataset, chunks, network, settings, tokenizer, slot=0, scale=scale))
+    return Initialisation(
+        network, _measured(params, dataset, chunks, network, settings, tokenizer, slot=0, scale=scale)
+    )
 
 
-def _released(
-    params: BasePolicy, block: Parameters, dataset: EpisodeDataset, chunks: ChunkDataset
-) -> Initialisation:
+def _released(params: BasePolicy, block: Parameters, dataset: EpisodeDataset, chunks: ChunkDataset) -> Initialisation:
     assert block.weights is not None  # `Parameters` has either sizes or weights
     folder = find_checkpoint(block.weights, "base_policy.gr00t.weights")
     network = read_config(folder)

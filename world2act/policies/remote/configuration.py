@@ -20,6 +20,8 @@ TOKEN = "WORLD2ACT_REMOTE_KEY"
 """The environment variable with the API key, or token, of the server."""
 
 _REMEDY = "correct it; `python -m pydoc world2act.policies.remote.configuration` lists the keys"
+
+
 class RemoteConfig(Section):
     """A remote policy: its server and its interface.
 
