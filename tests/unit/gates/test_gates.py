@@ -21,8 +21,8 @@ from tests.helpers.gate_artifacts import (
     poison,
     red,
 )
-from world2act.core.errors import BadInput
-from world2act.core.params import compose
+from world2act.core.errors import BadInput, GateFailed
+from world2act.core.params import compose, parse_params
 from world2act.core.storage import read_json, sha256, write_json, write_tensors
 from world2act.data.array_store import ArrayStore
 from world2act.data.latent_cache import open_latents
@@ -30,6 +30,25 @@ from world2act.gates.engine.registry import gate_names
 from world2act.gates.engine.validate import validate
 
 PARAMS = make_params()
+TOY_GATE = """
+from dataclasses import dataclass
+from world2act.core.params.section import Section
+from world2act.gates.engine.tables import Table
+from world2act.gates.engine.vocabulary import at_least, rebuild
+
+class Limits(Section):
+    least: int
+
+@dataclass
+class Toy:
+    size: int
+
+def tables(artifacts, params):
+    limits = params.gates.block(Limits, "toy")
+    size = int((artifacts / "toy/size.txt").read_text())
+    check = at_least("size", limits.least, "The toy is large.", remedy=rebuild("toy"))
+    return [Table.of("toys", Toy, [Toy(size)], ("size",), [check])]
+"""
 
 
 @pytest.mark.parametrize("artifact", gate_names())
@@ -324,6 +343,27 @@ def test_missing_and_damaged_artifacts_name_themselves(artifacts: Path) -> None:
         validate("demos", artifacts, PARAMS)
     with pytest.raises(BadInput, match="one of base_policy, bridge"):
         validate("nothing", artifacts, PARAMS)
+
+
+def test_a_gate_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by its entry point; its thresholds are a section of params.yaml, checked by its own class."""
+    package = tmp_path / "packages"
+    (package / "toy_gate-1.dist-info").mkdir(parents=True)
+    (package / "toy_gate-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: toy-gate\nVersion: 1\n")
+    (package / "toy_gate-1.dist-info/entry_points.txt").write_text("[world2act.gates]\ntoy = toy_gate\n")
+    (package / "toy_gate.py").write_text(TOY_GATE)
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.chdir(tmp_path)
+    values = compose("default", ROOT)
+    values["gates"]["toy"] = {"least": 3}
+    (tmp_path / "artifacts/toy").mkdir(parents=True)
+    (tmp_path / "artifacts/toy/size.txt").write_text("2")
+    assert "toy" in gate_names()
+    with pytest.raises(GateFailed, match="The toy is large"):
+        validate("toy", tmp_path / "artifacts", parse_params(values, "a test"))
+    values["gates"]["toy"] = {"least": "three"}
+    with pytest.raises(BadInput, match=r"gates\.toy\.least"):
+        parse_params(values, "a test")
 
 
 def test_stage_stops_the_line(artifacts: Path) -> None:

@@ -1,17 +1,18 @@
-"""The section `gates` of params.yaml: thresholds, a section an artifact."""
+"""The section `gates` of params.yaml: thresholds, one section per artifact."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from world2act.core.params.blocks import Blocks
 from world2act.core.params.post_training import GatePostTrain
 from world2act.core.params.section import Positive, Section, Share
 
 
 class GateDemos(Section):
-    """contrast and change in grey levels of 255; shares of variance explained, at least."""
+    """Lower limits. contrast, change: in grey levels of 255. motion_explained, scene_r2: shares of variance."""
 
     contrast: Positive
     change: Positive
@@ -29,7 +30,7 @@ class GateSkills(Section):
 
 
 class GateTokenizer(Section):
-    """At least, of held-out clips: of the median, of every one, and of the median over its first frame held still."""
+    """Lower limits for held-out clips: of the median, of every one, and of the median gain over a still first frame."""
 
     psnr_db: Positive
     lowest_psnr_db: Positive
@@ -67,7 +68,7 @@ class GateBasePolicy(Section):
 
 
 class GateBridge(Section):
-    """Top-1 retrieval over all held-out clips, in multiples of chance, at least."""
+    """times_chance: top-1 retrieval over all held-out clips, in multiples of chance, at least."""
 
     times_chance: Annotated[float, Field(ge=0)]
 
@@ -78,8 +79,11 @@ class GateEvaluate(Section):
     error_share: Share
 
 
-class Gates(Section):
-    """Thresholds of the gates, a section an artifact."""
+class Gates(Blocks):
+    """Thresholds of the gates, one section per artifact. A gate of another package brings the class of its section."""
+
+    ROOM: ClassVar[str] = "world2act.gates"
+    CLASS: ClassVar[str] = "Limits"
 
     demos: GateDemos
     skills: GateSkills

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Protocol, cast
+from typing import Protocol, runtime_checkable
 
 import world2act.gates
 from world2act.core.errors import BadInput
+from world2act.core.members import load_member
 from world2act.core.params import Params
 from world2act.gates.engine.tables import Table
 
-GROUP = "world2act.gates"
+ROOM = "world2act.gates"
 
 
+@runtime_checkable
 class Gate(Protocol):
-    """A module that measures one artifact and states what must hold of it."""
+    """A module that measures one artifact and states what must hold of it.
+
+    A gate of another package may have thresholds, in the section `gates.<name>` of params.yaml. Its module then has a
+    class `Limits`, a `world2act.core.params.section.Section`, and reads them as `params.gates.block(Limits, name)`.
+    """
 
     def tables(self, artifacts: Path, params: Params) -> list[Table]:
         """Measure artifacts/<name of the gate>. Raises `BadInput` when a file is missing or damaged."""
@@ -26,7 +31,7 @@ class Gate(Protocol):
 def gate_names() -> list[str]:
     """The artifacts that have a gate: ours and those of installed packages, sorted."""
     ours = {module.name for module in iter_modules(world2act.gates.__path__) if not module.ispkg}
-    return sorted(ours | {entry.name for entry in entry_points(group=GROUP)})
+    return sorted(ours | {entry.name for entry in entry_points(group=ROOM)})
 
 
 def find_gate(artifact: str) -> Gate:
@@ -35,14 +40,10 @@ def find_gate(artifact: str) -> Gate:
     Raises:
         BadInput: there is no such gate.
     """
-    if any(module.name == artifact and not module.ispkg for module in iter_modules(world2act.gates.__path__)):
-        return cast(Gate, import_module(f"world2act.gates.{artifact}"))
-    for entry in entry_points(group=GROUP, name=artifact):
-        return cast(Gate, entry.load())
-    raise BadInput(
-        "stages.validate",
-        "",
-        artifact,
-        f"one of {', '.join(gate_names())}",
-        "name an artifact to validate",
-    )
+    names = gate_names()
+    if artifact not in names:
+        expected, remedy = f"one of {', '.join(names)}", "name an artifact that has a gate"
+        raise BadInput("stages.validate", "", artifact, expected, remedy)
+    module = load_member(artifact, "gate", "tables", [ROOM], "stages.validate", "")
+    assert isinstance(module, Gate)
+    return module
