@@ -27,8 +27,9 @@ from world2act.data.latent_index import clip_keys
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.skill_table import DiscardRow, SkillRow
-from world2act.evaluation.records import summarise, write_episodes
+from world2act.evaluation.records import write_episodes
 from world2act.evaluation.rollout import EpisodeResult
+from world2act.evaluation.summary import summarise
 from world2act.gates.engine.validate import validate
 from world2act.world_model.learning.rows import ReconstructionRow
 
@@ -353,7 +354,7 @@ def _evaluate(artifacts: Path) -> None:
         write_episodes(
             root / "episodes" / policy, episodes, {"simulator": "metaworld", "chunk_length": 4, "policy": saved}
         )
-    write_json(root / "summary.json", summarise(results, 0.95, incumbent="base", candidate="post_train"))
+    summarise(results, 0.95, incumbent="base", candidates=["post_train"]).write(root / "summary.json")
     (root / "videos").mkdir()
     for policy in directories:
         (root / "videos" / f"{policy}-reach-300-success.mp4").write_bytes(b"video")

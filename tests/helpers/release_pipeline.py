@@ -55,7 +55,7 @@ if name == "evaluate":
             write(f"artifacts/evaluate/episodes/{policy}/hammer-{seed}.json", episode)
     promote = rates["post_train"] >= rates["base"]
     verdict = {"promote": promote, "reason": ("not worse" if promote else "worse") + " than the incumbent"}
-    write("artifacts/evaluate/summary.json", {"promotion": verdict})
+    write("artifacts/evaluate/summary.json", {"candidates": {"post_train": verdict}})
     write("metrics/evaluate/metrics.json", {f"success_{name}": rate / 10 for name, rate in rates.items()})
 else:
     for part in range(params[name]["parts"]):
@@ -68,6 +68,10 @@ PARAMS: dict[str, Any] = {
     "size": 5000,
     "red": "",
     "base": 4,
+    "evaluate": {
+        "policies": {"base": "artifacts/base_policy", "post_train": "artifacts/post_train"},
+        "incumbent": "base",
+    },
     "base_policy": {"parts": 2, "seeds": [0, 0]},
     "post_train": {"parts": 4, "seeds": [0, 0, 0, 0], "rate": 6},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from world2act.artifacts.lineage import JUDGED, Lineage
+from world2act.artifacts.lineage import EVALUATION, Lineage
 from world2act.artifacts.objects import Cached
 from world2act.core.errors import BadInput
 from world2act.core.stage import METRICS
@@ -29,18 +29,18 @@ def refuse_red(lineage: Lineage) -> None:
             )
 
 
-def refuse_worse(name: str, lineage: Lineage) -> None:
-    """Raise `BadInput` when the artifact has to be judged and the verdict speaks against it."""
-    if name not in JUDGED:
+def refuse_worse(lineage: Lineage) -> None:
+    """Raise `BadInput` when the artifact is a policy that was compared with the incumbent and found to be worse."""
+    if lineage.policy is None:
         return
-    verdict = _evaluation(name, lineage).json("summary.json")["promotion"]
-    if verdict["promote"] is not True:
+    candidate = _evaluation(lineage).json("summary.json")["candidates"][lineage.policy]
+    if candidate["promote"] is not True:
         raise BadInput(
-            f"{JUDGED[name]}/summary.json",
-            "promotion",
-            verdict["reason"],
+            f"{EVALUATION}/summary.json",
+            f"candidates.{lineage.policy}",
+            candidate["reason"],
             "no worse than the incumbent beyond the interval of their difference",
-            "it is not published: look at metrics/post_train and the videos, change params.yaml and run again",
+            "it is not published: look at its training curves and the videos, change params.yaml and run again",
         )
 
 
@@ -67,11 +67,14 @@ def metrics(lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def record(name: str, lineage: Lineage) -> dict[str, list[dict[str, Any]]]:
-    """Policy → its episodes (task, seed, success; None after an infrastructure error); empty for what is not judged."""
-    if name not in JUDGED:
+def record(lineage: Lineage) -> dict[str, list[dict[str, Any]]]:
+    """Policy → its episodes (task, seed, success; None after an infrastructure error).
+
+    Empty for an artifact that was not compared with the incumbent.
+    """
+    if lineage.policy is None:
         return {}
-    evaluation = _evaluation(name, lineage)
+    evaluation = _evaluation(lineage)
     episodes: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(evaluation.md5s):
         match PurePosixPath(path).parts:
@@ -81,8 +84,8 @@ def record(name: str, lineage: Lineage) -> dict[str, list[dict[str, Any]]]:
     return {policy: sorted(rows, key=lambda row: (row["task"], row["seed"])) for policy, rows in episodes.items()}
 
 
-def _evaluation(name: str, lineage: Lineage) -> Cached:
-    return Cached(lineage.outs[JUDGED[name]])
+def _evaluation(lineage: Lineage) -> Cached:
+    return Cached(lineage.outs[EVALUATION])
 
 
 def _single(lineage: Lineage, path: str) -> Any:

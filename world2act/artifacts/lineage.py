@@ -13,6 +13,7 @@ import networkx as nx
 from dvc.dependency import ParamsDependency
 
 from world2act.core.errors import BadInput
+from world2act.core.params import PARAMS, read_yaml
 from world2act.core.stage import ARTIFACTS, REPORTS
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
 
-JUDGED = {"policy": (ARTIFACTS / "evaluate").as_posix()}
-"""What a release has to be judged by, besides the gates: the evaluation that says whether to promote it."""
+EVALUATION = (ARTIFACTS / "evaluate").as_posix()
+"""What a policy that was compared with the incumbent is also judged by, besides the gates."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Lineage:
 
     Attributes:
         out: the artifact, as DVC knows it.
+        policy: the name under which `evaluate.policies` compares it with the incumbent; None where it does not.
         gates: artifact → the gate result that stands on it ("demos" → reports/gates/demos.json).
     """
 
     root: Path
     out: Output
+    policy: str | None
     stages: tuple[Stage, ...]
     gates: Mapping[str, str]
 
@@ -83,7 +86,8 @@ def trace(repo: Repo, name: str) -> Lineage:
             "name one of these, or add yours to `artifacts:` in dvc.yaml",
         )
     path = released[name].path
-    wanted = [path, JUDGED[name]] if name in JUDGED else [path]
+    policy = _candidate(root, path)
+    wanted = [path, EVALUATION] if policy else [path]
     for each in wanted:
         if each not in makers:
             raise BadInput("dvc.yaml", f"artifacts.{name}", each, "an output of a stage", "name an output of a stage")
@@ -108,7 +112,7 @@ def trace(repo: Repo, name: str) -> Lineage:
                 )
             queue.append(makers[gates[artifact]].stage)
     ordered = nx.lexicographical_topological_sort(graph.subgraph(stages).reverse(), key=lambda stage: stage.addressing)
-    return Lineage(root, makers[path], tuple(ordered), dict(sorted(gates.items())))
+    return Lineage(root, makers[path], policy, tuple(ordered), dict(sorted(gates.items())))
 
 
 def refuse_stale(repo: Repo, lineage: Lineage) -> None:
@@ -127,6 +131,16 @@ def refuse_stale(repo: Repo, lineage: Lineage) -> None:
         "a stage that is up to date",
         "run `world2act repro`, or `dvc pull` what another machine made",
     )
+
+
+def _candidate(root: Path, path: str) -> str | None:
+    """The name of the policy in `evaluate.policies` whose folder `path` is; None for the incumbent and for the rest."""
+    section = read_yaml(root / PARAMS).get("evaluate", {})
+    policies, incumbent = section.get("policies"), section.get("incumbent")
+    if not isinstance(policies, dict) or incumbent not in policies:
+        found, expected = f"policies {policies}, incumbent {incumbent}", "named policies, one of them the incumbent"
+        raise BadInput(root / PARAMS, "evaluate", found, expected, "compare with conf/profile/default.yaml")
+    return next((name for name, folder in policies.items() if folder == path and name != incumbent), None)
 
 
 def path_of(entry: Output, root: Path) -> str:

@@ -81,7 +81,7 @@ def _draft(repo: Repo, name: str, lineage: Lineage, *, allow_modified: bool) -> 
     params = read_yaml(Path(repo.root_dir) / PARAMS)
     evidence.refuse_red(lineage)
     refuse_stale(repo, lineage)
-    evidence.refuse_worse(name, lineage)
+    evidence.refuse_worse(lineage)
     git = read_revision(lineage.root, lineage.dependencies, allow_modified=allow_modified)
     draft = Manifest(
         name=name,
@@ -92,7 +92,7 @@ def _draft(repo: Repo, name: str, lineage: Lineage, *, allow_modified: bool) -> 
         lineage=lineage.describe(),
         gates=evidence.gates(lineage),
         metrics=evidence.metrics(lineage),
-        record=evidence.record(name, lineage),
+        record=evidence.record(lineage),
         files=describe_files(Cached(lineage.out)),
     )
     return Manifest.from_payload(draft.to_payload())

@@ -25,8 +25,7 @@ from world2act.sims.pool import EnvironmentPool
 from world2act.sims.rig import Rig
 from world2act.sims.simulator import load_simulator
 
-RECORDS = {"policy": "post_train"}
-"""Release → the name of its own episodes in its record."""
+_FIXED_SET = {"base": "artifacts/base_policy", "post_train": "artifacts/post_train"}
 
 
 class _Demos(BaseModel):
@@ -45,9 +44,19 @@ class _Demos(BaseModel):
 
 
 class _Evaluate(BaseModel):
+    policies: dict[str, str]
+    incumbent: str
     environments: int
     max_steps: int
     confidence: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed_set(cls, values: Any) -> Any:
+        """Releases of earlier versions evaluated the same two policies, and do not name them."""
+        if isinstance(values, dict) and "policies" not in values:
+            return values | {"policies": _FIXED_SET, "incumbent": "base"}
+        return values
 
 
 class _GateEvaluate(BaseModel):
@@ -165,15 +174,32 @@ def compare(record: Sequence[Mapping[str, Any]], results: Sequence[EpisodeResult
 def read_record(manifest: Manifest) -> list[dict[str, Any]]:
     """The release's own episodes (task, seed, success). Raises `BadInput` where the manifest has none."""
     where = f"{manifest.name} v{manifest.version}"
-    if manifest.name not in RECORDS:
-        expected = f"one of {sorted(RECORDS)}"
-        raise BadInput(where, "name", manifest.name, expected, "evaluate a release that acts in the simulator")
-    episodes = manifest.record.get(RECORDS[manifest.name])
+    if not manifest.record:
+        expected, remedy = "the episodes of an evaluation", "evaluate a release that was compared with the incumbent"
+        raise BadInput(where, "record", "nothing", expected, remedy)
+    policy = _policy_of(manifest)
+    episodes = manifest.record.get(policy)
     if not episodes:
-        found, expected = sorted(manifest.record) or "nothing", f"the episodes of {RECORDS[manifest.name]}"
         remedy = "publish it after the stage evaluate, so that there is something to compare with"
-        raise BadInput(where, "record", found, expected, remedy)
+        raise BadInput(where, "record", sorted(manifest.record), f"the episodes of {policy}", remedy)
     return list(episodes)
+
+
+def _policy_of(manifest: Manifest) -> str:
+    """The name of the released policy in the set that was evaluated: the candidate that the pipeline made.
+
+    Raises:
+        BadInput: it made several candidates, or none.
+    """
+    section = _read_protocol(manifest).evaluate
+    candidates = [name for name in section.policies if name != section.incumbent]
+    if len(candidates) > 1:
+        made = {out["path"] for stage in manifest.lineage for out in stage["outs"]}
+        candidates = [name for name in candidates if section.policies[name] in made]
+    if len(candidates) != 1:
+        where, expected = f"{manifest.name} v{manifest.version}", "one candidate that the pipeline made"
+        raise BadInput(where, "params.evaluate.policies", section.policies, expected, "release one policy per pipeline")
+    return candidates[0]
 
 
 def describe_packages(manifest: Manifest) -> dict[str, str]:

@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from world2act.core.errors import BadInput
-from world2act.core.params import Params
+from world2act.core.params import Evaluate, Params
+from world2act.core.params.evaluation import RANDOM
+from world2act.core.stage import ARTIFACTS
 from world2act.core.storage import read_json, read_parquet, sha256
+from world2act.evaluation.summary import Summary
 from world2act.gates.engine.measurements import is_finite
 from world2act.gates.engine.tables import Table, provenance_table
 from world2act.gates.engine.vocabulary import Check, at_least, at_most, equal, greater, one_of, rebuild
@@ -22,7 +25,6 @@ _READ_ERRORS = (
     "read `error` of the episodes: a simulator or its process failed; run the stage again, with fewer base.workers if "
     "memory ran out"
 )
-_SAVED = {"base": "base_policy", "post_train": "post_train"}
 _POLICY_KEYS = ("policy", "chunk_length")  # of an episode's record, what belongs to the policy itself
 
 _OUTCOME = (
@@ -34,9 +36,10 @@ _TEST_SCENES = "Only test scenes were used: none that anything was trained on."
 _PAIRED = "Every policy was run from every test scene (shown: the policies that were not)."
 _COUNTED_AGAIN = "The success rates in summary.json are those of the episodes, counted again."
 _NO_WORSE = (
-    "The post-trained policy is no worse than the base policy beyond the interval of their difference (its upper end)."
+    "The candidate is no worse than the incumbent beyond the interval of the difference of their success (its upper "
+    "end)."
 )
-_NOT_PROMOTED = "the policy will not be promoted: look at the cosine in metrics/post_train and at the videos"
+_NOT_PROMOTED = "the candidate will not be promoted: look at the curves of its training and at the videos"
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
@@ -45,7 +48,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     episodes = [read_json(path) | {"policy": path.parent.name} for path in sorted((root / "episodes").glob("*/*.json"))]
     if not episodes:
         raise BadInput(root / "episodes", "", "no episode", "one JSON file per episode", _REBUILD)
-    summary = read_json(root / "summary.json")
+    section, summary = params.evaluate, Summary.read(root / "summary.json")
     policy_checks = [
         at_most(
             "error_share",
@@ -59,15 +62,16 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
         one_of("set", ["test"], _TEST_SCENES, remedy=_REBUILD),
         one_of("missing", [""], _PAIRED, remedy=_REBUILD),
     ]
-    rates, videos = pd.DataFrame(_rate_rows(episodes, summary)), pd.DataFrame(_video_rows(root))
+    rates, videos = pd.DataFrame(_rate_rows(episodes, summary)), pd.DataFrame(_video_rows(root, section))
     return [
         _episodes_table(episodes, params.evaluate.max_steps),
         Table("policies", pd.DataFrame(_policy_rows(episodes)), ("policy", "episodes"), policy_checks),
-        Table("scenes", pd.DataFrame(_scene_rows(artifacts, episodes)), ("task", "seed"), scene_checks),
+        Table("scenes", pd.DataFrame(_scene_rows(artifacts, episodes, section)), ("task", "seed"), scene_checks),
         Table("rates", rates, ("policy", "task"), [equal("recorded", "found", _COUNTED_AGAIN, remedy=_REBUILD)]),
         Table("videos", videos, ("policy",), [_has_videos()]),
-        Table("judgement", pd.DataFrame([_judgement(summary)]), ("pairs",), _judgement_checks()),
-        provenance_table(_provenance_rows(artifacts, episodes), _REBUILD),
+        Table("candidates", pd.DataFrame(_candidate_rows(summary)), ("policy", "pairs"), [_not_worse()]),
+        Table("incumbent", pd.DataFrame([_incumbent_row(summary)]), ("policy",), _incumbent_checks()),
+        provenance_table(_provenance_rows(artifacts, episodes, section), _REBUILD),
     ]
 
 
@@ -75,7 +79,7 @@ def _has_videos() -> Check:
     return at_least(
         "videos",
         1,
-        "There are videos of the base policy and of the post-trained one.",
+        "There are videos of every policy of the set.",
         remedy="raise evaluate.videos_per_task",
     )
 
@@ -91,21 +95,24 @@ def _episodes_table(episodes: list[dict[str, Any]], max_steps: int) -> Table:
     return Table("episodes", pd.DataFrame(map(_episode_row, episodes)), ("policy", "task", "seed"), checks)
 
 
-def _judgement_checks() -> list[Check]:
-    """Whether the evaluation says what one hopes for; none of it stops the pipeline."""
+def _not_worse() -> Check:
+    return at_least("difference_high", 0, _NO_WORSE, remedy=_NOT_PROMOTED, severity="warning")
+
+
+def _incumbent_checks() -> list[Check]:
+    """Whether the evaluation can show an improvement; none of it stops the pipeline."""
     return [
-        at_least("difference_high", 0, _NO_WORSE, remedy=_NOT_PROMOTED, severity="warning"),
         greater(
-            "base",
+            "incumbent",
             "random",
-            "The base policy succeeds more often than a random one on the test scenes.",
-            remedy="raise base_policy.training.steps",
+            "The incumbent succeeds more often than a random policy on the test scenes.",
+            remedy="train the incumbent for longer: raise base_policy.training.steps",
             severity="warning",
         ),
         at_most(
-            "base",
+            "incumbent",
             0.95,
-            "The base policy leaves room for post-training to improve on it (success rate).",
+            "The incumbent leaves room for improvement (success rate).",
             remedy="choose harder tasks, or fewer demonstrations",
             severity="warning",
         ),
@@ -147,13 +154,13 @@ def _policy_rows(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _scene_rows(artifacts: Path, episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _scene_rows(artifacts: Path, episodes: list[dict[str, Any]], section: Evaluate) -> list[dict[str, Any]]:
     states = read_parquet(artifacts / "demos/initial_states.parquet", ["set", "task", "seed"]).to_pylist()
     sets = {(state["task"], state["seed"]): state["set"] for state in states}
     seen = defaultdict(set)
     for episode in episodes:
         seen[episode["task"], episode["seed"]].add(episode["policy"])
-    policies = {*_SAVED, *(episode["policy"] for episode in episodes)}
+    policies = {*section.policies, *(episode["policy"] for episode in episodes)}
     wanted = [scene for scene, name in sets.items() if name == "test"]
     return [
         {
@@ -166,10 +173,10 @@ def _scene_rows(artifacts: Path, episodes: list[dict[str, Any]]) -> list[dict[st
     ]
 
 
-def _rate_rows(episodes: list[dict[str, Any]], summary: dict[str, Any]) -> list[dict[str, Any]]:
+def _rate_rows(episodes: list[dict[str, Any]], summary: Summary) -> list[dict[str, str]]:
     rows = []
-    for policy, figures in summary["policies"].items():
-        for task, rate in [("all", figures["pooled"]), *figures["tasks"].items()]:
+    for policy, success in summary.policies.items():
+        for task, rate in [("all", success.pooled), *success.tasks.items()]:
             counted = [
                 e["success"]
                 for e in episodes
@@ -179,29 +186,48 @@ def _rate_rows(episodes: list[dict[str, Any]], summary: dict[str, Any]) -> list[
                 {
                     "policy": policy,
                     "task": task,
-                    "recorded": f"{rate['successes']} of {rate['count']}",
+                    "recorded": f"{rate.successes} of {rate.count}",
                     "found": f"{sum(counted)} of {len(counted)}",
                 }
             )
     return rows
 
 
-def _video_rows(root: Path) -> list[dict[str, Any]]:
+def _video_rows(root: Path, section: Evaluate) -> list[dict[str, str | int]]:
     files = [path for path in root.glob("videos/*.mp4") if path.stat().st_size > 0]
     return [
-        {"policy": policy, "videos": sum(path.name.startswith(f"{policy}-") for path in files)} for policy in _SAVED
+        {"policy": policy, "videos": sum(path.name.startswith(f"{policy}-") for path in files)}
+        for policy in section.policies
     ]
 
 
-def _judgement(summary: dict[str, Any]) -> dict[str, Any]:
-    pooled = summary["difference"]["pooled"]
-    rates = {policy: figures["pooled"]["rate"] for policy, figures in summary["policies"].items()}
-    return {"pairs": pooled["count"], "difference": pooled["difference"], "difference_high": pooled["high"]} | rates
-
-
-def _provenance_rows(artifacts: Path, episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    recorded = {(e["policy"], e["protocol"]["policy"].get("sha256", "none")) for e in episodes if e["policy"] in _SAVED}
+def _candidate_rows(summary: Summary) -> list[dict[str, str | int | float]]:
     return [
-        {"part": policy, "recorded": digest, "found": sha256(artifacts / _SAVED[policy])}
+        {
+            "policy": name,
+            "pairs": candidate.pooled.count,
+            "difference": candidate.pooled.difference,
+            "difference_high": candidate.pooled.high,
+        }
+        for name, candidate in summary.candidates.items()
+    ]
+
+
+def _incumbent_row(summary: Summary) -> dict[str, str | float]:
+    rates = {name: summary.policies[name].pooled.rate for name in (summary.incumbent, RANDOM)}
+    return {"policy": summary.incumbent, "incumbent": rates[summary.incumbent], "random": rates[RANDOM]}
+
+
+def _provenance_rows(artifacts: Path, episodes: list[dict[str, Any]], section: Evaluate) -> list[dict[str, str]]:
+    saved = [e for e in episodes if e["policy"] in section.policies]
+    recorded = {(e["policy"], e["protocol"]["policy"].get("sha256", "none")) for e in saved}
+    return [
+        {"part": policy, "recorded": digest, "found": sha256(_folder(artifacts, section.policies[policy]))}
         for policy, digest in sorted(recorded)
     ]
+
+
+def _folder(artifacts: Path, policy: str) -> Path:
+    """The folder of a saved policy, which is one of the artifacts or lies elsewhere."""
+    path = Path(policy)
+    return artifacts / path.relative_to(ARTIFACTS) if path.is_relative_to(ARTIFACTS) else artifacts.parent / path

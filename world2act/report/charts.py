@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import cycle
 
 import matplotlib
 from markupsafe import Markup
@@ -18,6 +18,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from world2act.evaluation.summary import Summary
+from world2act.report.wording import label
 
 # Stand-ins for CSS variables: colours that nothing else draws with.
 INK, MUTE, LINE, ACCENT, BASE, SOFT = (f"#0{i}0{i}0{i}" for i in range(1, 7))
@@ -50,32 +53,38 @@ STYLE = {
     "ytick.major.size": 0,
 }
 FULL, HALF, THIRD = 15.0, 7.2, 4.7  # inches of 72 pixels, as wide as the page shows them: letters keep their size
-POLICIES = {"random": ("random", SOFT), "base": ("base policy", BASE), "post_train": ("post-trained", ACCENT)}
 
 Points = Sequence[tuple[float, float]]
 
 
-def success_bars(summary: Mapping[str, Any]) -> Markup:
+def success_bars(summary: Summary) -> Markup:
     """Success by task and policy with Wilson intervals."""
-    figures = {name: summary["policies"][name] for name in POLICIES if name in summary["policies"]}
-    tasks = [*next(iter(figures.values()))["tasks"], "all tasks"]
+    colours = policy_colours(summary)
+    tasks = [*summary.policies[summary.incumbent].tasks, "all tasks"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(FULL, 4.0), layout="constrained")
-        width = 0.8 / len(figures)
-        for i, (name, policy) in enumerate(figures.items()):
-            rates = [*policy["tasks"].values(), policy["pooled"]]
-            x = np.arange(len(tasks)) + (i - (len(figures) - 1) / 2) * width
-            heights = np.array([rate["rate"] for rate in rates])
-            errors = [heights - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - heights]
-            label, colour = POLICIES[name]
-            axes.bar(x, heights, width * 0.9, color=colour, label=label)
+        width = 0.8 / len(colours)
+        for i, (name, colour) in enumerate(colours.items()):
+            success = summary.policies[name]
+            rates = [*success.tasks.values(), success.pooled]
+            x = np.arange(len(tasks)) + (i - (len(colours) - 1) / 2) * width
+            heights = np.array([rate.rate for rate in rates])
+            errors = [heights - [rate.low for rate in rates], [rate.high for rate in rates] - heights]
+            axes.bar(x, heights, width * 0.9, color=colour, label=label(name))
             axes.errorbar(x, heights, errors, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
         axes.axvline(len(tasks) - 1.5, color=LINE, linewidth=1)
         axes.set(ylim=(0, 1.02), xticks=range(len(tasks)), xticklabels=tasks)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="x", visible=False)
-        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        axes.legend(ncols=len(colours), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
         return inline_svg(figure, "success")
+
+
+def policy_colours(summary: Summary) -> dict[str, str]:
+    """The policies of an evaluation in the order in which they are drawn: candidates last, in different colours."""
+    others = [name for name in summary.policies if name != summary.incumbent and name not in summary.candidates]
+    candidates = zip(summary.candidates, cycle((ACCENT, MUTE, INK)), strict=False)
+    return dict.fromkeys(others, SOFT) | {summary.incumbent: BASE} | dict(candidates)
 
 
 def curves(named: Mapping[str, Points], columns: int = 3) -> Markup:
@@ -96,7 +105,7 @@ def together(named: Mapping[str, Points]) -> Markup:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(THIRD, 3.1), layout="constrained")
         for (name, points), colour in zip(named.items(), (ACCENT, BASE, SOFT), strict=False):
-            _line(axes, points, colour, label=name)
+            _line(axes, points, colour, name)
         axes.set(xlabel="optimiser step")
         if len(named) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2)
@@ -148,9 +157,9 @@ def lengths(named: Mapping[str, Points]) -> Markup:
         return inline_svg(figure, "lengths")
 
 
-def _line(axes: Axes, points: Points, colour: str, **options: Any) -> None:
+def _line(axes: Axes, points: Points, colour: str, name: str | None = None) -> None:
     steps, values = zip(*points, strict=True)
-    axes.plot(steps, values, color=colour, marker="o" if len(points) < 3 else None, **options)
+    axes.plot(steps, values, color=colour, marker="o" if len(points) < 3 else None, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 

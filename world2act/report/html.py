@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
-from world2act.report.wording import memory, percent, points, seconds, words
+from world2act.report.wording import label, memory, percent, points, seconds, words
 
 
 def load_template(name: str) -> Template:
@@ -23,7 +23,8 @@ def load_template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "seconds": seconds, "memory": memory, "words": words}
+    for write in (label, memory, percent, points, seconds, words):
+        environment.filters[write.__name__] = write
     return environment.get_template(name)
 
 

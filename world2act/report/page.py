@@ -11,6 +11,8 @@ import numpy as np
 
 from world2act.core.storage import read_json
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.evaluation.summary import Summary
+from world2act.post_training.description import describe_method
 from world2act.report import charts, sources
 from world2act.report.drawing import draw_pipeline
 from world2act.report.html import data_uri, load_template, png, style
@@ -57,15 +59,13 @@ def _pipeline(root: Path, stages: Sequence[sources.Stage]) -> dict[str, Any]:
 
 
 def _evaluation(root: Path) -> dict[str, Any]:
-    summary = read_json(root / "artifacts/evaluate/summary.json")
-    difference, policies = summary["difference"]["pooled"], summary["policies"]
+    summary = Summary.read(root / "artifacts/evaluate/summary.json")
     return {
         "evaluation": summary,
-        "difference": difference,
-        "verdict": verdict(summary),
-        "policies": policies,
+        "pairs": max(candidate.pooled.count for candidate in summary.candidates.values()),
+        "verdicts": {name: verdict(summary, name) for name in summary.candidates},
+        "shown_policies": list(charts.policy_colours(summary))[::-1],
         "success": charts.success_bars(summary),
-        "labels": {name: label for name, (label, _) in charts.POLICIES.items()},
         "videos": _videos(root / "artifacts/evaluate/videos"),
     }
 
@@ -107,20 +107,28 @@ def _alignment(root: Path) -> dict[str, Any]:
 
 def _learning(root: Path) -> dict[str, Any]:
     losses = {stage: sources.read_curves(root, stage)["loss"] for stage in _TRAINED}
-    history = sources.read_rows(
-        root / "artifacts/post_train/history.parquet", ["step", "cosine", "cosine_base", "residual"]
-    )
-    steps = {name: [(row["step"], row[name]) for row in history] for name in ("cosine", "cosine_base", "residual")}
-    cosine = {"post-trained policy": steps["cosine"], "base policy, same states": steps["cosine_base"]}
     return {
         "losses": charts.curves({stage.replace("_", " "): points for stage, points in losses.items()}),
-        "cosine": charts.together(cosine),
-        "residual": charts.together({"residual": steps["residual"]}),
+        **_post_training(root),
+    }
+
+
+def _post_training(root: Path) -> dict[str, Any]:
+    """The method in use, and the panels that it asks for: title → chart."""
+    method = describe_method(str(sources.read_params(root)["post_train"]["method"]))
+    columns = ["step", *(curve.name for curve in method.HISTORY)]
+    history = sources.read_rows(root / "artifacts/post_train/history.parquet", columns)
+    panels: dict[str, dict[str, charts.Points]] = {}
+    for curve in method.HISTORY:
+        panels.setdefault(curve.title, {})[curve.label] = [(row["step"], row[curve.name]) for row in history]
+    return {
+        "method": method.SUMMARY,
+        "post_training": {title: charts.together(curves) for title, curves in panels.items()},
     }
 
 
 def _videos(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Task → its videos, the incumbent's first. File names: <policy>-<task>-<seed>-<outcome>.mp4."""
+    """Task → its videos, by policy. File names: <policy>-<task>-<seed>-<outcome>.mp4."""
     videos: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.glob("*.mp4")):
         policy, *task, seed, outcome = path.stem.split("-")

@@ -9,14 +9,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from world2act.core.params.evaluation import RANDOM
 from world2act.core.storage import read_json
-from world2act.report.sources import Stage, read_stages
-from world2act.report.wording import memory, percent, seconds, verdict
+from world2act.evaluation.summary import Summary
+from world2act.post_training.description import describe_method
+from world2act.report.sources import Stage, read_params, read_stages
+from world2act.report.wording import label, memory, percent, seconds, verdict
 
 _COLOURS = {"green": "green", "amber": "yellow", "red": "red", "unknown": "dim", "none": "dim"}
 _NUMBER: Callable[[float], str] = "{:.3g}".format
+Figures = dict[str, tuple[str, Callable[[Any], str]]]
 # The figures of metrics/<stage>/metrics.json that tell most: what they are called here, and how they are written.
-_FIGURES: dict[str, dict[str, tuple[str, Callable[[Any], str]]]] = {
+_FIGURES: dict[str, Figures] = {
     "demos": {"labelled_episodes": ("labelled", str), "video_only_episodes": ("video-only episodes", str)},
     "skills": {"clips": ("clips", str), "synchronised": ("synchronised", percent)},
     "tokenizer": {"psnr_db": ("dB PSNR", "{:.1f}".format)},
@@ -30,12 +34,6 @@ _FIGURES: dict[str, dict[str, tuple[str, Callable[[Any], str]]]] = {
     "rollouts": {"rollouts": ("rollouts", str), "skills": ("skills", str)},
     "bridge": {"retrieval_over_chance": ("x chance retrieval", "{:.1f}".format)},
     "base_policy": {"success_base": ("base", percent), "success_random": ("random", percent)},
-    "post_train": {"cosine_base": ("cosine, base", _NUMBER), "cosine": ("post-trained", _NUMBER)},
-    "evaluate": {
-        "success_base": ("base", percent),
-        "success_post_train": ("post-trained", percent),
-        "success_random": ("random", percent),
-    },
 }
 
 
@@ -61,15 +59,28 @@ def print_summary(root: Path = Path()) -> None:
     console.print(f"\n{seconds(total)} in all, gates included")
     summary = root / "artifacts/evaluate/summary.json"
     if summary.exists():
-        console.print(verdict(read_json(summary))[1])
+        evaluation = Summary.read(summary)
+        for candidate in evaluation.candidates:
+            console.print(verdict(evaluation, candidate)[1])
     report = root / "reports/report.html"
     console.print(f"report: {report}" if report.exists() else "no report yet: `dvc repro report`", markup=False)
 
 
 def _figures(root: Path, stage: Stage) -> str:
     path = root / "metrics" / stage.name / "metrics.json"
-    if stage.name not in _FIGURES or not path.exists():
+    figures = _FIGURES.get(stage.name) or _figures_of_set(root, stage.name)
+    if not figures or not path.exists():
         return ""
     metrics = read_json(path)
-    shown = _FIGURES[stage.name].items()
-    return ", ".join(f"{words} {write(metrics[key])}" for key, (words, write) in shown if key in metrics)
+    return ", ".join(f"{words} {write(metrics[key])}" for key, (words, write) in figures.items() if key in metrics)
+
+
+def _figures_of_set(root: Path, stage: str) -> Figures:
+    """The figures of the stages whose metrics depend on what params.yaml names: a method, and a set of policies."""
+    if stage == "post_train":
+        method = str(read_params(root)["post_train"]["method"])
+        return {curve.name: (label(curve.name), _NUMBER) for curve in describe_method(method).HISTORY}
+    if stage == "evaluate":
+        names = [*read_params(root)["evaluate"]["policies"], RANDOM]
+        return {f"success_{name}": (label(name), percent) for name in names}
+    return {}

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from world2act.evaluation.summary import Summary
 
-def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
-    """What the paired difference of artifacts/evaluate/summary.json allows one to say, and no more.
+
+def verdict(summary: Summary, candidate: str) -> tuple[str, str]:
+    """What the paired difference of a candidate and the incumbent allows one to say, and no more.
 
     Returns:
         "better", "worse" or "noise", and the sentence.
     """
-    pooled, confidence = summary["difference"]["pooled"], summary["confidence"]
-    if pooled["count"] == 0:
-        return "noise", "No pair of episodes ended without an infrastructure error: nothing can be said."
-    change, low, high = (points(pooled[key]) for key in ("difference", "low", "high"))
-    interval = f"{percent(confidence)} interval {low} to {high}, {pooled['count']} paired episodes"
-    if pooled["low"] > 0:
-        return "better", f"Post-training raised success by {change} points ({interval})."
-    if pooled["high"] < 0:
-        return "worse", f"Post-training changed success by {change} points, for the worse ({interval})."
+    pooled, names = summary.candidates[candidate].pooled, f"{label(candidate)} and {label(summary.incumbent)}"
+    if pooled.count == 0:
+        return "noise", f"No pair of episodes of {names} ended without an infrastructure error: nothing can be said."
+    change, low, high = (points(value) for value in (pooled.difference, pooled.low, pooled.high))
+    interval = f"{percent(summary.confidence)} interval {low} to {high}, {pooled.count} paired episodes"
+    over = f"{label(candidate)} over {label(summary.incumbent)}"
+    if pooled.low > 0:
+        return "better", f"Success rose by {change} points, {over} ({interval})."
+    if pooled.high < 0:
+        return "worse", f"Success changed by {change} points, {over}, for the worse ({interval})."
     return "noise", (
-        f"No difference beyond noise: {change} points ({interval}). The interval holds zero, so these episodes "
-        "cannot tell the post-trained policy from the base policy."
+        f"No difference beyond noise: {change} points, {over} ({interval}). The interval contains zero, so these "
+        f"episodes cannot tell {names} apart."
     )
+
+
+def label(policy: str) -> str:
+    """A policy of the evaluation as people read it: "post_train" → "post train"."""
+    return policy.replace("_", " ")
 
 
 def percent(share: float) -> str:

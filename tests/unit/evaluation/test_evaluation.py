@@ -16,7 +16,7 @@ from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.seeds import derive
 from world2act.core.storage import read_json, write_json
 from world2act.evaluation.check import success_rate
-from world2act.evaluation.records import summarise, write_episodes, write_success_table
+from world2act.evaluation.records import write_episodes
 from world2act.evaluation.rollout import (
     EpisodeResult,
     InitialState,
@@ -25,6 +25,7 @@ from world2act.evaluation.rollout import (
     tasks_of_slots,
 )
 from world2act.evaluation.statistics import wilson
+from world2act.evaluation.summary import Summary, summarise
 from world2act.evaluation.videos import choose_episodes, film
 from world2act.films.video import write_video
 from world2act.policies.base import Policy, load_policy
@@ -154,17 +155,19 @@ def test_summary_counts_errors_apart_and_pairs_by_state(tmp_path: Path) -> None:
         "post_train": [_result("a", s, s < 8 if s else None) for s in range(10)]
         + [_result("b", s, s == 3) for s in range(10)],
     }
-    summary = summarise(results, 0.95, incumbent="base", candidate="post_train")
-    post = summary["policies"]["post_train"]
-    assert (post["pooled"]["successes"], post["pooled"]["count"], post["errors"]) == (8, 19, 1)
-    expected = wilson(7, 9, 0.95)
-    assert (post["tasks"]["a"]["low"], post["tasks"]["a"]["high"]) == (expected.low, expected.high)
-    pooled = summary["difference"]["pooled"]
-    assert pooled["count"] == 19 and pooled["difference"] == pytest.approx((8 - 5) / 19)
-    assert summary["promotion"]["promote"] is True
-    reverse = summarise(results, 0.95, incumbent="post_train", candidate="base")
-    assert reverse["difference"]["pooled"]["difference"] == pytest.approx(-3 / 19)
-    write_success_table(tmp_path / "success.csv", summary)
+    summary = summarise(results, 0.95, incumbent="base", candidates=["post_train"])
+    post = summary.policies["post_train"]
+    assert (post.pooled.successes, post.pooled.count, post.errors) == (8, 19, 1)
+    assert post.tasks["a"] == wilson(7, 9, 0.95)
+    candidate = summary.candidates["post_train"]
+    assert candidate.pooled.count == 19 and candidate.pooled.difference == pytest.approx((8 - 5) / 19)
+    assert candidate.promote is True
+    assert summary.metrics()["difference_post_train"] == candidate.pooled.difference
+    reverse = summarise(results, 0.95, incumbent="post_train", candidates=["base"])
+    assert reverse.candidates["base"].pooled.difference == pytest.approx(-3 / 19)
+    summary.write(tmp_path / "summary.json")
+    assert Summary.read(tmp_path / "summary.json") == summary
+    summary.write_table(tmp_path / "success.csv")
     rows = list(csv.DictReader((tmp_path / "success.csv").open()))
     assert [r["task"] for r in rows if r["policy"] == "base"] == ["a", "b", "all"]
     assert float(rows[0]["low"]) < float(rows[0]["success"]) < float(rows[0]["high"])
@@ -172,7 +175,9 @@ def test_summary_counts_errors_apart_and_pairs_by_state(tmp_path: Path) -> None:
 
 def test_a_candidate_that_lost_every_pair_to_errors_is_not_promoted() -> None:
     results = {"base": [_result("a", 0, True)], "post_train": [_result("a", 0, None)]}
-    assert summarise(results, 0.95, incumbent="base", candidate="post_train")["promotion"]["promote"] is False
+    assert (
+        summarise(results, 0.95, incumbent="base", candidates=["post_train"]).candidates["post_train"].promote is False
+    )
 
 
 def test_success_rate_leaves_errors_out() -> None:
@@ -186,8 +191,16 @@ def test_a_worse_candidate_is_not_promoted() -> None:
         "base": [_result("a", s, s < 35) for s in range(40)],
         "post_train": [_result("a", s, s < 5) for s in range(40)],
     }
-    promotion = summarise(results, 0.95, incumbent="base", candidate="post_train")["promotion"]
-    assert promotion["promote"] is False and promotion["reason"].startswith("worse")
+    results["rival"] = [_result("a", s, s < 36) for s in range(40)]
+    candidates = summarise(results, 0.95, incumbent="base", candidates=["post_train", "rival"]).candidates
+    assert candidates["post_train"].promote is False and candidates["post_train"].reason.startswith("worse")
+    assert candidates["rival"].promote is True
+
+
+def test_a_damaged_summary_names_the_key(tmp_path: Path) -> None:
+    write_json(tmp_path / "summary.json", {"confidence": 0.95, "incumbent": "base", "policies": {}, "candidates": 3})
+    with pytest.raises(BadInput, match=r"summary\.json: candidates"):
+        Summary.read(tmp_path / "summary.json")
 
 
 def test_episode_files_carry_the_protocol(tmp_path: Path) -> None:

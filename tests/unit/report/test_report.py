@@ -19,6 +19,8 @@ from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput
 from world2act.core.params import compose
 from world2act.core.storage import write_json
+from world2act.evaluation.statistics import Difference
+from world2act.evaluation.summary import Candidate, Summary
 from world2act.films.video import write_video
 from world2act.gates.engine.registry import gate_names
 from world2act.gates.engine.validate import validate
@@ -171,18 +173,16 @@ def test_a_missing_input_names_itself(finished: Path, tmp_path: Path, missing: s
         render(root)
 
 
-def summary_with(low: float, difference: float, high: float) -> dict:
-    return {
-        "confidence": 0.95,
-        "difference": {"pooled": {"count": 60, "difference": difference, "low": low, "high": high}},
-    }
+def summary_with(low: float, difference: float, high: float) -> Summary:
+    candidate = Candidate(Difference(60, difference, low, high), {}, promote=True, reason="")
+    return Summary(0.95, "base", {}, {"post_train": candidate})
 
 
 def test_verdict_claims_only_what_the_interval_allows() -> None:
-    assert verdict(summary_with(0.02, 0.1, 0.18))[0] == "better"
-    assert verdict(summary_with(-0.2, -0.1, -0.01))[0] == "worse"
+    assert verdict(summary_with(0.02, 0.1, 0.18), "post_train")[0] == "better"
+    assert verdict(summary_with(-0.2, -0.1, -0.01), "post_train")[0] == "worse"
     for low, difference, high in ((-0.03, 0.1, 0.22), (-0.2, -0.05, 0.0), (0.0, 0.05, 0.1)):
-        kind, sentence = verdict(summary_with(low, difference, high))
+        kind, sentence = verdict(summary_with(low, difference, high), "post_train")
         assert kind == "noise" and "beyond noise" in sentence and points(difference) in sentence
 
 
@@ -228,7 +228,7 @@ def test_drawing_is_the_graph_of_dvc_yaml(finished: Path) -> None:
 def test_summary_names_stages_gates_numbers_and_the_report(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(
         finished / "metrics/evaluate/metrics.json",
-        {"success_base": 0.5, "success_post_train": 0.75, "difference": 0.25},
+        {"success_base": 0.5, "success_post_train": 0.75, "difference_post_train": 0.25},
     )
     (finished / "reports/report.html").write_text("a page")
     print_summary(finished)
