@@ -31,8 +31,9 @@ from benchmarks.measure import by_turns, describe_machine, ratio, spread
 from world2act.core.latent_time import latents_of
 from world2act.core.params import Params, Rollouts, Sampler, compose, parse_params
 from world2act.data.latent_cache import open_latents
-from world2act.world_model.imagining.generation import WorldModel, imagine_skills, load_world_model, make_world_model
+from world2act.world_model.imagining.imagination import imagine_rollouts
 from world2act.world_model.imagining.sampler import SIGMA_MAX, SIGMA_MIN, sample, seeded_noise
+from world2act.world_model.imagining.world_model import WorldModel, load_world_model, make_world_model
 from world2act.world_model.parts.conditioning import conditioning_mask, denoise
 from world2act.world_model.parts.text import TextEncoder, make_text_encoder
 from world2act.world_model.parts.tokenizer import VideoTokenizer, make_vae
@@ -190,7 +191,7 @@ class Speed:
             "max_latents": self.latents,
             "conditioning_latents": [1],
         }
-        return imagine_skills(
+        return imagine_rollouts(
             make_world_model(self.network, config),
             self.tokenizer,
             np.broadcast_to(self.frame, (episodes, 1, *self.frame.shape)),

@@ -39,8 +39,9 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.skill_table import SkillRow
 from world2act.data.tiling import read_frames
 from world2act.training.loop import train
-from world2act.world_model.imagining.generation import make_world_model
-from world2act.world_model.imagining.imagination import Imagination, chains_of, clip_seed, imagine_chains
+from world2act.world_model.imagining.imagination import Imagination
+from world2act.world_model.imagining.recorded_clips import clip_seed, episodes_of, imagine_episodes, make_imagination
+from world2act.world_model.imagining.world_model import make_world_model
 from world2act.world_model.judging.baselines import SkillBaselines
 from world2act.world_model.judging.chains import correlation, error
 from world2act.world_model.judging.image_metrics import picture_metrics
@@ -108,7 +109,7 @@ def read(artifacts: Path, params: Params, folder: Path) -> Data:
     """The cache of the workspace, and one of the same episodes left whole, encoded now."""
     episodes, tokenizer = EpisodeDataset.open(artifacts / "demos/video_only"), load_tokenizer(artifacts / "tokenizer")
     skills = open_latents(artifacts / "latents")
-    chains = chains_of([clip for clip in skills.clips if clip.dataset == "video_only"])
+    chains = episodes_of([clip for clip in skills.clips if clip.dataset == "video_only"])
     rows: list[dict[str, Any]] = []
     for chain in chains:
         first = {name: getattr(chain[0], name) for name in column_names(SkillRow)}
@@ -148,20 +149,25 @@ def run(name: str, own: WorldModel, params: Params, data: Data, seed: int, sampl
     trained = train(objective, own.training, name="ablation", base=base, identity=f"{name}-{seed}")
     seconds = time.process_time() - began
     network.load_state_dict(trained.ema)
-    imagine = Imagination(make_world_model(network, config), cache, params.judge.sampler)
-    return evaluate(name, imagine, clips, data, seed, samples) | {"cpu_s": seconds}
+    imagination = make_imagination(make_world_model(network, config), cache, params.judge.sampler)
+    return evaluate(name, imagination, clips, data, seed, samples) | {"cpu_s": seconds}
 
 
 def evaluate(
-    name: str, imagine: Imagination, train_clips: Sequence[Clip], data: Data, seed: int, samples: int
+    name: str, imagination: Imagination, train_clips: Sequence[Clip], data: Data, seed: int, samples: int
 ) -> dict[str, float]:
     """Means over held-out episodes: `error`, `error_<skill>`, `correlation`, the mean video's `error_mean`, `psnr`."""
-    cache = imagine.cache
+    cache = data.caches[name]
     whole = {clip.episode_index: clip for clip in cache.clips if clip.dataset == "video_only"}
     chains = data.chains if name == SKILL else [[whole[chain[0].episode_index]] for chain in data.chains]
     drawn = [
-        imagine_chains(
-            imagine, data.tokenizer, chains, [[clip_seed(seed, clip, k) for clip in chain] for chain in chains], "frame"
+        imagine_episodes(
+            imagination,
+            cache,
+            data.tokenizer,
+            chains,
+            [[clip_seed(seed, clip, k) for clip in chain] for chain in chains],
+            "frame",
         )
         for k in range(samples)
     ]

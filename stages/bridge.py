@@ -18,7 +18,7 @@ from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.training.loop import train
 from world2act.training.ranks import initialise
-from world2act.world_model.imagining.generation import load_world_model
+from world2act.world_model.imagining.world_model import load_world_model
 
 
 def main(params: Params) -> Metrics:

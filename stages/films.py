@@ -5,11 +5,11 @@ from world2act.core.stage import ARTIFACTS, REPORTS, Metrics, run_stage
 from world2act.core.storage import atomic_directory, read_json, read_parquet
 from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.films.heldout import film_heldout
+from world2act.films.heldout import Studio, film_heldout
 from world2act.films.reconstruction import show_reconstructions
 from world2act.films.rollouts import film_rollouts
-from world2act.world_model.imagining.generation import load_world_model
-from world2act.world_model.imagining.imagination import Imagination
+from world2act.world_model.imagining.recorded_clips import make_imagination
+from world2act.world_model.imagining.world_model import load_world_model
 from world2act.world_model.parts.clips import usable_clips
 from world2act.world_model.parts.guardrail import open_guardrail
 from world2act.world_model.parts.tokenizer import load_tokenizer
@@ -22,10 +22,11 @@ def main(params: Params) -> Metrics:
     skills = read_parquet(ARTIFACTS / "skills/skills.parquet").to_pylist()
     recorded = [row for row in skills if row["dataset"] == "video_only" and row["subset"] == "heldout"]
     heldout = usable_clips(cache, "heldout", world_model.max_latents).clips
-    imagine = Imagination(world_model, cache, params.judge.sampler)
+    imagination = make_imagination(world_model, cache, params.judge.sampler)
+    studio = Studio(imagination, cache, tokenizer, episodes, guardrail, params.base.seed)
     with atomic_directory(REPORTS / "films") as directory:
         show_reconstructions(directory / "tokenizer", tokenizer, episodes, recorded)
-        film_heldout(directory / "world_model", imagine, tokenizer, episodes, heldout, guardrail, params.base.seed)
+        film_heldout(directory / "world_model", studio, heldout)
         film_rollouts(directory / "rollouts", ARTIFACTS / "rollouts", tokenizer, guardrail, episodes.fps)
         return {"films": len(list(directory.rglob("*.mp4"))), "strips": len(list(directory.rglob("*.png")))}
 

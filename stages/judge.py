@@ -7,7 +7,8 @@ from world2act.core.tables import write_rows
 from world2act.data.latent_cache import open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.training.ranks import initialise
-from world2act.world_model.imagining.generation import load_world_model
+from world2act.world_model.imagining.recorded_clips import make_imagination
+from world2act.world_model.imagining.world_model import load_world_model
 from world2act.world_model.judging.lpips import load_lpips
 from world2act.world_model.judging.quality import Subject, measure, summarise
 from world2act.world_model.judging.rows import ChainRow, HeldoutRow, PositionRow
@@ -19,7 +20,7 @@ def main(params: Params) -> Metrics:
     rank, ranks = initialise()
     cache, world_model = open_latents(ARTIFACTS / "latents"), load_world_model(ARTIFACTS / "world_model")
     subject = Subject(
-        world_model,
+        make_imagination(world_model, cache, params.judge.sampler),
         load_tokenizer(ARTIFACTS / "tokenizer"),
         cache,
         {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in ("labelled", "video_only")},

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from world2act.core.params import Demos, Params
 from world2act.core.seeds import derive
@@ -16,8 +15,9 @@ from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.data.tiling import Layout
 from world2act.sims.pool import EnvironmentPool
 from world2act.sims.rig import Rig
-from world2act.world_model.imagining.generation import imagine_skills, independent_rollouts, load_world_model
+from world2act.world_model.imagining.imagination import embeddings, imagine_rollouts, independent_rollouts
 from world2act.world_model.imagining.rollouts import prompts_of, write_rollouts
+from world2act.world_model.imagining.world_model import load_world_model
 from world2act.world_model.parts.tokenizer import load_tokenizer
 
 
@@ -29,13 +29,12 @@ def plan(params: Params) -> list[list[int]]:
 def compute(params: Params, groups: Sequence[list[int]]) -> Iterator[Arrays]:
     states, cache = read_states(), open_latents(ARTIFACTS / "latents")
     tokenizer, world_model = load_tokenizer(ARTIFACTS / "tokenizer"), load_world_model(ARTIFACTS / "world_model")
-    embeds = {prompt: torch.from_numpy(np.array(cache.prompt_embeds[row])) for row, prompt in enumerate(cache.prompts)}
     prompts = read_prompts(states, cache)
-    seeds = read_seeds(params, prompts)
+    embeds, seeds = embeddings(cache), read_seeds(params, prompts)
     with EnvironmentPool(Rig.from_params(params.demos), sorted({state.task for state in states}), workers=1) as pool:
         for group in groups:
             frames = first_frames(params.demos, pool, [states[i] for i in group])
-            imagined = imagine_skills(
+            imagined = imagine_rollouts(
                 world_model,
                 tokenizer,
                 frames[:, None],

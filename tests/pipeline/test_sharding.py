@@ -26,7 +26,7 @@ from world2act.core.errors import BadInput, World2ActError
 from world2act.core.sharding import parse_shard, shard_identity
 from world2act.core.storage import sha256
 from world2act.processes.dvc_command import stage_environment
-from world2act.world_model.imagining.generation import independent_rollouts, skill_batches
+from world2act.world_model.imagining.imagination import independent_rollouts, rollout_batches
 
 UNITS = 6
 # a stage of six units that says which it computes, and may be told to wait, fail or be killed in one of them
@@ -158,11 +158,11 @@ def test_rollouts_that_share_a_batch_stay_together() -> None:
         groups = independent_rollouts(prompts, size)
         assert sorted(i for group in groups for i in group) == list(range(len(prompts)))
         apart = [
-            (skill, prompt, [group[row] for row in rows])
+            [group[row] for row in rows]
             for group in groups
-            for skill, prompt, rows in skill_batches([prompts[i] for i in group], size)
+            for rows in rollout_batches([prompts[i] for i in group], size)
         ]
-        assert sorted(apart) == sorted(skill_batches(prompts, size)), "a group is batched differently apart"
+        assert sorted(apart) == sorted(rollout_batches(prompts, size)), "a group is batched differently apart"
     assert independent_rollouts(prompts, 2) == [[0, 2, 3, 5], [1, 4], [6], [7]]
 
 

@@ -6,7 +6,6 @@ Generated from Gaussian noise, as in stage 2, and not one-step estimates from no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ from world2act.core.params import Sampler
 from world2act.core.seeds import derive
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.training.ranks import gather
-from world2act.world_model.imagining.generation import WorldModel
+from world2act.world_model.imagining.imagination import Imagination, embeddings
+from world2act.world_model.imagining.recorded_clips import imagine_clips
+from world2act.world_model.imagining.world_model import WorldModel
 
 _BATCH = 32
 
@@ -46,28 +47,18 @@ def imagine_pairs(
         actions: labelled episode index → (T, A) actions of the whole episode, environment units.
         seeds: one per clip, of the noise that it is imagined from.
     """
-    longest = max(clip.latents for clip in clips)
     share = -(-len(clips) // ranks)
-    own = [min(row, len(clips) - 1) for row in range(rank * share, (rank + 1) * share)]
-    imagined = torch.zeros(share, longest, *cache.latent_shape)
-    by_length = sorted(range(share), key=lambda place: clips[own[place]].latents)
-    embeds = torch.from_numpy(np.array(cache.prompt_embeds))
-    for latents, places in groupby(by_length, key=lambda place: clips[own[place]].latents):
-        places = list(places)
-        for first in range(0, len(places), _BATCH):
-            batch = places[first : first + _BATCH]
-            rows = [own[place] for place in batch]
-            imagined[batch, :latents] = world_model.imagine(
-                torch.from_numpy(np.stack([cache.latents(clips[row])[:1] for row in rows])),
-                embeds[[clips[row].prompt_row for row in rows]],
-                embeds[cache.no_prompt],
-                latents=latents,
-                seeds=[seeds[row] for row in rows],
-                sampler=sampler,
-            )
-    everything = gather(imagined)[: len(clips)].numpy()
+    # every rank brings as many: the last ones repeat the last clip
+    rows = [min(row, len(clips) - 1) for row in range(rank * share, (rank + 1) * share)]
+    chosen = [clips[row] for row in rows]
+    imagination = Imagination(world_model, embeddings(cache), sampler, _BATCH)
+    padded = torch.zeros(share, max(clip.latents for clip in clips), *cache.latent_shape)
+    videos = imagine_clips(imagination, cache, chosen, chosen, [seeds[row] for row in rows])
+    for latents, video in zip(padded, videos, strict=True):
+        latents[: len(video)] = torch.from_numpy(video)
+    everything = gather(padded)[: len(clips)].numpy()
     return pad_pairs(
-        [row[: clip.latents] for row, clip in zip(everything, clips, strict=True)],
+        [video[: clip.latents] for video, clip in zip(everything, clips, strict=True)],
         [action_chunks(actions(clip.episode_index), clip.start, clip.end) for clip in clips],
         [clip.prompt for clip in clips],
     )

@@ -23,28 +23,28 @@ def view(
     from world2act.core.storage import file_stem, read_json
     from world2act.data.latent_cache import open_latents
     from world2act.data.lerobot_v3 import EpisodeDataset
-    from world2act.films.heldout import film_episode
-    from world2act.world_model.imagining.generation import load_world_model
-    from world2act.world_model.imagining.imagination import Imagination, chains_of
+    from world2act.films.heldout import Studio, film_episode
+    from world2act.world_model.imagining.recorded_clips import episodes_of, make_imagination
+    from world2act.world_model.imagining.world_model import load_world_model
     from world2act.world_model.parts.guardrail import open_guardrail
     from world2act.world_model.parts.tokenizer import load_tokenizer
 
     with one_message():
         artifacts, params = Path("artifacts"), load_params()
         dataset, cache = EpisodeDataset.open(artifacts / "demos/video_only"), open_latents(artifacts / "latents")
-        chains = chains_of([clip for clip in cache.clips if clip.dataset == "video_only"])
-        chain = next((chain for chain in chains if chain[0].episode_index == episode), None)
-        if chain is None:
-            known = f"one of {[chain[0].episode_index for chain in chains if chain[0].subset == 'heldout']}, held out"
+        episodes = episodes_of([clip for clip in cache.clips if clip.dataset == "video_only"])
+        clips = next((clips for clips in episodes if clips[0].episode_index == episode), None)
+        if clips is None:
+            heldout = [clips[0].episode_index for clips in episodes if clips[0].subset == "heldout"]
+            known = f"one of {heldout}, the held-out episodes"
             raise BadInput("the command line", "EPISODE", episode, known, "see artifacts/skills/discards.parquet")
         guardrail = open_guardrail(read_json(artifacts / "world_model/config.json"))
-        imagine = Imagination(load_world_model(artifacts / "world_model"), cache, params.judge.sampler)
+        imagination = make_imagination(load_world_model(artifacts / "world_model"), cache, params.judge.sampler)
+        tokenizer = load_tokenizer(artifacts / "tokenizer")
         out.mkdir(parents=True, exist_ok=True)
-        stem = out / f"{file_stem(chain[0].task)}-episode-{episode}"
-        film_episode(
-            stem, imagine, load_tokenizer(artifacts / "tokenizer"), dataset, chain, guardrail, params.base.seed
-        )
-        typer.echo(f"{stem}.mp4: {' → '.join(clip.prompt for clip in chain)} ({chain[0].subset})")
+        stem = out / f"{file_stem(clips[0].task)}-episode-{episode}"
+        film_episode(stem, Studio(imagination, cache, tokenizer, dataset, guardrail, params.base.seed), clips)
+        typer.echo(f"{stem}.mp4: {' → '.join(clip.prompt for clip in clips)} ({clips[0].subset})")
 
 
 @app.command("convert-lpips")

@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.helpers.latent_caches import write_latents
 from tests.helpers.lpips_reference import draw
 from tests.helpers.paths import ROOT
 from tests.helpers.ranks import run_ranks
 from world2act.core.errors import BadInput
-from world2act.core.params import compose, parse_params
+from world2act.core.params import Sampler, compose, parse_params
 from world2act.data.episodes import Episode, encode
 from world2act.data.features import array_feature, image_feature
-from world2act.data.latent_cache import Clip, open_latents
+from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.training.ranks import gather_rows, initialise
-from world2act.world_model.imagining.imagination import chains_of
-from world2act.world_model.judging import quality
+from world2act.world_model.imagining.imagination import Imagination, Skill
+from world2act.world_model.imagining.recorded_clips import clip_seed, episodes_of
+from world2act.world_model.imagining.world_model import WorldModel
 from world2act.world_model.judging.baselines import STRENGTHS, Ridge, SkillBaselines
 from world2act.world_model.judging.chains import correlation, error
 from world2act.world_model.judging.drift import summarise_chains
 from world2act.world_model.judging.image_metrics import picture_metrics
 from world2act.world_model.judging.lpips import convert, load_lpips
 from world2act.world_model.judging.object_position import fit_probes, summarise_positions
-from world2act.world_model.judging.quality import Subject, in_turn, measure, summarise
+from world2act.world_model.judging.quality import Quality, Subject, in_turn, measure, summarise
+from world2act.world_model.parts.conditioning import Change
 from world2act.world_model.parts.tokenizer import VideoTokenizer, make_vae
 
-SIDE, CHANNELS, EPISODES, HELD = 32, 16, 16, 4
+SIDE, CHANNELS, EPISODES, HELD, SEED = 32, 16, 16, 4, 0
 SKILLS = ((0, 8), (8, 20))
+
+
+class Knowing(Imagination):
+    """Imagines what happened where it is given the clip's own first latent, and that latent for ever elsewhere."""
+
+    def __init__(self, cache: LatentCache) -> None:
+        nobody = WorldModel(nn.Identity(), Change(), {}, 100, (1,))
+        super().__init__(nobody, {}, Sampler(steps=1, order=1, guidance=0.0), 1)
+        self.truths: dict[int, np.ndarray]
+        draws = itertools.product(cache.clips, range(10))
+        object.__setattr__(self, "truths", {clip_seed(SEED, clip, k): cache.latents(clip) for clip, k in draws})
+
+    def skills(self, conditioning: Sequence[Tensor], skills: Sequence[Skill]) -> list[Tensor]:
+        truths = [torch.from_numpy(np.array(self.truths[skill.seed])) for skill in skills]
+        return [
+            truth if torch.equal(truth[:1], first) else first.expand_as(truth)
+            for truth, first in zip(truths, conditioning, strict=True)
+        ]
 
 
 def make_subject(root: Path, heldout: int = HELD) -> Subject:
@@ -85,30 +106,16 @@ def make_subject(root: Path, heldout: int = HELD) -> Subject:
     write_latents(root / "latents", skills, enumerate(clips), (CHANNELS, 2, 2), prompts, rng.normal(size=(3, 4, 8)), {})
     cache = open_latents(root / "latents")
     return Subject(
-        None,
+        Knowing(cache),
         VideoTokenizer(make_vae(params.tokenizer, 0)),
         cache,
         {"video_only": EpisodeDataset.open(root / "video_only")},
         cache.select("video_only", "train"),
         cache.select("video_only", "heldout"),
         params.judge,
-        0,
+        SEED,
         None,
     )
-
-
-class Knowing:
-    """Imagines what happened where it is given the clip's own first latent, and that latent for ever elsewhere."""
-
-    def __init__(self, _: Any, cache: Any, sampler: Any) -> None:
-        self.cache, self.sampler = cache, sampler
-
-    def __call__(self, clips: Sequence[Clip], given: Sequence[np.ndarray], seeds: Sequence[int]) -> list[np.ndarray]:
-        truths = [np.array(self.cache.latents(clip)) for clip in clips]
-        return [
-            truth if np.array_equal(truth[0], first) else np.broadcast_to(first, truth.shape)
-            for truth, first in zip(truths, given, strict=True)
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +124,8 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def measured(subject: Subject, one_thread: None) -> quality.Quality:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality, "Imagination", Knowing)
-        return measure(subject)
+def measured(subject: Subject, one_thread: None) -> Quality:
+    return measure(subject)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(12, 6), (12, 30)])
@@ -205,7 +210,7 @@ def test_lpips_refuses_other_weights_and_pickles(tmp_path: Path) -> None:
         load_lpips(tmp_path / "cut")
 
 
-def test_quality_of_a_world_model_that_is_right(subject: Subject, measured: quality.Quality) -> None:
+def test_quality_of_a_world_model_that_is_right(subject: Subject, measured: Quality) -> None:
     for row, clip in zip(measured.clips, subject.heldout, strict=True):
         latents = subject.cache.latents(clip).astype(np.float64)
         assert row["error_model"] == row["error_one_sample"] == 0 and row["correlation"] == pytest.approx(1, abs=1e-6)
@@ -230,25 +235,21 @@ def test_quality_of_a_world_model_that_is_right(subject: Subject, measured: qual
 def test_pictures_are_of_a_bounded_number_of_clips_of_all_skills(subject: Subject) -> None:
     assert [clip.prompt for clip in in_turn(subject.heldout, 3)] == ["part 0", "part 1", "part 0"]
     few = replace(subject, settings=subject.settings.model_copy(update={"pictures": 3}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality, "Imagination", Knowing)
-        found = measure(few)
+    found = measure(few)
     assert sum(row["psnr_model"] is not None for row in found.clips) == 3
     assert len({row["episode_index"] for row in found.chains}) == 3
 
 
 def test_a_lone_clip_has_no_control(tmp_path: Path) -> None:
     alone = make_subject(tmp_path, heldout=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality, "Imagination", Knowing)
-        found = measure(alone)
+    found = measure(alone)
     assert all(row["error_shuffled"] is row["correlation_shuffled"] is None for row in found.clips)
     assert "shuffled" not in {row["method"] for row in found.positions} and "error_shuffled" not in summarise(found)
 
 
-def test_drift_and_jumps_of_chains(subject: Subject, measured: quality.Quality) -> None:
+def test_drift_and_jumps_of_chains(subject: Subject, measured: Quality) -> None:
     rows = {(row["episode_index"], row["skill_index"], row["method"]): row for row in measured.chains}
-    for chain in chains_of(subject.heldout):
+    for chain in episodes_of(subject.heldout):
         one, two = (subject.cache.latents(clip) for clip in chain)
         at = lambda skill, method: rows[chain[0].episode_index, skill, method]  # noqa: B023, E731
         assert all(at(0, method)["error"] == 0 for method in ("frame", "latent", "real start"))
@@ -277,7 +278,7 @@ def test_error_and_correlation_leave_the_conditioning_latent_out() -> None:
     assert correlation(np.ones_like(one), other) == 0.0
 
 
-def test_probe_reads_objects_and_nothing_else(subject: Subject, measured: quality.Quality) -> None:
+def test_probe_reads_objects_and_nothing_else(subject: Subject, measured: Quality) -> None:
     (probe,) = fit_probes(subject.cache, subject.datasets, ["toy"]).values()
     assert probe.columns == (0, 1), "neither what stands still nor targets nor kilograms"
     read = summarise_positions(measured.positions)
@@ -322,7 +323,6 @@ def test_recordings_without_object_positions_have_no_probe(subject: Subject) -> 
 def rows_of_ranks(folder: Path) -> None:
     """A rank's share, and what all have together, into a file of its own."""
     rank, ranks = initialise()
-    quality.Imagination = Knowing
     subject = make_subject(folder / f"rank-{rank}")
     own = measure(subject, rank=rank, ranks=ranks)
     none = gather_rows([{"rank": rank, "nothing": None}] * (3 * rank))
@@ -330,7 +330,7 @@ def rows_of_ranks(folder: Path) -> None:
     (folder / f"rows-{rank}.json").write_text(json.dumps([own.clips, own.chains, own.positions]))
 
 
-def test_two_ranks_share_the_clips_and_find_the_same(tmp_path: Path, measured: quality.Quality) -> None:
+def test_two_ranks_share_the_clips_and_find_the_same(tmp_path: Path, measured: Quality) -> None:
     assert run_ranks(tmp_path, 2, rows_of_ranks, tmp_path) == ""
     found = [json.loads((tmp_path / f"rows-{rank}.json").read_text()) for rank in (0, 1)]
     assert found[0] == found[1]

@@ -16,14 +16,21 @@ import numpy as np
 import torch
 
 from world2act.data.latent_cache import Clip, LatentCache
-from world2act.world_model.imagining.imagination import Imagination, chains_of, clip_seed, imagine_chains
+from world2act.world_model.imagining.imagination import Imagination
+from world2act.world_model.imagining.recorded_clips import (
+    clip_seed,
+    episodes_of,
+    imagine_clips,
+    imagine_episodes,
+)
 from world2act.world_model.judging.baselines import BASELINES, SkillBaselines
 from world2act.world_model.judging.drift import RECORDED
 from world2act.world_model.parts.tokenizer import VideoTokenizer
 
 
 def measure_chains(
-    imagine: Imagination,
+    imagination: Imagination,
+    cache: LatentCache,
     tokenizer: VideoTokenizer,
     train: Sequence[Clip],
     chains: Sequence[Sequence[Clip]],
@@ -37,13 +44,13 @@ def measure_chains(
     """
     if not chains:
         return []
-    cache = imagine.cache
     seeds = [[clip_seed(seed, clip, 0) for clip in chain] for chain in chains]
     clips = [clip for chain in chains for clip in chain]
     videos: dict[str, list[list[np.ndarray]]] = {
-        feedback: imagine_chains(imagine, tokenizer, chains, seeds, feedback) for feedback in ("frame", "latent")
+        "frame": imagine_episodes(imagination, cache, tokenizer, chains, seeds, "frame"),
+        "latent": imagine_episodes(imagination, cache, tokenizer, chains, seeds, "latent"),
     }
-    alone = iter(imagine(clips, [cache.latents(clip)[0] for clip in clips], [s for row in seeds for s in row]))
+    alone = iter(imagine_clips(imagination, cache, clips, clips, [s for row in seeds for s in row]))
     videos["real start"] = [[next(alone) for _ in chain] for chain in chains]
     videos |= _baselines(cache, train, chains)
     videos[RECORDED] = [[np.array(cache.latents(clip)) for clip in chain] for chain in chains]
@@ -87,7 +94,7 @@ def _baselines(
     cache: LatentCache, train: Sequence[Clip], chains: Sequence[Sequence[Clip]]
 ) -> dict[str, list[list[np.ndarray]]]:
     """Predictions of every skill from the first latent of its episode."""
-    known = chains_of(train)
+    known = episodes_of(train)
     videos: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in chains] for name in BASELINES}
     for skill in range(max(map(len, chains))):
         for prompt in sorted({chain[skill].prompt for chain in chains if len(chain) > skill}):

@@ -24,8 +24,8 @@ from world2act.core.tables import column_names
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
-from world2act.world_model.imagining.generation import WorldModel
-from world2act.world_model.imagining.imagination import Imagination, chains_of, clip_seed
+from world2act.world_model.imagining.imagination import Imagination
+from world2act.world_model.imagining.recorded_clips import clip_seed, episodes_of, imagine_clips
 from world2act.world_model.judging.baselines import BASELINES, SkillBaselines
 from world2act.world_model.judging.chains import correlation, error, measure_chains
 from world2act.world_model.judging.drift import summarise_chains
@@ -56,7 +56,7 @@ class Subject:
         train, heldout: usable clips of video_only.
     """
 
-    world_model: WorldModel
+    imagination: Imagination
     tokenizer: VideoTokenizer
     cache: LatentCache
     datasets: Mapping[str, EpisodeDataset]
@@ -87,12 +87,11 @@ def measure(subject: Subject, *, rank: int = 0, ranks: int = 1) -> Quality:
 
     own = [clip for clip in subject.heldout if clip.episode_index % ranks == rank]
     shown = in_turn(subject.heldout, subject.settings.pictures)
-    chained = {clip.episode_index for clip in in_turn([c[0] for c in chains_of(subject.heldout)], len(shown))}
+    chained = {clip.episode_index for clip in in_turn([c[0] for c in episodes_of(subject.heldout)], len(shown))}
     probes = fit_probes(subject.cache, subject.datasets, sorted({clip.task for clip in own}))
-    imagine = Imagination(subject.world_model, subject.cache, subject.settings.sampler)
-    clips, places = _measure_clips(subject, imagine, own, set(shown), probes)
-    chains = [chain for chain in chains_of(own) if chain[0].episode_index in chained]
-    rows = measure_chains(imagine, subject.tokenizer, subject.train, chains, subject.seed)
+    clips, places = _measure_clips(subject, own, set(shown), probes)
+    chains = [chain for chain in episodes_of(own) if chain[0].episode_index in chained]
+    rows = measure_chains(subject.imagination, subject.cache, subject.tokenizer, subject.train, chains, subject.seed)
     return Quality(*(sorted(gather_rows(part), key=_place) for part in (clips, rows, places)))
 
 
@@ -120,15 +119,12 @@ def summarise(quality: Quality) -> dict[str, Any]:
 
 
 def _measure_clips(
-    subject: Subject, imagine: Imagination, own: Sequence[Clip], shown: set[Clip], probes: Mapping[str, PositionProbe]
+    subject: Subject, own: Sequence[Clip], shown: set[Clip], probes: Mapping[str, PositionProbe]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of heldout.parquet and of positions.parquet."""
     cache, others = subject.cache, _first_frames_of_others(subject.heldout)
-    drawn = [_draw(imagine, own, own, subject.seed, 2 * k) for k in range(subject.settings.samples)]
-    shuffled = [
-        _draw(imagine, own, [others[clip] for clip in own], subject.seed, 2 * k + 1)
-        for k in range(subject.settings.samples)
-    ]
+    drawn = [_draw(subject, own, own, 2 * k) for k in range(subject.settings.samples)]
+    shuffled = [_draw(subject, own, [others[clip] for clip in own], 2 * k + 1) for k in range(subject.settings.samples)]
     rows, places = [], []
     for prompt in sorted({clip.prompt for clip in own}):
         same = [i for i, clip in enumerate(own) if clip.prompt == prompt]
@@ -178,9 +174,9 @@ def _pictures(subject: Subject, clip: Clip, videos: Mapping[str, np.ndarray]) ->
     }
 
 
-def _draw(imagine: Imagination, clips: Sequence[Clip], first: Sequence[Clip], seed: int, draw: int) -> list[np.ndarray]:
-    given = [imagine.cache.latents(clip)[0] for clip in first]
-    return imagine(clips, given, [clip_seed(seed, clip, draw) for clip in clips])
+def _draw(subject: Subject, clips: Sequence[Clip], starts: Sequence[Clip], draw: int) -> list[np.ndarray]:
+    seeds = [clip_seed(subject.seed, clip, draw) for clip in clips]
+    return imagine_clips(subject.imagination, subject.cache, clips, starts, seeds)
 
 
 def _first_frames_of_others(clips: Sequence[Clip]) -> dict[Clip, Clip]:

@@ -20,6 +20,7 @@ from world2act.data.array_store import ArrayStore
 from world2act.data.latent_index import content_key
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import read_frames
+from world2act.world_model.parts.batches import batches
 from world2act.world_model.parts.text import TextEncoder
 from world2act.world_model.parts.tokenizer import VideoTokenizer
 
@@ -55,14 +56,8 @@ def length_of(clip: Row) -> int:
 
 def batches_of_clips(clips: Mapping[str, Row], batch_size: int) -> list[list[str]]:
     """The keys of clips in batches of one length each, shortest clips first."""
-    by_length: dict[int, list[str]] = {}
-    for key in sorted(clips):
-        by_length.setdefault(length_of(clips[key]), []).append(key)
-    return [
-        keys[start : start + batch_size]
-        for _, keys in sorted(by_length.items())
-        for start in range(0, len(keys), batch_size)
-    ]
+    keys = sorted(clips)
+    return [[keys[i] for i in batch] for batch in batches([length_of(clips[key]) for key in keys], batch_size)]
 
 
 def store_clips(

@@ -1,30 +1,22 @@
-"""The world model in use: imagined latents, one skill or a whole chain of them (artifacts/world_model in).
-
-Any length is made skill by skill: the end of a skill is the conditioning of the next. It is handed on as tensors, and
-nothing passes through a file, a lossy codec or eight bits.
-"""
+"""The world model in use: a batch of skills of one length, imagined from their first latents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from world2act.core.device import best_device
 from world2act.core.errors import BadInput
-from world2act.core.latent_time import latents_of
-from world2act.core.params import Rollouts, Sampler
+from world2act.core.params import Sampler
 from world2act.core.storage import read_json
 from world2act.world_model.imagining.sampler import sample
 from world2act.world_model.imagining.step_cache import computed_once
 from world2act.world_model.parts.conditioning import Change
-from world2act.world_model.parts.tokenizer import VideoTokenizer
 from world2act.world_model.parts.transformer import load_transformer
 
 
@@ -184,109 +176,3 @@ def make_world_model(network: nn.Module, config: dict[str, Any]) -> WorldModel:
         config["max_latents"],
         tuple(config["conditioning_latents"]),
     )
-
-
-def imagine_skills(
-    world_model: WorldModel,
-    tokenizer: VideoTokenizer,
-    first_frames: np.ndarray,
-    prompts: Sequence[Sequence[str]],
-    embeds: Mapping[str, Tensor],
-    seeds: Sequence[Sequence[int]],
-    settings: Rollouts,
-) -> list[list[Tensor]]:
-    """Imagine each rollout's skills in order.
-
-    The first skill starts from the frames that are given, each later one from the last `settings.conditioning_frames`
-    of the skill before, of which it gets `settings.feedback`.
-
-    Args:
-        first_frames: uint8 (R, F, H, W, 3), the real first frames of each rollout: F = 1 or 5.
-        prompts: each rollout's prompts, in order.
-        embeds: prompt → (L, D); the key "" is the empty prompt's.
-        seeds: each rollout's sampler seeds, one a skill.
-
-    Returns:
-        For each rollout, for each of its skills, float32 (T, C, h, w), its k conditioning latents first. T is the
-        skill's length and k - 1: behind five frames, a skill is as long as behind one.
-
-    Raises:
-        BadInput: there are no prompts, or an empty or unknown one; or as `WorldModel.imagine` and
-            `VideoTokenizer.encode`.
-    """
-    _check_chains(prompts, len(first_frames))
-    if any(len(chain) > 1 for chain in prompts):
-        world_model.check_conditioning(latents_of(settings.conditioning_frames))
-    given = [tokenizer.encode(frames[None])[0] for frames in first_frames]
-    imagined: list[list[Tensor]] = [[] for _ in prompts]
-    for skill, prompt, rows in skill_batches(prompts, settings.batch_size):
-        conditioning = torch.stack([given[row] for row in rows])
-        latents = world_model.imagine(
-            conditioning,
-            embeds[prompt].expand(len(rows), -1, -1),
-            embeds[""],
-            latents=world_model.skill_length(prompt) + conditioning.shape[1] - 1,
-            seeds=[seeds[row][skill] for row in rows],
-            sampler=settings.sampler,
-        )
-        for row, clip in zip(rows, latents, strict=True):
-            imagined[row].append(clip)
-            if len(prompts[row]) > skill + 1:
-                given[row] = hand_on(tokenizer, clip, settings)
-    return imagined
-
-
-def _check_chains(prompts: Sequence[Sequence[str]], rollouts: int) -> None:
-    if not prompts or len(prompts) != rollouts:
-        raise BadInput(
-            "the prompts",
-            "",
-            f"{len(prompts)} lists of them",
-            f"one for each of {rollouts} rollouts",
-            "name the skills",
-        )
-    for rollout, chain in enumerate(prompts):
-        if not chain or not all(prompt.strip() for prompt in chain):
-            expected = "one prompt or more, none of them empty"
-            raise BadInput(f"rollout {rollout}", "prompts", list(chain), expected, "name its skills")
-
-
-def hand_on(tokenizer: VideoTokenizer, latents: Tensor, settings: Rollouts) -> Tensor:
-    """The conditioning latents of the next skill, (k, C, h, w), from the end of this one (T, C, h, w).
-
-    Feedback "frame": the last 1 + 4 (k - 1) frames, decoded and encoded again, so that they are what the VAE makes of a
-    clip's first frames. "latent": the last k latents as they are, with neither pass of the VAE. In a causal VAE they
-    are another kind of latent than those they stand in for: the first of a clip's latents is a single frame, and each
-    later one is four, seen in the light of all before. The network was trained on the former; the less happens in those
-    four frames, the nearer the two are.
-    """
-    if settings.feedback == "latent":
-        return latents[-latents_of(settings.conditioning_frames) :]
-    # clip by clip: convolutions of a batch round otherwise, and a batch of them is no faster
-    return tokenizer.encode_video(tokenizer.decode_video(latents[None])[:, :, -settings.conditioning_frames :])[0]
-
-
-def skill_batches(prompts: Sequence[Sequence[str]], batch_size: int) -> Iterator[tuple[int, str, list[int]]]:
-    """The batches that rollouts are imagined in, in order: (place in the chain, prompt, rollouts).
-
-    Args:
-        prompts: each rollout's prompts, in order.
-    """
-    for skill in range(max(map(len, prompts))):
-        asked = [(chain[skill], rollout) for rollout, chain in enumerate(prompts) if skill < len(chain)]
-        for prompt in sorted({prompt for prompt, _ in asked}):
-            rollouts = [rollout for other, rollout in asked if other == prompt]
-            for start in range(0, len(rollouts), batch_size):
-                yield skill, prompt, rollouts[start : start + batch_size]
-
-
-def independent_rollouts(prompts: Sequence[Sequence[str]], batch_size: int) -> list[list[int]]:
-    """The rollouts in the smallest groups that share no batch, for `imagine_skills` to imagine apart.
-
-    A group is batched among itself as among all: it holds whole batches of each prompt, of which only the last can be
-    short.
-    """
-    graph = nx.Graph()
-    for _, _, rollouts in skill_batches(prompts, batch_size):
-        nx.add_path(graph, rollouts)
-    return sorted(sorted(group) for group in nx.connected_components(graph))

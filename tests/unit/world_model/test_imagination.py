@@ -15,14 +15,9 @@ from world2act.core.latent_time import latents_of
 from world2act.core.params import Rollouts, Sampler, compose, parse_params
 from world2act.core.seeds import derive
 from world2act.core.storage import write_json
-from world2act.world_model.imagining.generation import (
-    WorldModel,
-    imagine_skills,
-    independent_rollouts,
-    load_world_model,
-    make_world_model,
-)
+from world2act.world_model.imagining.imagination import imagine_rollouts, independent_rollouts
 from world2act.world_model.imagining.step_cache import computed_once
+from world2act.world_model.imagining.world_model import WorldModel, load_world_model, make_world_model
 from world2act.world_model.parts.tokenizer import VideoTokenizer, make_vae
 from world2act.world_model.parts.transformer import build_transformer
 
@@ -66,7 +61,7 @@ def seeds_of(chains: list[list[str]]) -> list[list[int]]:
 def imagine(parts: Parts, chains: list[list[str]], first: np.ndarray | None = None, **changes: Any) -> list:
     world_model, tokenizer, embeds = parts
     first = frames(len(chains)) if first is None else first
-    return imagine_skills(world_model, tokenizer, first, chains, embeds, seeds_of(chains), settings(**changes))
+    return imagine_rollouts(world_model, tokenizer, first, chains, embeds, seeds_of(chains), settings(**changes))
 
 
 @pytest.mark.parametrize("asked", [1, 5])
@@ -113,14 +108,16 @@ def test_a_rollout_is_the_same_in_every_shard(parts: Parts, shards: int) -> None
     for shard in range(shards):
         for unit in units[shard::shards]:
             first, seeds = frames(5)[unit], [seeds_of(chains)[i] for i in unit]
-            apart = imagine_skills(world_model, tokenizer, first, [chains[i] for i in unit], embeds, seeds, settings())
+            apart = imagine_rollouts(
+                world_model, tokenizer, first, [chains[i] for i in unit], embeds, seeds, settings()
+            )
             for i, clips in zip(unit, apart, strict=True):
                 assert all(torch.equal(a, b) for a, b in zip(clips, together[i], strict=True))
 
 
 def test_a_rollout_depends_on_its_seed(parts: Parts) -> None:
     world_model, tokenizer, embeds = parts
-    one, other = imagine_skills(
+    one, other = imagine_rollouts(
         world_model, tokenizer, frames(1).repeat(2, 0), [["lift"]] * 2, embeds, [[1], [2]], settings()
     )
     assert torch.equal(one[0][0], other[0][0]) and not torch.allclose(one[0][1:], other[0][1:])
