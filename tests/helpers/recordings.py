@@ -17,12 +17,13 @@ import yaml
 
 from tests.helpers.paths import ROOT
 from tests.helpers.rigs import record
+from world2act.collection.form import dataset_features
 from world2act.collection.ingested import INDEX, index_of
 from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import write_json
 from world2act.data.episodes import Episode, encode
 from world2act.data.lerobot_v3_writer import DatasetWriter
-from world2act.data.recording import PHASE, dataset_features
+from world2act.data.recording import PHASE
 from world2act.sims.rig import Rig
 from world2act.sims.simulator import load_simulator
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from world2act.collection.form import check_recording, dataset_features
 from world2act.collection.ingested import KINDS, IngestedDataset
 from world2act.collection.jobs import ExpertEpisode, Workers, plan
 from world2act.collection.recorded import action_lags, open_recorded, read_recorded
@@ -25,7 +26,7 @@ from world2act.data.episodes import EncodedEpisode
 from world2act.data.initial_states import InitialStateRow
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
-from world2act.data.recording import PHASE, check_recording, dataset_features
+from world2act.data.recording import PHASE
 from world2act.sims.checks import check_protocol, check_tasks
 from world2act.sims.rig import Rig
 from world2act.sims.scene_seeds import parse_scene_seed

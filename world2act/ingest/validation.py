@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from world2act.collection.form import check_recording
 from world2act.core.errors import BadInput
 from world2act.core.params import Demos, Params
 from world2act.core.params.gates import GateDemos
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.data.recording import ACTION, PHASE, check_recording
+from world2act.data.recording import ACTION, PHASE
 from world2act.ingest.staging import open_staged
 from world2act.ingest.uploads import Upload
 from world2act.sims.simulator import Simulator
