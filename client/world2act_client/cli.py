@@ -1,4 +1,4 @@
-"""The `world2act-client` command: fetch a release, list what there is."""
+"""The `world2act-client` command: fetch a release, or list releases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from world2act_client.store import Store
 
 
 def main() -> None:
-    """Run one command. Exits with 2, after one message, where a release cannot be had."""
+    """Run one command. Exits with 2 after one message where a release cannot be fetched."""
     parser = argparse.ArgumentParser(
         prog="world2act-client",
         description="Fetch a released policy from S3, every byte verified. Reads WORLD2ACT_STORE, "
@@ -25,8 +25,8 @@ def main() -> None:
     getting.add_argument("destination", metavar="DEST")
     getting.add_argument("--store", metavar="URL", help="s3://bucket/prefix")
     getting.add_argument("--cache", metavar="DIR")
-    getting.add_argument("--offline", action="store_true", help="use only what the cache has")
-    listing = commands.add_parser("list", help="list releases, or one's channels and versions")
+    getting.add_argument("--offline", action="store_true", help="use only the cache")
+    listing = commands.add_parser("list", help="list all releases, or the channels and versions of one")
     listing.add_argument("name", metavar="NAME", nargs="?")
     listing.add_argument("--store", metavar="URL", help="s3://bucket/prefix")
     arguments = parser.parse_args()
@@ -34,26 +34,31 @@ def main() -> None:
         if arguments.command == "list":
             _list(Store(arguments.store or setting("WORLD2ACT_STORE")), arguments.name)
         else:
-            options = {"store": arguments.store, "cache": arguments.cache, "offline": arguments.offline}
-            manifest = get(arguments.reference, arguments.destination, **options)
+            manifest = get(
+                arguments.reference,
+                arguments.destination,
+                store=arguments.store,
+                cache=arguments.cache,
+                offline=arguments.offline,
+            )
             print(f"{arguments.destination}: {manifest.name} v{manifest.version}, {manifest.size:,} bytes")
     except ReleaseError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; run it again to go on", file=sys.stderr)
+        print("stopped; run it again to continue", file=sys.stderr)
         sys.exit(130)
 
 
 def _list(store: Store, name: str | None) -> None:
     trusted = load_trusted_keys(setting("WORLD2ACT_TRUSTED_KEYS"))
-    for each in [name] if name else list_names(store):
-        versions = list_versions(store, each)
-        channels = {c: current_pointer(store, each, c, trusted) for c in list_channels(store, each)}
-        at = [f"{channel} at v{pointer.version}" for channel, pointer in channels.items()]
-        print(f"{each}: {', '.join([*at, f'{len(versions)} versions'])}")
+    for release in [name] if name else list_names(store):
+        versions = list_versions(store, release)
+        channels = {c: current_pointer(store, release, c, trusted) for c in list_channels(store, release)}
+        positions = [f"{channel} at v{pointer.version}" for channel, pointer in channels.items()]
+        print(f"{release}: {', '.join([*positions, f'{len(versions)} versions'])}")
         for version in versions if name else ():
-            manifest, _ = read_manifest(store, each, version, trusted)
+            manifest, _ = read_manifest(store, release, version, trusted)
             marks = " ".join(channel for channel, pointer in channels.items() if pointer.version == version)
             print(f"  v{version}  {manifest.created}  {manifest.size:>15,} bytes  {marks}".rstrip())
 

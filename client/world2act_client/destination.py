@@ -1,6 +1,7 @@
-"""The folder that a release becomes: built beside its place, renamed into it, and nobody else's work replaced.
+"""The destination of `get`: a folder that is built next to its final path and renamed into place.
 
-What a folder was made from stands in it, in `.world2act-release.json`; only such a folder is ever replaced.
+The folder records which release it holds, in `.world2act-release.json`. Only a folder with such a record is ever
+replaced, so that nobody's work is lost.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from world2act_client.manifest import RECORD, FileEntry, Manifest
 
 
 def read_record(destination: str | Path) -> tuple[Manifest, str] | None:
-    """The manifest that a folder was made from, and its digest; None where it is no release's folder.
+    """The manifest that a folder was made from, and its digest; None where the folder does not hold a release.
 
-    What it says was verified when it was written, and is not signed.
+    The record was verified when it was written, but is not signed.
     """
     try:
         record = json.loads((Path(destination) / RECORD).read_bytes())
@@ -32,47 +33,47 @@ def read_record(destination: str | Path) -> tuple[Manifest, str] | None:
 
 
 def prepare(target: Path) -> None:
-    """Bring back what a crash took away, and see that a release may stand here. Raises `Conflict` if not."""
+    """Undo an interrupted replacement, and check that a release may be written here. Raises `Conflict` if not."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if _beside(target).exists():
-        with locked_folder(_beside(target)) as beside:
-            recover(target, beside / "previous")
+    if _work_folder(target).exists():
+        with locked_folder(_work_folder(target)) as work:
+            recover(target, work / "previous")
     _check_replaceable(target)
 
 
 def install(cache: Cache, manifest: Manifest, digest: str, target: Path, source: dict[str, str]) -> None:
-    """Make `target` the folder of a release whose files the cache holds, whole; one that is there already stays.
+    """Make `target` the folder of a release whose files are all in the cache. Does nothing if it is that already.
 
     Args:
-        source: where the manifest came from, for the record: reference and store.
+        source: the reference and the store that the manifest came from, for the record.
 
     Raises:
-        Conflict: what lies at `target` is not ours to replace.
+        Conflict: `target` holds something else than a release.
     """
-    with locked_folder(_beside(target)) as beside:
-        recover(target, beside / "previous")
-        for left_by_a_crash in beside.iterdir():
+    with locked_folder(_work_folder(target)) as work:
+        recover(target, work / "previous")
+        for left_by_a_crash in work.iterdir():
             shutil.rmtree(left_by_a_crash)
         _check_replaceable(target)
         if not _is_whole(cache, target, manifest, digest):
-            new = beside / "new"
+            new = work / "new"
             new.mkdir()
             for file in manifest.files:
-                place = new / file.path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _link_or_copy(cache.path(file.sha256), place)
+                path = new / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(cache.path(file.sha256), path)
             _write_record(new, manifest, digest, source)
-            replace_folder(new, target, beside / "previous")
-        shutil.rmtree(beside)
+            replace_folder(new, target, work / "previous")
+        shutil.rmtree(work)
 
 
-def _beside(target: Path) -> Path:
+def _work_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.world2act-partial")
 
 
 def _check_replaceable(target: Path) -> None:
-    remedy = "choose another folder, or move this one away"
-    expected = "a folder that is not there, is empty, or holds an earlier release and nothing else"
+    remedy = "choose another folder, or move this one out of the way"
+    expected = "a folder that does not exist, is empty, or holds nothing but an earlier release"
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise Conflict(target, "a link" if target.is_symlink() else "a file", expected, remedy)
     if not target.exists() or not any(target.iterdir()):
@@ -83,7 +84,9 @@ def _check_replaceable(target: Path) -> None:
     ours = {file.path for file in record[0].files} | {RECORD}
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_symlink() or path.is_file()}
     if foreign := sorted(found - ours):
-        raise Conflict(target, f"{len(foreign)} files of somebody's: {', '.join(foreign[:3])}", expected, remedy)
+        raise Conflict(
+            target, f"{len(foreign)} files that are not part of the release: {', '.join(foreign[:3])}", expected, remedy
+        )
 
 
 def _is_whole(cache: Cache, target: Path, manifest: Manifest, digest: str) -> bool:
@@ -92,7 +95,7 @@ def _is_whole(cache: Cache, target: Path, manifest: Manifest, digest: str) -> bo
         return False
 
     def matches(file: FileEntry) -> bool:
-        with suppress(FileNotFoundError):  # a link to what was just verified in the cache
+        with suppress(FileNotFoundError):  # a hard link to a file that was just verified in the cache
             if os.path.samestat((target / file.path).lstat(), cache.path(file.sha256).lstat()):
                 return True
         return sha256_of(target / file.path) == file.sha256
@@ -101,12 +104,12 @@ def _is_whole(cache: Cache, target: Path, manifest: Manifest, digest: str) -> bo
         return all(pool.map(matches, manifest.files))
 
 
-def _link_or_copy(content: Path, place: Path) -> None:
+def _link_or_copy(content: Path, path: Path) -> None:
     try:
-        place.hardlink_to(content)
+        path.hardlink_to(content)
     except OSError:  # another file system, or one without hard links
-        shutil.copyfile(content, place)
-        place.chmod(0o444)
+        shutil.copyfile(content, path)
+        path.chmod(0o444)
 
 
 def _write_record(folder: Path, manifest: Manifest, digest: str, source: dict[str, str]) -> None:
@@ -114,4 +117,4 @@ def _write_record(folder: Path, manifest: Manifest, digest: str, source: dict[st
     with (folder / RECORD).open("w", encoding="utf-8") as stream:
         json.dump(record, stream, indent=1)
         stream.flush()
-        os.fsync(stream.fileno())  # without it a power cut may leave a folder that nobody dares to replace
+        os.fsync(stream.fileno())  # otherwise a power cut may leave a folder without a record, which is never replaced

@@ -1,4 +1,4 @@
-"""What goes wrong with a release. Each error says where, what was found, what was expected and what to do."""
+"""The errors of releases. Each says where, what was found, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ class ReleaseError(Exception):
     """Base of every error that is reported as one message, without a traceback.
 
     Args:
-        where: the object, file or setting concerned. Never a credential.
+        where: the object, file or setting concerned. It never contains a credential.
         found: what was there.
         expected: what should have been there.
         remedy: what the user can do about it.
@@ -23,20 +23,20 @@ class ReleaseError(Exception):
 
 
 class NotFound(ReleaseError):
-    """There is no such bucket, name, channel, version or object."""
+    """The bucket, name, channel, version or object does not exist."""
 
 
 class Denied(ReleaseError):
-    """The store knows the caller and refuses the action, or does not know the caller."""
+    """The store does not know the caller, or refuses the action."""
 
 
 class Tampered(ReleaseError):
-    """Bytes that are not the ones that were signed. They are never handed on."""
+    """Bytes differ from those that were signed. They are never passed on."""
 
 
 class Unreachable(ReleaseError):
-    """The store does not answer, or not in time."""
+    """The store does not answer in time."""
 
 
 class Conflict(ReleaseError):
-    """Somebody else wrote there first, or what lies there is not ours to replace."""
+    """Somebody else wrote first, or what exists must not be replaced."""

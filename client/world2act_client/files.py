@@ -1,4 +1,4 @@
-"""Files and folders on this machine: locked, hashed, moved whole or not at all, never through a symbolic link."""
+"""Local files and folders: locking, hashing and atomic replacement; symbolic links are never followed."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from world2act_client.errors import Denied, ReleaseError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-_BUFFER = 2**20  # stays in a core's cache between reading and hashing
+_BUFFER = 2**20  # small enough to stay in a core's cache between reading and hashing
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system raises into a `ReleaseError`: no room, no permission, or what it says."""
+    """Turn errors of the file system into a `ReleaseError`."""
     try:
         yield
     except PermissionError as error:
         raise Denied(
-            error.filename or path, error.strerror, "a folder that this user may write", "see its mode"
+            error.filename or path, error.strerror, "a folder that this user may write", "check its permissions"
         ) from error
     except OSError as error:
         if error.errno in _NO_ROOM:
-            remedy = "free disk space and run it again: it goes on where it stopped"
+            remedy = "free disk space and run it again: it continues where it stopped"
             raise ReleaseError(path, error.strerror, "room for the release", remedy) from error
-        remedy = "choose a folder inside it" if error.errno == errno.EBUSY else "see what lies there"
-        expected = "no mount point" if error.errno == errno.EBUSY else "a usable path"
+        remedy = "choose a folder inside it" if error.errno == errno.EBUSY else "check what exists at this path"
+        expected = "a folder that is not a mount point" if error.errno == errno.EBUSY else "a usable path"
         raise ReleaseError(error.filename or path, error.strerror or error, expected, remedy) from error
 
 
 @contextmanager
 def locked_folder(path: Path) -> Iterator[Path]:
-    """A folder that no other process or thread is in, made where it is missing.
+    """Lock a folder against other processes and threads, after creating it if necessary.
 
-    Whoever holds it may remove or rename it; those who wait then make a new one.
+    The holder may remove or rename it; those that wait then create a new one.
     """
     while True:
         path.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def locked_folder(path: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str | None:
-    """The hash of a regular file; None where there is none (a symbolic link is none)."""
+    """The hash of a regular file; None where there is no such file, or it is a symbolic link."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -89,9 +89,9 @@ def hash_on(digest: hashlib._Hash, handle: int, begin: int, end: int) -> hashlib
 
 
 def replace_folder(new: Path, target: Path, previous: Path) -> None:
-    """Put the folder `new` at `target` and what was there at `previous`, in one step where the file system can.
+    """Move the folder `new` to `target`, and what was there to `previous`: atomically where the file system can.
 
-    Where it cannot, a crash between the two renames leaves no `target`; `recover` brings it back.
+    Where it cannot, a crash between the two renames leaves no `target`; `recover` restores it.
     """
     if not target.exists() or not any(target.iterdir()):
         new.rename(target)
@@ -108,7 +108,7 @@ def replace_folder(new: Path, target: Path, previous: Path) -> None:
 
 
 def recover(target: Path, previous: Path) -> None:
-    """Undo a `replace_folder` that a crash cut short."""
+    """Undo a `replace_folder` that a crash interrupted."""
     if previous.exists() and not target.exists():
         previous.rename(target)
 

@@ -1,4 +1,4 @@
-"""From a reference to a folder: resolve it, fetch what the cache lacks, put the folder in its place."""
+"""`get`: resolve a reference, fetch what is missing from the cache, and build the folder."""
 
 from __future__ import annotations
 
@@ -46,79 +46,79 @@ def get(
 
     Args:
         reference: policy@prod, policy@v12 or policy@latest.
-        destination: a folder that is not there, is empty, or holds an earlier release.
-        store: `s3://bucket/prefix`; by default what WORLD2ACT_STORE names.
-        cache: by default what WORLD2ACT_CACHE names, or ~/.cache/world2act.
-        trusted_keys: a PEM file of public keys; by default what WORLD2ACT_TRUSTED_KEYS names.
-        offline: use only what the cache has. It is used too, and said on stderr, when the store does not answer.
+        destination: a folder that does not exist, is empty, or holds an earlier release.
+        store: `s3://bucket/prefix`; by default the value of WORLD2ACT_STORE.
+        cache: a folder; by default the value of WORLD2ACT_CACHE, or ~/.cache/world2act.
+        trusted_keys: a PEM file of public keys; by default the value of WORLD2ACT_TRUSTED_KEYS.
+        offline: use only the cache. This also happens, with a note on stderr, when the store does not answer.
         progress: draw a progress bar, if stderr is a terminal.
 
-    Returns: the manifest of what now lies in `destination`.
+    Returns: the manifest of the release that is now in `destination`.
 
     Raises:
-        NotFound: no such name, channel, version or bucket, or a setting is missing.
-        Denied: the store refuses the key, or the action.
-        Tampered: a signature, manifest, object or channel is not what was signed.
-        Unreachable: the store does not answer, and the cache does not hold all of an earlier answer.
-        Conflict: `destination` holds something that is not ours to replace.
-        ReleaseError: the disk is full, or the file system refuses.
+        NotFound: the name, channel, version or bucket does not exist, or a setting is missing.
+        Denied: the store refuses the credentials or the action.
+        Tampered: a manifest, object or channel differs from what was signed.
+        Unreachable: the store does not answer, and the cache has no complete release.
+        Conflict: `destination` holds something else than a release.
+        ReleaseError: the disk is full, or the file system reports another error.
     """
     wanted = parse_reference(reference)
     source = store if isinstance(store, Store) else Store(store or setting("WORLD2ACT_STORE"))
     trusted = load_trusted_keys(trusted_keys or setting("WORLD2ACT_TRUSTED_KEYS"))
-    # a link above it is the user's way of saying where; one at its own place would be replaced, and is refused
+    # links in the parent's path are the user's choice; a link at the destination itself would be replaced: refused
     target = Path(destination).absolute()
     target = target.resolve() if target.name == ".." else target.parent.resolve() / target.name
     with disk_errors(target):
-        kept = Cache(cache or os.environ.get("WORLD2ACT_CACHE") or "~/.cache/world2act")
+        local = Cache(cache or os.environ.get("WORLD2ACT_CACHE") or "~/.cache/world2act")
         prepare(target)
-        manifest, digest = _bring(source, kept, wanted, trusted, offline, progress)
-        install(kept, manifest, digest, target, {"reference": reference, "store": source.url})
+        manifest, digest = _fetch_release(source, local, wanted, trusted, offline, progress)
+        install(local, manifest, digest, target, {"reference": reference, "store": source.url})
     return manifest
 
 
 def setting(name: str) -> str:
-    """An environment variable that has to be there. Raises `NotFound`."""
+    """A required environment variable. Raises `NotFound` where it is not set."""
     if not os.environ.get(name):
         expected = {"WORLD2ACT_STORE": "s3://bucket/prefix"}.get(name, "the path of a PEM file of public keys")
         raise NotFound(name, "not set", expected, f"export {name}=..., or give it as an argument")
     return os.environ[name]
 
 
-def _bring(
+def _fetch_release(
     store: Store, cache: Cache, wanted: Reference, trusted: TrustedKeys, offline: bool, progress: bool
 ) -> tuple[Manifest, str]:
-    """Resolve the reference and fill the cache with what it names; from the cache alone where the store is silent."""
+    """Resolve the reference and fetch its files; from the cache alone where the store does not answer."""
     remembered = cache.remembered(store.url)
     if offline:
-        return _bring_offline(cache, remembered, wanted, trusted, "offline was asked for")
+        return _take_from_cache(cache, remembered, wanted, trusted, "--offline was given")
     try:
-        heard = _Heard(store)
-        manifest, digest = resolve(heard, wanted, trusted, not_before=_seen(remembered, wanted))
-        # a pointer is remembered at once, so that no older one is taken; a manifest when all of it is here
-        heard.keep(remembered, "channels")
+        recorded = _RecordedStore(store)
+        manifest, digest = resolve(recorded, wanted, trusted, not_before=_seen(remembered, wanted))
+        # a pointer is remembered at once, so that no older one is accepted; a manifest once all its files are cached
+        recorded.keep(remembered, "channels")
         _fill(store, cache, manifest, digest, progress)
-        heard.keep(remembered, "versions")
+        recorded.keep(remembered, "versions")
         return manifest, digest
     except Unreachable as error:
         try:
-            return _bring_offline(cache, remembered, wanted, trusted, f"{store.url} does not answer ({error.found})")
+            return _take_from_cache(cache, remembered, wanted, trusted, f"{store.url} does not answer ({error.found})")
         except Unreachable:
             raise error from None
 
 
-def _bring_offline(
+def _take_from_cache(
     cache: Cache, remembered: Remembered, wanted: Reference, trusted: TrustedKeys, why: str
 ) -> tuple[Manifest, str]:
-    """What the reference last meant, of which the cache has all; says so on stderr."""
-    where, expected = f"{cache.folder}: {wanted}", "all of a release in the cache"
+    """The last release of the reference that is complete in the cache; prints a note on stderr."""
+    where, expected = f"{cache.folder}: {wanted}", "a complete release in the cache"
     try:
         manifest, digest = _last_complete(remembered, wanted, trusted)
     except NotFound as error:
-        raise Unreachable(where, f"{why}, and nothing was fetched before", expected, "run it again online") from error
+        raise Unreachable(where, f"{why}, and nothing was fetched earlier", expected, "run it again online") from error
     if missing := _missing(cache, manifest.files):
         names = ", ".join(file.path for file in missing[:3])
-        found = f"{why}, and {len(missing)} files missing or damaged ({names})"
+        found = f"{why}, and {len(missing)} cached files are missing or damaged ({names})"
         raise Unreachable(where, found, expected, "run it again online")
     print(f"world2act-client: {why}; serving {manifest.name} v{manifest.version} from the cache", file=sys.stderr)
     return manifest, digest
@@ -129,18 +129,18 @@ def _last_complete(remembered: Remembered, wanted: Reference, trusted: TrustedKe
         return resolve(remembered, wanted, trusted)
     for serial in reversed(list_serials(remembered, wanted.name, wanted.channel)):
         pointer = read_pointer(remembered, wanted.name, wanted.channel, serial, trusted)
-        with suppress(NotFound):  # this one was seen, but its files never came
+        with suppress(NotFound):  # its pointer was seen, but its files were never fetched
             manifest, digest = read_manifest(remembered, wanted.name, pointer.version, trusted)
             if digest == pointer.manifest_sha256:
                 return manifest, digest
-    raise NotFound(wanted, "nothing remembered", "an earlier answer", "run it again online")
+    raise NotFound(wanted, "nothing in the cache", "an answer from an earlier run", "run it again online")
 
 
-class _Heard:
-    """A store whose answers can be kept."""
+class _RecordedStore:
+    """A store whose answers are recorded, so that they can be remembered once they are verified."""
 
     def __init__(self, store: Store) -> None:
-        self.url, self.list = store.url, store.list
+        self.url, self.keys = store.url, store.keys
         self._store = store
         self._answers: dict[str, bytes] = {}
 
@@ -149,7 +149,7 @@ class _Heard:
         return self._answers[relative]
 
     def keep(self, remembered: Remembered, kind: str) -> None:
-        """Remember the envelopes read, of "channels" or of "versions". Only what was verified may get here."""
+        """Remember the envelopes that were read, of "channels" or "versions". Call it only once they are verified."""
         for relative, content in self._answers.items():
             if relative.split("/")[2] == kind:
                 remembered.keep(relative, content)
@@ -165,7 +165,7 @@ def _seen(remembered: Remembered, wanted: Reference) -> int:
 
 
 def _missing(cache: Cache, files: Iterable[FileEntry]) -> list[FileEntry]:
-    """The files, one a content, that the cache does not hold whole. Reads and hashes all that it holds."""
+    """The files, one per content, that the cache lacks or has damaged. Reads and hashes all that it has."""
     contents = {file.sha256: file for file in files}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         held = dict(zip(contents, pool.map(cache.holds, contents), strict=True))
@@ -173,12 +173,12 @@ def _missing(cache: Cache, files: Iterable[FileEntry]) -> list[FileEntry]:
 
 
 def _fill(store: Store, cache: Cache, manifest: Manifest, digest: str, progress: bool) -> None:
-    """Fetch what the cache lacks of a manifest."""
+    """Fetch the files of a manifest that the cache lacks."""
     missing = _missing(cache, manifest.files)
     if not missing:
         return
     with cache.partial(digest) as folder:
-        missing = _missing(cache, missing)  # another process may have brought them while this one waited
+        missing = _missing(cache, missing)  # another process may have fetched them while this one waited
         with _bar(f"{manifest.name} v{manifest.version}", sum(file.size for file in missing), progress) as advance:
             fetch(store, cache, missing, folder, advance)
         shutil.rmtree(folder)

@@ -1,8 +1,8 @@
-"""What a release is: the manifest names every file of one version, the pointer says which version a channel is at.
+"""The documents of a release: a manifest lists every file of one version, a pointer says which version a channel has.
 
-Both travel as JSON payloads inside signed envelopes (`world2act_client.signing`). They are checked when they are
-read, whoever signed them: a path never leaves its folder, and where a file's bytes lie in the store follows from its
-md5 alone, so that a manifest cannot point elsewhere.
+Both are JSON payloads of signed envelopes (`world2act_client.signing`). They are validated on reading, whoever signed
+them: a path never leaves its folder, and the location of a file in the store follows from its md5 alone, so that a
+manifest cannot point elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from world2act_client.errors import Tampered
 
 MANIFEST_TYPE = "application/vnd.world2act.manifest+json"
 POINTER_TYPE = "application/vnd.world2act.pointer+json"
-RECORD = ".world2act-release.json"  # what `get` writes into a destination beside the release's files
+RECORD = ".world2act-release.json"  # what `get` writes into a destination in addition to the release's files
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 CHANNEL = re.compile(r"(?!latest$|v\d+$)[a-z][a-z0-9-]*")
 _MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
@@ -39,7 +39,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One version of a release and where it came from.
+    """One version of a release and its origin.
 
     `created` is RFC 3339 in UTC. `git`: revision, url or None, modified paths. `lineage`: stage, cmd, deps and outs
     (path, md5) of every stage upstream. `gates`: artifact → success, failed expectations. `metrics`: stage → its
@@ -60,18 +60,18 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The size of all files, in bytes."""
         return sum(file.size for file in self.files)
 
     def to_payload(self) -> bytes:
-        """The bytes that are signed. The same manifest always gives the same bytes. Raises: as `from_payload`."""
+        """The bytes to sign, always the same for the same manifest. Raises what `from_payload` raises."""
         payload = _to_json(asdict(self))
         Manifest.from_payload(payload)
         return payload
 
     @classmethod
     def from_payload(cls, payload: bytes, where: object = "manifest") -> Manifest:
-        """Read and check. Raises `Tampered` where it breaks the schema or names a path outside its folder."""
+        """Read and validate. Raises `Tampered` where it breaks the schema or names a path outside its folder."""
         value = _read(payload, cls, where)
         _check(where, NAME.fullmatch(value["name"]), value["name"], "a name of a-z, 0-9 and -")
         _check(where, value["version"] >= 1, value["version"], "a version from 1")
@@ -95,14 +95,14 @@ class Pointer:
     schema: int = 1
 
     def to_payload(self) -> bytes:
-        """The bytes that are signed. Raises: as `from_payload`."""
+        """The bytes to sign. Raises what `from_payload` raises."""
         payload = _to_json(asdict(self))
         Pointer.from_payload(payload)
         return payload
 
     @classmethod
     def from_payload(cls, payload: bytes, where: object = "pointer") -> Pointer:
-        """Read and check. Raises `Tampered` where it breaks the schema."""
+        """Read and validate. Raises `Tampered` where it breaks the schema."""
         value = _read(payload, cls, where)
         _check(where, NAME.fullmatch(value["name"]), value["name"], "a name of a-z, 0-9 and -")
         _check(where, CHANNEL.fullmatch(value["channel"]), value["channel"], "a channel of a-z, 0-9 and -")
@@ -113,11 +113,11 @@ class Pointer:
 
 
 def digest_of(payload: bytes) -> str:
-    """What a pointer names a manifest by: the sha256 of the payload (so that it outlives a change of keys)."""
+    """The sha256 of a manifest's payload, by which pointers refer to it. It does not depend on the signing key."""
     return hashlib.sha256(payload).hexdigest()
 
 
-def _to_json(value: Any) -> bytes:
+def _to_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -132,15 +132,16 @@ def _read(payload: bytes, shape: type, where: object) -> dict[str, Any]:
     return value
 
 
-def _read_value(value: Any, shape: type, where: object) -> dict[str, Any]:
-    """A JSON object with exactly the fields of a dataclass, each of its type."""
+def _read_value(value: object, shape: type, where: object) -> dict[str, Any]:
+    """Check that a value is a JSON object with exactly the fields of a dataclass, with the right types."""
     names = {field.name for field in fields(shape)}
-    _check(where, isinstance(value, dict), type(value).__name__, "a JSON object")
+    if not isinstance(value, dict):
+        raise Tampered(where, type(value).__name__, "a JSON object", _REMEDY)
     _check(where, value.keys() == names, sorted(value), f"exactly the keys {sorted(names)}")
     for field in fields(shape):
         kind = str(field.type).split("[")[0]
         wanted = {"str": str, "int": int, "Mapping": dict, "list": list, "tuple": list}[kind]
-        # type, not isinstance: true is no version
+        # type, not isinstance: true is not a version
         _check(where, type(value[field.name]) is wanted, f"{field.name}: {value[field.name]!r:.80}", wanted.__name__)
     return value
 
@@ -150,8 +151,8 @@ def _check_files(files: Iterable[FileEntry], where: object) -> None:
     contents: dict[str, FileEntry] = {}
     for file in files:
         _check(where, _stays_inside(file.path), f"path {file.path!r}", "a relative POSIX path that stays inside")
-        _check(where, file.path not in paths, f"{file.path} twice", "each path once")
-        _check(where, file.size >= 0, f"{file.path}: size {file.size}", "a size from 0")
+        _check(where, file.path not in paths, f"{file.path} twice", "every path once")
+        _check(where, file.size >= 0, f"{file.path}: size {file.size}", "a size of at least 0")
         _check(where, _MD5.fullmatch(file.md5), f"{file.path}: md5 {file.md5!r}", "32 hexadecimal digits")
         _check(where, _SHA256.fullmatch(file.sha256), f"{file.path}: sha256 {file.sha256!r}", "64 hexadecimal digits")
         same = contents.setdefault(file.md5, file)
@@ -159,12 +160,12 @@ def _check_files(files: Iterable[FileEntry], where: object) -> None:
             where,
             (same.size, same.sha256) == (file.size, file.sha256),
             f"{file.path} and {same.path}: one md5, two contents",
-            "one content an md5",
+            "one content per md5",
         )
         paths.add(file.path)
     for path in paths:
         parents = {parent.as_posix() for parent in PurePosixPath(path).parents}
-        _check(where, not parents & paths, f"{path} below {parents & paths}", "no file that is also a folder")
+        _check(where, not parents & paths, f"{path} inside {parents & paths}", "no file that is also a folder")
 
 
 def _stays_inside(path: str) -> bool:
@@ -186,15 +187,15 @@ def _is_utc(text: str) -> bool:
     return offset is not None and not offset
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has the same key twice")
     return value
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def _check(where: object, holds: object, found: object, expected: str) -> None:

@@ -1,7 +1,7 @@
 """From a reference to a verified manifest: policy@prod (a channel), policy@v12, policy@latest.
 
-A channel is an append-only log of signed pointers; the highest serial is where it stands. Whatever has `read` and
-`list` as `Store` does can be read from: a store, or what a cache remembers of one.
+A channel is an append-only log of signed pointers; the one with the highest serial is current. Everything here reads
+from a `Readable`: a store, or the envelopes that a cache remembers of one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from world2act_client.errors import NotFound, Tampered
 from world2act_client.manifest import CHANNEL, MANIFEST_TYPE, NAME, POINTER_TYPE, Manifest, Pointer, digest_of
@@ -21,13 +21,14 @@ _POINTER_KEY = re.compile(r"releases/[^/]+/channels/[^/]+/(\d{6,})\.json")
 
 
 class Readable(Protocol):
-    """What a release can be resolved from."""
+    """A source of signed envelopes."""
 
-    url: str
+    @property
+    def url(self) -> str: ...
 
     def read(self, relative: str) -> bytes: ...
 
-    def list(self, relative_prefix: str) -> Iterator[tuple[str, Any, Any, Any]]: ...
+    def keys(self, relative_prefix: str) -> Iterator[str]: ...
 
 
 @dataclass(frozen=True)
@@ -43,52 +44,52 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read a reference. Raises `NotFound` where it is none."""
-    name, at, place = text.partition("@")
+    """Parse a reference. Raises `NotFound` where it is not one."""
+    name, at, target = text.partition("@")
     if at and NAME.fullmatch(name):
-        if place == "latest":
+        if target == "latest":
             return Reference(name)
-        if re.fullmatch(r"v[1-9]\d*", place):
-            return Reference(name, version=int(place[1:]))
-        if CHANNEL.fullmatch(place):
-            return Reference(name, channel=place)
+        if re.fullmatch(r"v[1-9]\d*", target):
+            return Reference(name, version=int(target[1:]))
+        if CHANNEL.fullmatch(target):
+            return Reference(name, channel=target)
     remedy = "`world2act-client list` shows all"
-    raise NotFound(f"reference {text!r}", "no reference", "policy@prod, policy@v12 or policy@latest", remedy)
+    raise NotFound(f"reference {text!r}", "not a reference", "policy@prod, policy@v12 or policy@latest", remedy)
 
 
 def read_manifest(store: Readable, name: str, version: int, trusted: TrustedKeys) -> tuple[Manifest, str]:
     """A version's manifest and its digest, verified.
 
     Raises:
-        NotFound: there is no such version.
-        Tampered: the signature does not hold, or it is another version's manifest.
+        NotFound: the version does not exist.
+        Tampered: the signature is invalid, or it is the manifest of another version.
     """
     where = f"{store.url}/{manifest_key(name, version)}"
     payload = open_sealed(store.read(manifest_key(name, version)), MANIFEST_TYPE, trusted, where)
     manifest = Manifest.from_payload(payload, where)
     if (manifest.name, manifest.version) != (name, version):
         found = f"the manifest of {manifest.name} v{manifest.version}"
-        raise Tampered(where, found, f"that of {name} v{version}", "somebody moved it: do not use it")
+        raise Tampered(where, found, f"that of {name} v{version}", "it was moved: do not use it")
     return manifest, digest_of(payload)
 
 
 def read_pointer(store: Readable, name: str, channel: str, serial: int, trusted: TrustedKeys) -> Pointer:
-    """One pointer of a channel's log, verified. Raises: as `read_manifest`."""
+    """One pointer of a channel's log, verified. Raises what `read_manifest` raises."""
     where = f"{store.url}/{pointer_key(name, channel, serial)}"
     payload = open_sealed(store.read(pointer_key(name, channel, serial)), POINTER_TYPE, trusted, where)
     pointer = Pointer.from_payload(payload, where)
     if (pointer.name, pointer.channel, pointer.serial) != (name, channel, serial):
         found = f"pointer {pointer.serial} of {pointer.name}@{pointer.channel}"
-        raise Tampered(where, found, f"pointer {serial} of {name}@{channel}", "somebody moved it: do not use it")
+        raise Tampered(where, found, f"pointer {serial} of {name}@{channel}", "it was moved: do not use it")
     return pointer
 
 
 def current_pointer(store: Readable, name: str, channel: str, trusted: TrustedKeys, not_before: int = 0) -> Pointer:
-    """Where a channel stands.
+    """The current pointer of a channel.
 
     Raises:
-        NotFound: it has no pointer.
-        Tampered: as `read_manifest`, or its highest serial is below `not_before`, which was seen earlier.
+        NotFound: the channel has no pointer.
+        Tampered: as in `read_manifest`, or the highest serial is below `not_before`, which was seen earlier.
     """
     serials = list_serials(store, name, channel)
     if not serials:
@@ -101,15 +102,15 @@ def current_pointer(store: Readable, name: str, channel: str, trusted: TrustedKe
 def resolve(
     store: Readable, reference: str | Reference, trusted: TrustedKeys, not_before: int = 0
 ) -> tuple[Manifest, str]:
-    """The manifest that a reference means now, and its digest.
+    """The manifest that a reference refers to now, and its digest.
 
     Args:
         not_before: the highest serial of the channel (for `latest`, the highest version) that was seen earlier.
 
     Raises:
-        NotFound: no such name, channel or version.
-        Tampered: a signature does not hold, a channel points at a manifest that is not the one it was promoted to, or
-            the store stands where it stood before `not_before`: no downgrade by replay.
+        NotFound: the name, channel or version does not exist.
+        Tampered: a signature is invalid, a manifest differs from the one that was promoted, or the store is in a state
+            from before `not_before`: a replayed old state cannot downgrade a client.
     """
     wanted = parse_reference(reference) if isinstance(reference, str) else reference
     if wanted.channel:
@@ -132,30 +133,32 @@ def resolve(
 
 
 def list_versions(store: Readable, name: str) -> list[int]:
-    """The versions of a release, ascending; empty where there is none."""
+    """The versions of a release, ascending; empty where there are none."""
     return _numbers(store, f"releases/{name}/versions/", _VERSION_KEY)
 
 
 def list_serials(store: Readable, name: str, channel: str) -> list[int]:
-    """The serials of a channel's log, ascending; empty where there is none."""
+    """The serials of a channel's log, ascending; empty where there are none."""
     return _numbers(store, f"releases/{name}/channels/{channel}/", _POINTER_KEY)
 
 
 def list_channels(store: Readable, name: str) -> list[str]:
     """The channels of a release."""
-    return sorted({key.split("/")[3] for key, *_ in store.list(f"releases/{name}/channels/")})
+    return sorted({key.split("/")[3] for key in store.keys(f"releases/{name}/channels/")})
 
 
 def list_names(store: Readable) -> list[str]:
-    """The names that something was released under."""
-    return sorted({key.split("/")[1] for key, *_ in store.list("releases/") if _VERSION_KEY.fullmatch(key)})
+    """The names of all releases."""
+    return sorted({key.split("/")[1] for key in store.keys("releases/") if _VERSION_KEY.fullmatch(key)})
 
 
 def _check_not_before(where: str, what: str, found: int, seen: int) -> None:
     if found < seen:
-        remedy = "an old state was put back. If you know by whom and why, delete the cache's folder `remembered`"
+        remedy = (
+            "an old state was restored. If you know who did it and why, delete the folder `remembered` of the cache"
+        )
         raise Tampered(where, f"{what} {found}", f"{seen} or later, which was seen earlier", remedy)
 
 
 def _numbers(store: Readable, prefix: str, pattern: re.Pattern[str]) -> list[int]:
-    return sorted(int(found[1]) for key, *_ in store.list(prefix) if (found := pattern.fullmatch(key)))
+    return sorted(int(found[1]) for key in store.keys(prefix) if (found := pattern.fullmatch(key)))

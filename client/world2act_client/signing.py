@@ -1,7 +1,7 @@
 """Ed25519 signatures around payloads, in DSSE envelopes (github.com/secure-systems-lab/dsse, protocol 1.0.2).
 
-An envelope is JSON: payloadType, payload (base64), signatures [{keyid, sig}]. What is signed covers the type, so that
-a pointer is never taken for a manifest. A key's id is the sha256 of its public half in DER.
+An envelope is JSON: payloadType, payload (base64), signatures [{keyid, sig}]. The signature covers the type, so that a
+pointer is never mistaken for a manifest. A key's id is the sha256 of its public half in DER.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ def seal(payload_type: str, payload: bytes, key: Ed25519PrivateKey) -> bytes:
 
 
 def open_sealed(envelope: bytes, payload_type: str, trusted: TrustedKeys, where: object = "envelope") -> bytes:
-    """The payload, once a trusted key's signature over it holds.
+    """The payload, if a trusted key signed it.
 
     Raises:
-        Tampered: no envelope, another payload type, a signature by no trusted key or one that does not hold.
+        Tampered: not an envelope, another payload type, no signature by a trusted key, or an invalid one.
     """
     try:
         value = json.loads(envelope)
         found_type, payload = value["payloadType"], base64.b64decode(value["payload"], validate=True)
-        signatures = [(each["keyid"], base64.b64decode(each["sig"], validate=True)) for each in value["signatures"]]
+        signatures = [(entry["keyid"], base64.b64decode(entry["sig"], validate=True)) for entry in value["signatures"]]
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
-        remedy = "it is damaged or no release; ask whoever keeps the store"
+        remedy = "it is damaged or not a release; ask the operator of the store"
         raise Tampered(where, f"{type(error).__name__}: {error}", "a DSSE envelope", remedy) from error
     if found_type != payload_type:
-        raise Tampered(where, f"payload type {found_type!r}", payload_type, "it stands in the wrong place; do not use")
+        raise Tampered(where, f"payload type {found_type!r}", payload_type, "it is in the wrong place: do not use it")
     by_trusted = [(trusted[keyid], signature) for keyid, signature in signatures if keyid in trusted]
     if not by_trusted:
         raise Tampered(
@@ -73,7 +73,7 @@ def open_sealed(envelope: bytes, payload_type: str, trusted: TrustedKeys, where:
             return payload
         except InvalidSignature:
             continue
-    raise Tampered(where, "a signature that does not hold", "the content that was signed", "do not use it")
+    raise Tampered(where, "an invalid signature", "the content that was signed", "do not use it")
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -82,21 +82,21 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def load_signing_key(path: str | Path) -> Ed25519PrivateKey:
-    """Read a PEM private key. Raises `NotFound`, or `Denied` where it is none of ours or everybody may read it."""
+    """Read a PEM private key. Raises `NotFound`, or `Denied` where it is of another kind or world-readable."""
     content = _read_key_file(path, "a PEM file with an Ed25519 private key")
     if Path(path).stat().st_mode & 0o007:
         raise Denied(path, "a private key that every user may read", "mode 0600", f"chmod 600 {path}")
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError) as error:
-        raise Denied(path, "no readable private key", "an unencrypted Ed25519 key as PEM", _NEW_PAIR) from error
+        raise Denied(path, "not a readable private key", "an unencrypted Ed25519 key as PEM", _NEW_PAIR) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise Denied(path, type(key).__name__, "an Ed25519 private key", _NEW_PAIR)
     return key
 
 
 def load_trusted_keys(path: str | Path) -> TrustedKeys:
-    """Read a file of one or more PEM public keys, by key id. Raises `NotFound`, or `Denied` where it holds none."""
+    """Read a file of PEM public keys; returns them by key id. Raises `NotFound`, or `Denied` where it has none."""
     trusted: dict[str, Ed25519PublicKey] = {}
     for block in _PEM_PUBLIC.findall(_read_key_file(path, "a PEM file with the public keys to trust")):
         try:
@@ -112,13 +112,13 @@ def load_trusted_keys(path: str | Path) -> TrustedKeys:
 
 
 def make_key_pair(directory: str | Path) -> tuple[Path, Path]:
-    """Write a new pair: signing.pem (mode 0600) and trusted.pem. Raises `Conflict` rather than replace one."""
+    """Write a new pair: signing.pem (mode 0600) and trusted.pem. Raises `Conflict` where one exists."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     private, public = folder / "signing.pem", folder / "trusted.pem"
     for path in (private, public):
         if path.exists():
-            raise Conflict(path, "a key", "nothing there yet", "choose another folder: a lost key cannot be made again")
+            raise Conflict(path, "a key", "no file", "choose another folder: a lost key cannot be restored")
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
@@ -138,4 +138,4 @@ def _read_key_file(path: str | Path, expected: str) -> bytes:
     except FileNotFoundError as error:
         raise NotFound(path, "nothing", expected, _NEW_PAIR) from error
     except OSError as error:
-        raise Denied(path, error.strerror, expected, "let this user read it") from error
+        raise Denied(path, error.strerror, expected, "give this user permission to read it") from error

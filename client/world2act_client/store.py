@@ -1,6 +1,6 @@
-"""A store: one bucket and prefix on an S3-compatible server, which is a DVC remote and holds our releases too.
+"""A store: a bucket and prefix on an S3-compatible server, which holds our releases and serves as a DVC remote.
 
-Endpoint, region and credentials come from the environment as boto3 reads them. Whatever boto3 raises leaves here as
+Endpoint, region and credentials come from the environment as boto3 reads them. Every exception of boto3 is turned into
 a `ReleaseError` that says what to do.
 """
 
@@ -9,20 +9,19 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
 import boto3
 from botocore import exceptions
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
-from botocore.response import StreamingBody
 
 from world2act_client.errors import Conflict, Denied, NotFound, ReleaseError, Tampered, Unreachable
+from world2act_client.s3 import Body, S3Client
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
@@ -35,25 +34,25 @@ _WRONG_KEY = {
     "AuthorizationHeaderMalformed",
 }
 _CUT = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError)
-_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S, _TRIES = 5, 30, 4  # a robot without a network shall know it within a minute
+_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S, _TRIES = 5, 30, 4  # a robot without a network must notice within a minute
 _AT_ONCE = 32  # connections kept open: as many as a reader has threads
 _BUFFER = 2**20  # bytes read at a time
-_PAGE = 1000  # keys that S3 lists, or deletes, in one request
+_PAGE = 1000  # keys that S3 lists or deletes per request
 
 
 class Store:
-    """Names and moves the objects of one store.
+    """Reads, writes and lists the objects of one store.
 
     Args:
         url: `s3://bucket/prefix`.
-        endpoint_url: the server, where it is not the one that the environment names.
+        endpoint_url: the server, if it is another than the environment names.
     """
 
     def __init__(self, url: str, endpoint_url: str | None = None) -> None:
         found = _URL.fullmatch(url)
         if not found:
             remedy = "give it as WORLD2ACT_STORE or --store"
-            raise NotFound(f"store {url!r}", "no S3 URL", "s3://bucket/prefix", remedy)
+            raise NotFound(f"store {url!r}", "not an S3 URL", "s3://bucket/prefix", remedy)
         self.bucket: str = found["bucket"]
         self.prefix: str = (found["prefix"] or "").strip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
@@ -62,37 +61,37 @@ class Store:
             read_timeout=_READ_TIMEOUT_S,
             max_pool_connections=_AT_ONCE,
             retries={"mode": "standard", "total_max_attempts": _TRIES},
-            # every object is verified against a signed sha256; not every S3-compatible server knows the newer checksums
+            # every object is verified against a signed sha256; some S3-compatible servers lack the newer checksums
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"payload_signing_enabled": True},
         )
         with _translated(self.url):
-            self.s3: Any = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
+            self.s3: S3Client = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
 
     def key(self, relative: str) -> str:
-        """The whole key of a name inside the store."""
+        """The full key of a name inside the store."""
         return f"{self.prefix}/{relative}" if self.prefix else relative
 
     def read(self, relative: str) -> bytes:
-        """A small object, whole. Raises: `NotFound`, `Denied`, `Unreachable`."""
+        """Read a small object. Raises `NotFound`, `Denied` or `Unreachable`."""
         with _translated(self._where(relative)):
             try:
                 return self.s3.get_object(Bucket=self.bucket, Key=self.key(relative))["Body"].read()
-            except _CUT:  # boto3 tries a request again, but not the reading of its answer
+            except _CUT:  # boto3 retries a request, but not the reading of its answer
                 return self.s3.get_object(Bucket=self.bucket, Key=self.key(relative))["Body"].read()
 
-    def open_range(self, relative: str, begin: int, end: int, etag: str | None) -> tuple[StreamingBody, str, int]:
-        """Ask for the bytes [begin, end) of an object.
+    def open_range(self, relative: str, begin: int, end: int, etag: str | None) -> tuple[Body, str, int]:
+        """Request the bytes [begin, end) of an object.
 
         Args:
-            etag: the object's, where it has to be the one that an earlier answer came from.
+            etag: the ETag of an earlier answer, if the object must still be the same.
 
-        Returns: the body, whose reading may still fail as boto3 fails; the object's ETag; its size in bytes.
+        Returns: the body, which may still raise errors of boto3 while it is read; the object's ETag; its size in bytes.
 
         Raises:
-            Conflict: it is another object now.
-            Tampered: it ends before `begin`.
+            Conflict: the object was replaced.
+            Tampered: the object ends before `begin`.
         """
         request = {"Bucket": self.bucket, "Key": self.key(relative), "Range": f"bytes={begin}-{end - 1}"}
         if etag is not None:
@@ -102,23 +101,23 @@ class Store:
         return answer["Body"], answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
 
     def download(self, relative: str, etag: str, path: Path) -> None:
-        """Write an object to a new file, as long as it still is the one with this ETag.
+        """Download an object to a new file, provided that it still has this ETag.
 
         Raises:
-            Conflict, NotFound: it was replaced or deleted. Also: as `read`.
+            Conflict, NotFound: it was replaced or deleted. Also what `read` raises.
         """
         with _translated(self._where(relative)), path.open("xb") as file:
             body = self.s3.get_object(Bucket=self.bucket, Key=self.key(relative), IfMatch=f'"{etag}"')["Body"]
             shutil.copyfileobj(body, file, _BUFFER)
 
     def put_new(self, relative: str, content: bytes) -> bool:
-        """Write an object unless there is one. Returns: whether it is ours."""
+        """Write an object unless one exists. Returns: whether the object is ours."""
         request = {"Bucket": self.bucket, "Key": self.key(relative)}
         attempt = secrets.token_hex(16)
         try:
             with _translated(self._where(relative)):
                 self.s3.put_object(**request, Body=content, IfNoneMatch="*", Metadata={"attempt": attempt})
-        except Conflict:  # or it was written, its answer was lost, and boto3 tried again and met our own object
+        except Conflict:  # unless it was written, the answer was lost, and boto3 tried again and found our object
             try:
                 with _translated(self._where(relative)):
                     return self.s3.head_object(**request)["Metadata"].get("attempt") == attempt
@@ -127,7 +126,7 @@ class Store:
         return True
 
     def list(self, relative_prefix: str, start_after: str | None = None) -> Iterator[tuple[str, int, str, datetime]]:
-        """Every object below a prefix, in the order of keys, page by page: (relative key, bytes, ETag, written)."""
+        """Every object below a prefix, sorted by key, page by page: (relative key, bytes, ETag, time of writing)."""
         request = {"Bucket": self.bucket, "Prefix": self.key(relative_prefix)}
         if start_after is not None:
             request["StartAfter"] = self.key(start_after)
@@ -137,8 +136,12 @@ class Store:
                 for found in page.get("Contents", []):
                     yield found["Key"][skip:], found["Size"], found["ETag"].strip('"'), found["LastModified"]
 
+    def keys(self, relative_prefix: str) -> Iterator[str]:
+        """The relative keys of every object below a prefix, sorted."""
+        return (key for key, *_ in self.list(relative_prefix))
+
     def size_of(self, relative: str) -> int | None:
-        """Bytes of an object, or None where there is none."""
+        """The size of an object in bytes; None where there is no such object."""
         try:
             with _translated(self._where(relative)):
                 return self.s3.head_object(Bucket=self.bucket, Key=self.key(relative))["ContentLength"]
@@ -146,7 +149,7 @@ class Store:
             return None
 
     def delete(self, relatives: Iterable[str]) -> None:
-        """Delete objects; one that is gone already is no error."""
+        """Delete objects; one that does not exist is not an error."""
         keys = [self.key(relative) for relative in relatives]
         for begin in range(0, len(keys), _PAGE):
             with _translated(self.url):
@@ -158,7 +161,7 @@ class Store:
                 raise _denied(f"s3://{self.bucket}/{failed['Key']}", failed.get("Code", "an error"))
 
     def clock(self) -> datetime:
-        """The time by the server's clock, which also dates its objects."""
+        """The time on the server's clock, by which it also dates its objects."""
         with _translated(self.url):
             answer = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=self.key("releases/"), MaxKeys=1)
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -168,23 +171,23 @@ class Store:
 
 
 def object_key(md5: str) -> str:
-    """Where DVC keeps the content with this md5."""
+    """The key under which DVC stores the content with this md5."""
     return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
 def manifest_key(name: str, version: int) -> str:
-    """Where the manifest of a version stands."""
+    """The key of a version's manifest."""
     return f"releases/{name}/versions/v{version:06d}.json"
 
 
 def pointer_key(name: str, channel: str, serial: int) -> str:
-    """Where a channel's pointer with this serial stands."""
+    """The key of a channel's pointer with this serial."""
     return f"releases/{name}/channels/{channel}/{serial:06d}.json"
 
 
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
-    """Turn what boto3 raises into a `ReleaseError`. No message of it carries a key or a signature."""
+    """Turn exceptions of boto3 into a `ReleaseError`, whose message never contains a key or a signature."""
     try:
         yield
     except exceptions.ClientError as error:
@@ -199,8 +202,8 @@ def _translated(where: str) -> Iterator[None]:
     except (exceptions.NoRegionError, exceptions.ProfileNotFound, exceptions.InvalidRegionError, ValueError) as error:
         raise ReleaseError(where, str(error), "a usable AWS configuration", "see the AWS_* variables") from error
     except exceptions.SSLError as error:
-        remedy = "trust its certificate by AWS_CA_BUNDLE, if it is the right server"
-        raise Unreachable(where, "a TLS connection that fails", "the server's certificate", remedy) from error
+        remedy = "if it is the right server, name its certificate in AWS_CA_BUNDLE"
+        raise Unreachable(where, "a failed TLS handshake", "a certificate that this machine trusts", remedy) from error
     except (*_CUT, ResponseParserError) as error:
         remedy = "check the network and AWS_ENDPOINT_URL, then try again"
         raise Unreachable(where, type(error).__name__, "an answer from the server", remedy) from error
@@ -213,33 +216,35 @@ def _from_answer(where: str, error: exceptions.ClientError) -> ReleaseError:
     if code == "NoSuchBucket":
         return NotFound(where, "no such bucket", "a bucket", "check WORLD2ACT_STORE and AWS_ENDPOINT_URL")
     if code in _TAKEN or status in (409, 412):
-        return Conflict(where, code, "no such object yet, or the same one still", "look what is there, then try again")
+        return Conflict(
+            where, code, "no such object yet, or an unchanged one", "check what exists there, then try again"
+        )
     if code == "RequestTimeTooSkewed":
         return Denied(
             where, f"a clock that is {_skew(answer)}", "the server's time, ±15 min", "set this machine's clock"
         )
     if status == 416:
-        return Tampered(where, "an object that ends early", "the whole object", "publish the version anew")
+        return Tampered(where, "a truncated object", "the whole object", "publish the version again")
     if code in _WRONG_KEY:
         remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
-        return Denied(where, f"credentials that the server refuses ({code})", "a key it knows", remedy)
+        return Denied(where, f"credentials that the server rejects ({code})", "credentials that it knows", remedy)
     if status == 404:
         return NotFound(where, "no such object", "an object", "check the reference; `world2act-client list` shows all")
     if status in (401, 403):
         return _denied(where, code)
     if status >= 500 or code in _OVERLOADED:
         remedy = "the server is overloaded or down: try again later"
-        return Unreachable(where, f"{code or 'an error'} ({status}), again and again", "an answer", remedy)
-    return ReleaseError(where, f"{code or 'an error'} ({status})", "success", "ask whoever keeps the store")
+        return Unreachable(where, f"{code or 'an error'} ({status}), repeatedly", "an answer", remedy)
+    return ReleaseError(where, f"{code or 'an error'} ({status})", "success", "ask the operator of the store")
 
 
 def _denied(where: str, code: str) -> Denied:
     remedy = "ask for s3:GetObject and s3:ListBucket (to publish, s3:PutObject too) on this bucket and prefix"
-    return Denied(where, f"an action that these credentials may not do ({code})", "permission", remedy)
+    return Denied(where, f"an action that these credentials do not permit ({code})", "permission", remedy)
 
 
-def _skew(answer: dict[str, Any]) -> str:
-    """How far this clock is from the server's, by the answer's Date."""
+def _skew(answer: Mapping[str, dict[str, str]]) -> str:
+    """The difference between this clock and the server's, from the answer's Date."""
     date = answer.get("HTTPHeaders", {}).get("date")
     if not date:
         return "off"

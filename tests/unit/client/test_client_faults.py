@@ -159,7 +159,7 @@ def test_refused_credentials_are_said_without_showing_them(
 def test_no_such_bucket_is_said(published: Shelf) -> None:
     with pytest.raises(NotFound, match="no such bucket"):
         published.get(store="s3://nobodys-bucket/robots")
-    with pytest.raises(NotFound, match="no S3 URL"):
+    with pytest.raises(NotFound, match="not an S3 URL"):
         published.get(store="https://nobodys-bucket")
 
 
@@ -236,7 +236,7 @@ def test_tampered_manifest_is_refused(published: Shelf) -> None:
     with pytest.raises(Tampered, match="replaced after it was promoted"):
         published.get()
     published.put(key, envelope.replace(b"eyJ", b"eyK", 1))
-    with pytest.raises(Tampered, match="signature that does not hold"):
+    with pytest.raises(Tampered, match="an invalid signature"):
         published.get()
     published.put(key, b"<html>captive portal</html>")
     with pytest.raises(Tampered, match="a DSSE envelope"):

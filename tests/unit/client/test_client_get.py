@@ -82,7 +82,7 @@ def test_what_is_not_there_is_said(shelf: Shelf, reference: str) -> None:
 
 @pytest.mark.parametrize("reference", ["policy", "policy@", "policy@v0", "po/licy@prod", "../policy@v1", "policy@Prod"])
 def test_what_is_no_reference_is_said(shelf: Shelf, reference: str) -> None:
-    with pytest.raises(NotFound, match="no reference"):
+    with pytest.raises(NotFound, match="not a reference"):
         shelf.get(reference)
 
 
@@ -219,7 +219,7 @@ def test_offline_serves_what_it_has_and_says_so(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("world2act_client.store._TRIES", 2)
-    with pytest.raises(Unreachable, match="nothing was fetched before"):
+    with pytest.raises(Unreachable, match="nothing was fetched earlier"):
         shelf.get(offline=True)
     shelf.promote(shelf.publish(1, FILES), 1)
     shelf.get()

@@ -135,7 +135,7 @@ def test_keys_are_kept_private_and_never_replaced(tmp_path: Path) -> None:
     private.chmod(0o644)
     with pytest.raises(Denied, match="chmod 600"):
         load_signing_key(private)
-    with pytest.raises(Denied, match="no readable private key"):
+    with pytest.raises(Denied, match="not a readable private key"):
         load_signing_key(_made_private(public))
     with pytest.raises(Denied, match="no public key"):
         load_trusted_keys(private)
