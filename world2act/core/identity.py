@@ -60,9 +60,10 @@ def identity_of(stage: Stage, *also: object) -> str:
         if isinstance(dep, ParamsDependency):
             values |= dep.read_params()
         else:
-            code = _code_digest(Path(dep.def_path))
+            code = _code_digest(stage, dep.fs_path)
             content[dep.def_path] = code or (dep.get_hash().value if dep.exists else None)
-    return digest(content, values, also)
+    deepspeed = {value for key, value in _leaves(values) if key.endswith(DEEPSPEED)}
+    return digest({path: found for path, found in content.items() if path not in deepspeed}, values, also)
 
 
 def digest(content: Mapping[str, object], values: Mapping[str, object], also: object) -> str:
@@ -102,17 +103,21 @@ def _value(key: str, value: object, content: Mapping[str, object]) -> object:
     return [value, sha256(path)]
 
 
-def _code_digest(path: Path) -> str | None:
+def _code_digest(stage: Stage, path: str) -> str | None:
     """The hash of a Python file, or of a folder that holds some; None where there is none."""
-    if path.is_file() and path.suffix == ".py":
-        return _syntax(path)
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
+    root = Path(path)
+    if root.suffix == ".py" and root.is_file():
+        return _syntax(root)
+    if not root.is_dir():
+        return None
+    seen = map(Path, stage.repo.dvcignore.find(stage.repo.fs, path))
+    files = sorted(file for file in seen if "__pycache__" not in file.parts)
     if not any(file.suffix == ".py" for file in files):
         return None
     found = hashlib.sha256()
     for file in files:
         one = _syntax(file) if file.suffix == ".py" else sha256(file)
-        found.update(f"{file.relative_to(path).as_posix()}\0{one}\n".encode())
+        found.update(f"{file.relative_to(root).as_posix()}\0{one}\n".encode())
     return found.hexdigest()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from world2act.core.errors import BadInput
 from world2act.core.identity import stage_identity
+from world2act.core.local_files import check_local_files
 from world2act.core.params import Params, load_params
 from world2act.core.stage import RUNS, Metrics, one_message, run_stage
 from world2act.core.storage import read_tensors, write_tensors
@@ -74,7 +75,9 @@ def run_shares(name: str, share: Callable[[Params, int, int], str], body: Callab
         return
     with one_message(name):
         first, count = parse_shard(shard)
-        print(f"{name}: shard {shard}: {share(load_params(), first, count)}", flush=True)
+        params = load_params()
+        check_local_files(name, params)
+        print(f"{name}: shard {shard}: {share(params, first, count)}", flush=True)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

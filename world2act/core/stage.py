@@ -15,6 +15,7 @@ import psutil
 from rich.console import Console
 
 from world2act.core.errors import World2ActError
+from world2act.core.local_files import check_local_files
 from world2act.core.params import Params, load_params
 from world2act.core.storage import read_json, write_json
 
@@ -33,7 +34,9 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
     with one_message(name), suppress(DryRunDone):
         if is_dry_run() and "WORLD_SIZE" not in os.environ:
             raise World2ActError(f"{DRY_RUN} is for training stages: python -m world2act.training.launch stages.STAGE")
-        metrics = body(load_params())
+        params = load_params()
+        check_local_files(name, params)
+        metrics = body(params)
         if is_main():
             write_json(METRICS / name / "metrics.json", metrics)
             write_json(REPORTS / "timing" / f"{name}.json", _cost() | _finish_runs(name))
