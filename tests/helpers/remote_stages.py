@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from tests.helpers.paths import ROOT
+from tests.helpers.repository import make_repository
 from world2act.bridge.adapters import Bridge
 from world2act.core.params import Params, compose, parse_params
 from world2act.core.storage import write_json, write_parquet
@@ -43,11 +45,14 @@ def make_params(**base_policy: Any) -> Params:
     training |= {"steps": 3, "batch_size": 2, "checkpoint_every": 1, "learning_rate": 1e-2, "warmup_steps": 1}
     values["post_train"]["residual"] |= {"updates_per_rollout": 1, "max_chunks": 2, "hard_ratio": 1.0, "layers": 1}
     values["evaluate"] |= {"environments": 2, "max_steps": 8, "videos_per_task": 1, "video_size": 16}
-    return parse_params(values, "params.yaml")
+    params = parse_params(values, "params.yaml")
+    Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    return params
 
 
 def make_workspace() -> None:
     """Write what these stages read into the current directory: two episodes of noise, an untrained bridge."""
+    make_repository(Path())
     rng = np.random.default_rng(0)
     labelled = Path("artifacts/demos/labelled")
     labelled.mkdir(parents=True)

@@ -91,6 +91,33 @@ def test_pictures_and_measures_rerun_nothing_that_learns() -> None:
             assert not any(dep == room or dep.startswith(f"{room}/") for dep in deps), (stage, room)
 
 
+def upstream(stage: str) -> set[str]:
+    """The stage and all that runs before it."""
+    made = {out: name for name in STAGES for out in paths(STAGES[name]["outs"])}
+    found, waiting = {stage}, [stage]
+    while waiting:
+        for dep in paths(STAGES[waiting.pop()]["deps"]):
+            if dep in made and made[dep] not in found:
+                found.add(made[dep])
+                waiting.append(made[dep])
+    return found
+
+
+@pytest.mark.parametrize("learner", ["world_model", "base_policy"])
+def test_a_touched_picture_or_exporter_retrains_nothing(learner: str) -> None:
+    rooms = ("films", "report", "formats/exporters", "serving", "artifacts")
+    touched = [file for room in rooms for file in (ROOT / "world2act" / room).rglob("*.py")]
+    assert len(touched) > 20
+    for stage in upstream(learner):
+        for dep in paths(STAGES[stage]["deps"]):
+            assert [file for file in touched if file.is_relative_to(ROOT / dep)] == [], (stage, dep)
+
+
+def test_no_more_than_450_lines() -> None:
+    """A stage is read at a glance."""
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 450
+
+
 def test_every_stage_depends_on_the_lock() -> None:
     assert [stage for stage in STAGES if "requirements.lock" not in STAGES[stage]["deps"]] == []
 

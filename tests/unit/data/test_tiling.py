@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tests.helpers.recordings import ROOT, params, values
+from tests.helpers.repository import make_repository
 from world2act.collection.demonstrations import make_demonstrations
 from world2act.core.errors import BadInput
 from world2act.core.params import compose, parse_params
@@ -143,6 +144,7 @@ def test_the_world_model_sees_every_camera_and_each_can_be_seen_again(
     composed["tokenizer"] |= {"base_dim": 8, "clip_frames": 5}
     composed["tokenizer"]["training"] |= {"steps": 120, "batch_size": 4, "checkpoint_every": 200}
     composed["base"]["ranks"] = 1
+    make_repository(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(composed))
     shutil.copytree(ROOT / "infra/deepspeed", "infra/deepspeed")
     rows = [

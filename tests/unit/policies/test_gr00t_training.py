@@ -22,6 +22,7 @@ from stages import base_policy
 from tests.helpers.gr00t_checkpoint import CHUNK, EMBODIMENT, INSTRUCTIONS, SLOTS, tensors, write_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.ranks import run_ranks
+from tests.helpers.repository import make_repository
 from tests.helpers.toy_training import kill
 from world2act.core.errors import BadInput
 from world2act.core.params import Base, BasePolicy, compose, parse_params
@@ -371,12 +372,14 @@ def dry_stage(free: int) -> None:
 
 
 def test_the_full_size_is_told_without_its_weights(tmp_path: Path, weights: Path, labelled: Path) -> None:
-    folder, published = tmp_path / "root", tmp_path / "weights"
+    folder, at = tmp_path / "root", "data/weights/base_policy/published"
+    published = folder / at
     (folder / "artifacts/demos").mkdir(parents=True)
     (folder / "artifacts/demos/labelled").symlink_to(labelled)
     values = compose("gr00t-n1.6", ROOT)
-    values["base_policy"]["gr00t"]["weights"] = str(published)
+    values["base_policy"]["gr00t"]["weights"] = at
     values["base_policy"]["training"]["deepspeed"] = str(ROOT / values["base_policy"]["training"]["deepspeed"])
+    make_repository(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     sizes = {
         "backbone_embedding_dim": 2048,

@@ -15,6 +15,7 @@ from stages import world_model
 from tests.helpers.latent_caches import write_latents
 from tests.helpers.paths import ROOT
 from tests.helpers.ranks import run_ranks
+from tests.helpers.repository import make_repository
 from tests.helpers.toy_world_model import ToyWorldModel
 from world2act.core.params import Training, compose
 from world2act.core.stage import run_stage
@@ -45,6 +46,7 @@ def workspace(folder: Path, **changes: Any) -> Path:
     values = compose(changes.pop("profile"), ROOT)
     values["world_model"] |= changes
     values["world_model"]["training"]["deepspeed"] = str(ROOT / values["world_model"]["training"]["deepspeed"])
+    make_repository(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     return folder
 
