@@ -84,9 +84,10 @@ def folder_of(section: Evaluate, name: str) -> Path | None:
 
 
 def load_policies(section: Evaluate) -> dict[str, Policy]:
-    policies = {name: load_policy(directory) for name, directory in section.policies.items()}
+    policies: dict[str, Policy] = {name: load_policy(directory) for name, directory in section.policies.items()}
     incumbent = policies[section.incumbent]
-    return policies | {RANDOM: RandomPolicy(incumbent.chunk_length, incumbent.action_dim)}
+    policies[RANDOM] = RandomPolicy(incumbent.chunk_length, incumbent.action_dim)
+    return policies
 
 
 def make_pool(params: Params, slots: Sequence[str]) -> EnvironmentPool:

@@ -28,7 +28,7 @@ def check_against_random(policy: Policy, initial_states: Path, params: Params, t
     """
     demos = params.demos
     states = read_initial_states(initial_states, "post_training", params.base_policy.check_episodes_per_task)
-    policies = {"base": policy, "random": RandomPolicy(policy.chunk_length, policy.action_dim)}
+    policies: dict[str, Policy] = {"base": policy, "random": RandomPolicy(policy.chunk_length, policy.action_dim)}
     slots = tasks_of_slots(states, _SLOTS_PER_TASK * len(demos.tasks))
     with EnvironmentPool(Rig.from_params(demos), slots, workers=params.base.workers) as pool:
         results = {name: roll_out(each, pool, states, demos.max_steps) for name, each in policies.items()}

@@ -57,7 +57,7 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence:
     only_second, neither = pairs.count((False, True)), pairs.count((False, False))
     one, two = wilson(both + only_first, n, confidence), wilson(both + only_second, n, confidence)
     margins = one.successes * (n - one.successes) * two.successes * (n - two.successes)
-    product = both * neither - only_first * only_second
+    product = float(both * neither - only_first * only_second)
     if product > 0:
         product = max(product - n / 2, 0)
     correlation = product / math.sqrt(margins) if margins else 0.0

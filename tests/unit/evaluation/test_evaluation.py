@@ -7,14 +7,14 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.rigs import metaworld_rig
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.seeds import derive
-from world2act.core.storage import read_json, write_json
+from world2act.core.storage import read_json, write_json, write_parquet
+from world2act.core.tables import schema_of
+from world2act.data.initial_states import InitialStateRow
 from world2act.evaluation.check import success_rate
 from world2act.evaluation.records import write_episodes
 from world2act.evaluation.rollout import (
@@ -212,10 +212,14 @@ def test_episode_files_carry_the_protocol(tmp_path: Path) -> None:
 
 
 def test_initial_states_of_one_set(tmp_path: Path) -> None:
+    common = {"instruction": "move", "scene": [0.0]}
     rows = [
-        {"set": kind, "task": task, "seed": s} for s in range(3) for task in "ab" for kind in ("test", "post_training")
+        {"set": kind, "task": task, "seed": s, **common}
+        for s in range(3)
+        for task in "ab"
+        for kind in ("test", "post_training")
     ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "states.parquet")
+    write_parquet(tmp_path / "states.parquet", rows, schema_of(InitialStateRow))
     assert read_initial_states(tmp_path / "states.parquet", "test", 2) == [
         InitialState(t, s) for t in "ab" for s in (0, 1)
     ]

@@ -20,8 +20,8 @@ class ResidualModel(nn.Module):
     """The trainable residual, around a frozen action adapter.
 
     Args:
-        bridge: stage 1's result; its B_a stays frozen, its D_a is copied and trained on.
-        proprio_dim: P. image_size: pixels a side of the (square) image.
+        bridge: the result of stage 1; its B_a stays frozen, and a copy of its D_a is trained further.
+        proprio_dim: P. image_size: pixels per side of the (square) image.
     """
 
     def __init__(self, bridge: Bridge, *, proprio_dim: int, image_size: int, layers: int, heads: int) -> None:
@@ -47,17 +47,20 @@ class ResidualModel(nn.Module):
             dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.attention = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        first, last = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.head = nn.Sequential(first, nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         # the decoder's answer to a zero token, once it is frozen
+        self.rest: Tensor | None
         self.register_buffer("rest", None, persistent=False)
 
     @torch.no_grad()
     def freeze(self) -> Self:
-        """Nothing is learnt any more: what does not depend on the input is computed once."""
+        """End training: what does not depend on the input is computed once."""
         self.eval().requires_grad_(False)
-        self.rest = self.decoder(self.head[-1].weight.new_zeros(1, self.head[-1].out_features))
+        weight = next(self.head.parameters())
+        self.rest = self.decoder(weight.new_zeros(1, weight.shape[0]))
         return self
 
     def forward(self, base_actions: Tensor, proprio: Tensor, image: Tensor) -> Tensor:
@@ -73,6 +76,6 @@ class ResidualModel(nn.Module):
         pixels = image.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         tokens = torch.stack([action_token, self.proprio(proprio), self.image(pixels)], dim=1)
         token = self.head(self.attention(tokens)[:, 0])
-        # of as many rows while it learns: so it is zero to the bit where it begins
+        # during training with as many rows as `token`, so that the residual starts at exactly zero
         rest = self.decoder(torch.zeros_like(token)) if self.rest is None else self.rest
         return (self.decoder(token) - rest) * self.bridge.action_std

@@ -17,9 +17,10 @@ _COLUMNS = ["rollout", "task", "seed", "skill_index", "offset", "latents", "cond
 
 @torch.no_grad()
 def read_targets(directory: str | Path, bridge: Bridge, max_chunks: int) -> list[Imagined]:
-    """One target a rollout: B_v of its imagined latents, skill behind skill, at most `max_chunks` of them.
+    """One target per rollout: B_v of its imagined latents, one skill after the other, at most `max_chunks` of them.
 
-    The first latents of every skill are its conditioning frames, caused by no action of that skill: left out.
+    The first latents of every skill are its conditioning frames. No action of that skill caused them, so they are left
+    out.
     """
     latents = read_array(Path(directory) / "latents.npy")
     rows = sorted(
@@ -27,8 +28,8 @@ def read_targets(directory: str | Path, bridge: Bridge, max_chunks: int) -> list
         key=lambda row: (row["rollout"], row["skill_index"]),
     )
     targets = []
-    for _, skills in groupby(rows, key=lambda row: row["rollout"]):
-        skills = list(skills)
+    for _, group in groupby(rows, key=lambda row: row["rollout"]):
+        skills = list(group)
         imagined = [latents[skill["offset"] :][skill["conditioning_latents"] : skill["latents"]] for skill in skills]
         frames = np.concatenate(imagined)
         tokens = bridge.video_adapter(torch.from_numpy(frames[:max_chunks]))
