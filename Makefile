@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test repro serve test test-slow lint lock libero test-libero lerobot test-lerobot
+.PHONY: help setup setup-test repro serve test test-fast test-slow lint lock libero test-libero lerobot test-lerobot
 
 # Recipes run inside the virtual environment; OSMesa renders without a display or a GPU.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,6 +23,9 @@ serve: setup  ## Prefect on this machine: server and UI on loopback, worker, dep
 test: setup-test  ## set up, then run the tests, the end-to-end one included
 	@python -m pytest -m "not slow and not libero" --numprocesses logical --maxprocesses 4 --dist loadfile
 
+test-fast: setup-test  ## set up, then run the unit tests that start no server and no long process: about two minutes
+	@python -m pytest tests/unit -m "not slow and not libero and not costly" --numprocesses logical --maxprocesses 4 --dist loadfile
+
 test-slow: setup-test  ## run the tests that take long
 	@python -m pytest -m "slow and not libero"
 
@@ -38,11 +41,12 @@ lerobot:  ## LeRobot and our plugin in .venv-lerobot; needs Python 3.12 or 3.13
 test-lerobot: setup-test lerobot  ## run policies of every family under LeRobot's own commands
 	@python -m pytest tests/unit/policies/test_lerobot_plugin.py
 
-lint: setup  ## check style and formatting
+lint: setup-test  ## check style, formatting and types
 	@ruff check .
 	@ruff format --check .
+	@mypy
 
-lock: setup  ## write requirements.lock anew from pyproject.toml (torch is installed apart)
+lock: setup  ## write requirements.lock from pyproject.toml again (torch is installed apart)
 	@pip install --quiet uv
 	@uv lock --quiet
 	@uv export --quiet --no-emit-project --no-emit-package world2act-client --extra pipeline --extra operate --extra test --prune torch --no-header --output-file requirements.lock

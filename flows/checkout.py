@@ -1,4 +1,4 @@
-"""Workspaces of a worker, for stages that are placed there: a git checkout each, one DVC cache for all of them."""
+"""Workspaces of a worker, for stages that are placed there: a git checkout per workspace, one DVC cache for all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORKSPACES = "WORLD2ACT_WORKSPACES"
 def open_checkout(source: str, revision: str, store: str) -> Iterator[Path]:
     """A workspace with the code of a git revision, which nobody else uses meanwhile, as the current folder.
 
-    The workspaces of a machine lie in the folder that WORLD2ACT_WORKSPACES names (~/.cache/world2act/workspaces
+    The workspaces of a machine are in the folder that WORLD2ACT_WORKSPACES names (~/.cache/world2act/workspaces
     without it) and are used again, with the data that they hold.
 
     Args:
@@ -40,7 +40,7 @@ def open_checkout(source: str, revision: str, store: str) -> Iterator[Path]:
                 continue
             root = base / str(number)
             _check_out(root, source, revision)
-            # what DVC starts there runs the code that lies there
+            # what DVC starts in the workspace runs the workspace's code
             os.environ["PYTHONPATH"] = str(root)
             with chdir(root):
                 configure(store, base / "cache")

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from world2act_client.errors import ReleaseError
 
 from world2act.artifacts.garbage import GRACE_DAYS, Sweep

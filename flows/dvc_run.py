@@ -1,4 +1,4 @@
-"""DVC in a process of its own: what it prints is shown as it comes, and its last lines are kept."""
+"""DVC as a child process: its output is shown as it arrives, and the last lines are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LockBusy(Exception):
 
 
 def run_dvc(label: str, *arguments: str) -> tuple[int, str]:
-    """Run DVC to its end, printing what it says behind `label`.
+    """Run DVC to its end, prefixing every line that it prints with `label`.
 
     Returns:
         DVC's exit code and the last lines it printed.

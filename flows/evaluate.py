@@ -1,4 +1,4 @@
-"""The released policy against its own record: a reference in, an evaluation in the store out, an event on a regression.
+"""Evaluate a released policy again and compare it with its recorded results; an event reports a regression.
 
 `evaluations/<name>/v000001/<time>.json` holds every episode. `python -m flows.evaluate --help`.
 """
@@ -15,8 +15,9 @@ import typer
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from world2act_client.errors import ReleaseError, Unreachable
 from world2act_client.get import get
 from world2act_client.manifest import Manifest
@@ -104,7 +105,7 @@ def evaluate(reference: str = "policy@prod", workers: int = 2) -> State[Comparis
 
 
 def show(reference: str, manifest: Manifest, comparison: Comparison) -> None:
-    """A table in Prefect's UI: a row a task, and one of all."""
+    """A table in Prefect's UI: one row per task, and one for all of them."""
     tasks = list(dict.fromkeys(episode["task"] for episode in comparison.episodes))
     rows = [_row(name, [e for e in comparison.episodes if e["task"] == name]) for name in tasks]
     rows.append(_row("all", comparison.episodes))
@@ -127,7 +128,7 @@ def main(
     reference: Annotated[str, typer.Argument(help="NAME@CHANNEL, NAME@vVERSION or NAME@latest.")] = "policy@prod",
     workers: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
 ) -> None:
-    """Evaluate a released policy against its own record. Exits with 1 on a regression, and when it failed."""
+    """Evaluate a released policy again and compare it with its record. Exits with 1 on a regression or a failure."""
     state = evaluate(reference, workers, return_state=True)
     print(state.message)
     raise typer.Exit(int(state.is_failed()))

@@ -1,4 +1,4 @@
-"""What DVC says of the pipeline, asked in this process: its graph, what is up to date, what lacks only its data."""
+"""What DVC reports about the pipeline: its graph, which stages are up to date, and which only lack their data here."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import Stage
 
-# a repository of DVC is not made for threads, and the tasks of a flow are threads
+# DVC's Repo is not thread-safe, and the tasks of a flow are threads
 _one_at_a_time = threading.Lock()
 
 
 class Standing(Enum):
-    """What DVC says of a stage and of all that stands before it."""
+    """What DVC reports about a stage and everything upstream of it."""
 
     CURRENT = "nothing changed and every output is here"
     ABSENT = "nothing changed, but data is missing here"
@@ -59,7 +59,7 @@ def _read_through_an_index(repository: Repo, graph: nx.DiGraph) -> list[tuple[st
 
 
 def standings(graph: Mapping[str, list[str]]) -> dict[str, Standing]:
-    """Ask DVC about each stage of a graph, upstream stages first. A stage behind a changed one counts as changed.
+    """Ask DVC about each stage of a graph, upstream first. A stage downstream of a changed one counts as changed.
 
     It is the question that `dvc repro` asks before it runs a stage. For all stages it takes half a second in one
     process, and half a second each in a process of their own.

@@ -1,7 +1,7 @@
 """New demonstrations in the store → validated → a new data version → a run of the pipeline.
 
-Comes in: LeRobot v3.0 datasets below a prefix of the store, half-written, damaged or repeated as they may be. Goes
-out: data/ingested (by DVC), its two small files, a table in Prefect's UI, and one run of the pipeline for each new
+Input: LeRobot v3.0 datasets under a prefix of the store, which may be half-written, damaged or repeated. Output:
+data/ingested (tracked by DVC), its two small files, a table in Prefect's UI, and one run of the pipeline per new
 version. `python -m flows.ingest --help`.
 """
 
@@ -14,15 +14,16 @@ import typer
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.deployments import run_deployment
+from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from world2act_client.errors import ReleaseError, Unreachable
 from world2act_client.store import Store
 
 from flows.remote import use_store
+from flows.server import start_deployment
 from flows.workspace import WorkspaceBusy, hold_workspace
 from world2act.collection.ingested import OUTCOMES, SET_ASIDE, TAKEN
 from world2act.core.errors import BadInput, World2ActError
@@ -58,7 +59,7 @@ def trigger_pipeline(index: dict[str, Any]) -> None:
     """Start one run of the pipeline for a data version, however often this is called."""
     key = f"data-v{index['version']}-{index['sha256']}"
     tags = [f"data-v{index['version']}"]
-    started = run_deployment(PIPELINE, timeout=0, idempotency_key=key, as_subflow=False, tags=tags)
+    started = start_deployment(PIPELINE, key, tags=tags, as_subflow=False, timeout_s=0)
     write_json(_TRIGGERED, {"sha256": index["sha256"], "flow_run": str(started.id)})
 
 
@@ -90,7 +91,7 @@ def ingest(
     except WorkspaceBusy as error:
         return Failed(name="Workspace busy", message=str(error))
     except ObjectNotFound:
-        remedy = "`make serve` makes it; the data version stands, and the next pass tries again"
+        remedy = "`make serve` makes it; the data version is kept, and the next pass tries again"
         return Failed(message=f"there is no deployment {PIPELINE} to run the pipeline by: {remedy}")
     except (World2ActError, ReleaseError) as error:
         return Failed(message=f"{type(error).__name__}: {error}")
@@ -110,7 +111,7 @@ def summarise(seen: Pass) -> str:
 
 
 def show(seen: Pass) -> None:
-    """A table in Prefect's UI: what was decided now, what waits, and what stands set aside."""
+    """A table in Prefect's UI: what this pass decided, what waits, and what earlier passes set aside."""
     rows = [(row["upload"], row["outcome"], _why(row)) for row in seen.decided]
     rows += [(each.folder, "stale" if each.stale else "waits", each.reason) for each in seen.waiting]
     rows += [(folder, f"{SET_ASIDE}, before", reason) for folder, reason in sorted(seen.standing.items())]

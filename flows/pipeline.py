@@ -1,21 +1,22 @@
-"""dvc.yaml as a Prefect flow: one task a stage, independent branches side by side.
+"""dvc.yaml as a Prefect flow: one task per stage, with independent branches in parallel.
 
-Comes in: the graph that DVC reads from dvc.yaml. Goes out: what the stages write, and artifacts in Prefect's UI.
-Run it in the root of the pipeline: `python -m flows.pipeline --help`. It brings its own server along unless
+Input: the graph that DVC reads from dvc.yaml. Output: what the stages write, and artifacts in Prefect's UI.
+Run it in the root of the pipeline: `python -m flows.pipeline --help`. It starts a temporary server unless
 PREFECT_API_URL names one.
 """
 
 from __future__ import annotations
 
 from graphlib import TopologicalSorter
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from world2act_client.errors import ReleaseError
 
@@ -23,9 +24,9 @@ from flows import remote
 from flows.dvc_run import end_running
 from flows.graph import Standing, read_graph, standings
 from flows.outcome import GOOD, Outcome, StageRun
-from flows.placement import check_placement
+from flows.placement import Placement, check_placement
 from flows.show import render_table
-from flows.tasks import StageFailed, pull_data, push_data, run_stage
+from flows.tasks import Plan, StageFailed, pull_data, push_data, run_stage
 from flows.workspace import WorkspaceBusy, hold_workspace
 from world2act.core.errors import BadInput, World2ActError
 
@@ -40,7 +41,7 @@ class StagesFailed(Exception):
         self.runs = runs
 
 
-@flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=_PARALLEL))
+@flow(name="pipeline", task_runner=ThreadPoolTaskRunner[Any](max_workers=_PARALLEL))
 def pipeline(
     target: str | None = None,
     pull: bool = False,
@@ -49,7 +50,7 @@ def pipeline(
     spread: dict[str, int] | None = None,
     wait_for_workspace_s: float = 0,
 ) -> State[list[StageRun]]:
-    """Run every stage of dvc.yaml that changed. A stage behind a failed one does not run.
+    """Run every stage of dvc.yaml that changed. A stage downstream of a failed one does not run.
 
     Args:
         target: run only this stage and what it needs.
@@ -66,7 +67,7 @@ def pipeline(
         return Failed(name="Workspace busy", message=str(error), data=error)
     except (World2ActError, ReleaseError) as error:
         return Failed(message=f"{type(error).__name__}: {error}", data=error)
-    except BaseException:  # cancelled: no stage goes on behind it
+    except BaseException:  # cancelled: no stage may go on after it
         end_running()
         raise
 
@@ -84,14 +85,13 @@ def _run(
     if pulls and url and absent:
         pull_data(absent)
         found = standings(graph)
-    how: dict[str, dict[str, object]] = {stage: {} for stage in graph}
-    how |= {stage: {"shards": shards} for stage, shards in spread.items()}
-    how |= {
-        stage: {"pool": pool, "upstream": graph[stage], "url": url, "revision": revision}
-        for stage, pool in placement.items()
-    }
-    how |= {stage: {"current": True} for stage in graph if found[stage] is Standing.CURRENT}
-    runs = _run_stages(graph, how)
+    plans = {stage: Plan(shards=spread.get(stage)) for stage in graph}
+    if url:
+        plans |= {
+            stage: Plan(placement=Placement(pool, graph[stage], url, revision)) for stage, pool in placement.items()
+        }
+    plans |= {stage: Plan(current=True) for stage in graph if found[stage] is Standing.CURRENT}
+    runs = _run_stages(graph, plans)
     done = [run.stage for run in runs if run.outcome in GOOD]
     if pushes and url and done:
         push_data(done)
@@ -114,7 +114,7 @@ def _check_names(placement: dict[str, str], spread: dict[str, int]) -> None:
         raise BadInput("spread", both, "placed on a work pool too", "one of the two", "leave one out")
 
 
-def _run_stages(graph: dict[str, list[str]], how: dict[str, dict[str, object]]) -> list[StageRun]:
+def _run_stages(graph: dict[str, list[str]], plans: dict[str, Plan]) -> list[StageRun]:
     sorter = TopologicalSorter(graph)
     sorter.prepare()
     futures: dict[str, PrefectFuture[StageRun]] = {}
@@ -122,14 +122,14 @@ def _run_stages(graph: dict[str, list[str]], how: dict[str, dict[str, object]]) 
     while sorter.is_active():
         for stage in sorter.get_ready():
             waits = [futures[upstream] for upstream in graph[stage]]
-            futures[stage] = run_stage.submit(stage, how[stage], wait_for=waits)
+            futures[stage] = run_stage.submit(stage, plans[stage], wait_for=waits)
             running[futures[stage]] = stage
         sorter.done(running.pop(next(as_completed(list(running)))))
     return [_stage_run(stage, futures[stage]) for stage in graph]
 
 
-def runs_of(state: State[list[StageRun]]) -> list[StageRun]:
-    """What became of each stage in a run of the flow; nothing, where it was refused before the first."""
+def runs_of(state: State[Any]) -> list[StageRun]:
+    """The outcome of each stage in a run of the flow; empty if the run was refused before the first stage."""
     match state.result(raise_on_failure=False):
         case list() as runs:
             return runs
@@ -161,7 +161,9 @@ def main(
         read_graph(target)
     except KeyError as error:
         raise typer.BadParameter(error.args[0], param_hint="--target") from error
-    state = pipeline.with_options(task_runner=ThreadPoolTaskRunner(max_workers=parallel))(target, return_state=True)
+    state = pipeline.with_options(task_runner=ThreadPoolTaskRunner[Any](max_workers=parallel))(
+        target, return_state=True
+    )
     for run in runs_of(state):
         print(f"{run.stage:<24}{run.outcome:<12}{run.wall_s:8.1f} s")
     print(state.message)

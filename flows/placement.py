@@ -1,7 +1,7 @@
-"""A stage that runs elsewhere: another workspace, wherever the worker of a work pool stands.
+"""A stage that runs elsewhere: in a workspace on the machine of a work pool's worker.
 
-Goes out with it: the git revision, and over the store `dvc.lock` and `params.yaml`. Comes back over the store: the
-entry of `dvc.lock` that the stage wrote there. What the stage reads and writes moves through the DVC remote alone.
+It is sent the git revision and, through the store, `dvc.lock` and `params.yaml`. It returns, through the store, the
+entry of `dvc.lock` that the stage wrote. What the stage reads and writes moves only through the DVC remote.
 Every work pool has a deployment of the flow below, `stage/<work pool>` (prefect.yaml).
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
 from prefect import flow
-from prefect.deployments import run_deployment
+from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from world2act_client.errors import NotFound
 from world2act_client.store import Store
 
@@ -25,6 +25,7 @@ from flows import remote
 from flows.checkout import open_checkout
 from flows.graph import is_current, read_graph
 from flows.outcome import GOOD, Outcome, StageRun, reproduce
+from flows.server import start_deployment
 from flows.workspace import LOCK, merge_entry, read_entries
 from world2act.artifacts.revision import git
 from world2act.core.errors import BadInput
@@ -56,7 +57,17 @@ def check_placement(url: str | None) -> str:
     return git(Path(), "rev-parse", "HEAD").strip()
 
 
-def place(stage: str, pool: str, upstream: list[str], url: str, revision: str) -> StageRun:
+@dataclass(frozen=True)
+class Placement:
+    """Where a stage runs: a work pool, with the data of `upstream` by the store at `url`, by the code of `revision`."""
+
+    pool: str
+    upstream: list[str]
+    url: str
+    revision: str
+
+
+def place(stage: str, placement: Placement) -> StageRun:
     """Have a stage run on a work pool, unless DVC would skip it here, and bring what it wrote here.
 
     Raises:
@@ -65,21 +76,22 @@ def place(stage: str, pool: str, upstream: list[str], url: str, revision: str) -
     """
     if is_current(stage):
         return StageRun(stage, Outcome.CACHED)
-    remote.push(upstream)
+    remote.push(placement.upstream)
+    pool, url = placement.pool, placement.url
     handover, store = f"handover/{flow_run.get_id()}/{stage}-{uuid4().hex[:8]}", Store(url)
     files = {str(path): path.read_text(encoding="utf-8") for path in _SENT if path.exists()}
     store.put_new(f"{handover}/request.json", json.dumps(files).encode())
-    parameters = {"stage": stage, "store": url, "handover": handover, "revision": revision}
+    parameters = {"stage": stage, "store": url, "handover": handover, "revision": placement.revision}
     try:
-        there = run_deployment(
-            f"stage/{pool}", parameters=parameters, flow_run_name=stage, poll_interval=_POLL_S, tags=[f"stage:{stage}"]
+        placed = start_deployment(
+            f"stage/{pool}", handover, parameters=parameters, run_name=stage, tags=[f"stage:{stage}"], poll_s=_POLL_S
         )
     except ObjectNotFound:
         return StageRun(stage, Outcome.FAILED, message=f"no deployment stage/{pool}: see prefect.yaml", where=pool)
     try:
         result = json.loads(store.read(f"{handover}/result.json"))
     except NotFound:
-        said = f"flow run {there.name} on work pool {pool} ended as {there.state}, without a result"
+        said = f"flow run {placed.name} on work pool {pool} ended as {placed.state}, without a result"
         return StageRun(stage, Outcome.FAILED, message=said, where=pool)
     run = StageRun(**result["run"] | {"outcome": Outcome(result["run"]["outcome"]), "where": pool})
     if run.outcome not in GOOD:
@@ -97,7 +109,7 @@ def run_placed_stage(stage: str, store: str, handover: str, revision: str, sourc
     """Run one stage in a workspace of this worker, for a pipeline that runs elsewhere.
 
     Args:
-        store: the URL of the DVC remote, which is also where the handover stands.
+        store: the URL of the DVC remote, which also holds the handover.
         handover: its prefix there.
         revision: the git revision whose code to run.
         source: where to get it, a git URL or a folder; by default what WORLD2ACT_SOURCE names on this worker, or else

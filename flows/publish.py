@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 from world2act_client.errors import ReleaseError
 
 from flows.workspace import WorkspaceBusy, hold_workspace
@@ -44,7 +45,7 @@ def publish(
 
     Args:
         name: one of `artifacts:` in dvc.yaml.
-        channel: then make this channel stand at the new version.
+        channel: then move this channel to the new version.
         note: why; it stays in the channel's log.
         allow_modified: though code differs from HEAD; the manifest names the paths.
         store: the store's URL; by default WORLD2ACT_STORE, or DVC's default remote.
@@ -71,7 +72,7 @@ def publish(
 
 def main(
     name: Annotated[str, typer.Argument(help="A key of `artifacts:` in dvc.yaml.")] = "policy",
-    channel: Annotated[str | None, typer.Option(help="Then make this channel stand at the new version.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Then move this channel to the new version.")] = None,
     note: Annotated[str, typer.Option(help="Why; it stays in the channel's log.")] = "",
 ) -> None:
     """Publish an artifact of the pipeline. Exits with 1 when it was not fit to be published."""

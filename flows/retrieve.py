@@ -1,4 +1,4 @@
-"""Retrieving as a flow: a reference comes in, a folder with exactly the files of that release goes out.
+"""Retrieving as a flow: from a reference to a folder with exactly the files of that release.
 
 `python -m flows.retrieve --help`. It is the client's `get`, every byte verified, on a machine that Prefect runs.
 """
@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from prefect import flow
 from prefect.artifacts import create_table_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 from world2act_client.errors import ReleaseError
 from world2act_client.get import get
 from world2act_client.manifest import Manifest

@@ -1,13 +1,13 @@
 """Server, worker and deployments on one machine, until Ctrl-C: `make serve`, or `python -m flows.serve`.
 
-Comes in: infra/work_pools/*.json, prefect.yaml, and Prefect's own variables:
+Input: infra/work_pools/*.json, prefect.yaml, and Prefect's own variables:
 
     PREFECT_SERVER_API_PORT                 port of server and UI (4200)
     PREFECT_SERVER_API_HOST                 where they listen (127.0.0.1); elsewhere only with a key
     PREFECT_SERVER_API_AUTH_STRING          the key, `user:password`, passed on to the worker and its flow runs
     PREFECT_API_DATABASE_CONNECTION_URL     PostgreSQL instead of SQLite: postgresql+asyncpg://user:password@host/name
 
-It may be stopped and started at any time; what it sets up is set up again and never twice.
+It may be stopped and started at any time; setting up again changes nothing that is already there.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def running_server(environment: dict[str, str], host: str, port: int) -> Iterato
 @contextmanager
 def _running(name: str, command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A part of the service while the block runs; then it and all that it started has ended."""
-    # in a session of its own: Ctrl-C reaches this process alone, which ends the parts in order
+    # a new session: Ctrl-C reaches only this process, which ends the parts in order
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         yield process
@@ -169,7 +169,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], environment: Mapping[st
             time.sleep(0.5)
     raise InfrastructureError(
         f"the Prefect server\n  found:    no answer from {environment['PREFECT_API_URL']} within {_START_S} s"
-        "\n  expected: a running server\n  remedy:   its own words stand above"
+        "\n  expected: a running server\n  remedy:   read its messages above"
     )
 
 
@@ -179,7 +179,7 @@ def _wait_for_any(parts: Mapping[str, subprocess.Popen[bytes]]) -> None:
             if (code := process.poll()) is not None:
                 raise InfrastructureError(
                     f"the Prefect {name}\n  found:    it ended with exit status {code}\n  expected: that it goes on"
-                    "\n  remedy:   its own words stand above; start again, nothing is lost"
+                    "\n  remedy:   read its messages above; start again, nothing is lost"
                 )
         time.sleep(1)
 
@@ -188,7 +188,7 @@ def set_up(environment: dict[str, str]) -> None:
     """Make the work pools, the automation and the deployments, or bring them up to date.
 
     Raises:
-        InfrastructureError: Prefect refused; the message holds its own words.
+        InfrastructureError: Prefect refused; the message includes its output.
     """
     for command in (
         [sys.executable, "-m", "flows.set_up"],

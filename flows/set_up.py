@@ -1,7 +1,7 @@
 """`python -m flows.set_up`: what the deployments need on a Prefect server: work pools and one automation.
 
-Comes in: infra/work_pools/<work pool>.json, base job templates; a name is a type of worker, and what sets it apart
-behind a dash. The server is the one of PREFECT_API_URL. Run again, it brings the pools up to date.
+Input: infra/work_pools/<work pool>.json, base job templates; a name is a type of worker, optionally followed by a dash
+and a suffix. The server is the one of PREFECT_API_URL. Running it again brings the pools up to date.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+from flows.server import retry_temporary
+
 WORK_POOLS = Path("infra/work_pools")
 HEARTBEAT_S = 30  # the shortest that Prefect has; the templates of the work pools say it too
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-# A worker that is killed with its flow run tells nobody: the run would stand as Running, and hold its slot, for ever.
+# A worker that is killed together with its flow run reports nothing: the run would stay Running and keep its slot.
 ZOMBIES = AutomationCore(
     name="world2act: crash runs that went silent",
     description=f"A flow run without a heartbeat for {3 * HEARTBEAT_S} s is crashed, and its slot is free.",
@@ -34,12 +36,16 @@ ZOMBIES = AutomationCore(
         threshold=1,
         within=timedelta(seconds=3 * HEARTBEAT_S),
     ),
-    actions=[ChangeFlowRunState(state=StateType.CRASHED, message="Its process ended without a word.")],
+    actions=[
+        ChangeFlowRunState(
+            name=None, state=StateType.CRASHED, message="Its process ended without reporting a state.", force=False
+        )
+    ],
 )
 
 
 async def set_up() -> None:
-    """Make the work pools and the automation. One that stands is kept, with the runs it is watching."""
+    """Make the work pools and the automation. An automation that exists is kept, with the runs that it watches."""
     async with get_client() as client:
         for path in sorted(WORK_POOLS.glob("*.json")):
             template = json.loads(path.read_text(encoding="utf-8"))
@@ -50,4 +56,4 @@ async def set_up() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(set_up())
+    retry_temporary(lambda: asyncio.run(set_up()))

@@ -143,7 +143,7 @@ def _key(name: str) -> str:
 
 
 def render_table(runs: list[StageRun]) -> str:
-    """Markdown: one row a stage with its state, its seconds and the state of its gate; then why each one failed."""
+    """Markdown: one row per stage with its state, seconds and its gate's state, then the reason for each failure."""
     by_stage = {run.stage: run for run in runs}
     rows = ["| stage | state | seconds | gate |", "|---|---|---:|---|"]
     for run in runs:

@@ -1,4 +1,4 @@
-"""A stage's shards over a Dask cluster, one Prefect task each, before DVC runs the stage and finds them computed.
+"""A stage's shards on a Dask cluster, one Prefect task per shard, before DVC runs the stage and finds them computed.
 
 In: what the stage reads. Out: its units in runs/<stage>/shards (world2act.core.sharding). The workers run the shards in
 the folder of the pipeline: on a cluster it is a network volume, at the same path on every machine, and each
@@ -14,13 +14,14 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import TaskRunner
 
 from world2act.core.errors import BadInput, InfrastructureError, World2ActError
 from world2act.processes.dvc_command import stage_environment
@@ -31,7 +32,7 @@ _SHOWN_LINES = 20
 
 
 def spread_stage(stage: str, shards: int, address: str | None = None) -> None:
-    """Compute what is missing of a stage's units, in `shards` shards side by side. One that fails stops no other.
+    """Compute a stage's missing units in `shards` parallel shards. A shard that fails does not stop the others.
 
     Args:
         stage: one of `SHARDED`.
@@ -46,21 +47,21 @@ def spread_stage(stage: str, shards: int, address: str | None = None) -> None:
         raise BadInput("the flow's parameters", "spread", stage, f"one of {', '.join(SHARDED)}", "leave it out")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when it is imported, here and by the workers
     from dask import config
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     # the bytes depend on torch's number of threads: the shards have the stage's, and the cores decide how many run
     cores = len(os.sched_getaffinity(0))
     threads = int(os.environ.get("OMP_NUM_THREADS", cores))
     workers = {"n_workers": max(1, min(shards, cores // threads)), "threads_per_worker": 1, "dashboard_address": ":0"}
     address = address or config.get("scheduler-address", None)
-    runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=workers)
+    runner: TaskRunner[Any] = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=workers)
     with _one_server():
         run_shards.with_options(task_runner=runner)(stage, shards, str(Path.cwd()), threads)
 
 
 @contextmanager
 def _one_server() -> Iterator[None]:
-    """Where PREFECT_API_URL names no server, the workers are to share this process's: each would start its own."""
+    """Without PREFECT_API_URL, the workers share the server of this process instead of starting one each."""
     if PREFECT_API_URL.value():
         yield
         return
@@ -88,7 +89,7 @@ def run_shards(stage: str, shards: int, workspace: str, threads: int) -> None:
 
 @task(task_run_name="{stage} {shard}", cache_policy=NO_CACHE)
 def compute_shard(stage: str, shard: str, workspace: str, threads: int) -> str:
-    """Run one shard as a process of its own: a worker of Dask may not have children of `multiprocessing`.
+    """Run one shard as a child process: a worker of Dask may not have children of `multiprocessing`.
 
     Returns:
         what the shard said of itself.

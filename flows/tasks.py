@@ -1,23 +1,44 @@
-"""The tasks of the pipeline flow: a stage, and the transfers before the first and behind the last."""
+"""The tasks of the pipeline flow: a stage, and the transfers before the first and after the last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import httpx
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 from world2act_client.errors import ReleaseError
 
 from flows import remote
 from flows.dvc_run import LockBusy
 from flows.graph import is_current
 from flows.outcome import GOOD, Outcome, StageRun, reproduce
-from flows.placement import place
+from flows.placement import Placement, place
 from flows.show import show_stage
 from flows.workspace import keep_lock
 from world2act.core.errors import World2ActError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stage runs; without any of these, DVC runs it in this workspace.
+
+    Attributes:
+        current: not at all: DVC already reported that nothing changed.
+        shards: into how many shards to spread its episodes first.
+        placement: in another workspace.
+    """
+
+    current: bool = False
+    shards: int | None = None
+    placement: Placement | None = None
 
 
 class StageFailed(Exception):
@@ -32,22 +53,30 @@ def _is_lock_busy(_task: object, _run: object, state: State[object]) -> bool:
     return isinstance(state.data, LockBusy)
 
 
-_retried = task(retries=20, retry_delay_seconds=3, retry_condition_fn=_is_lock_busy, cache_policy=NO_CACHE)
+def _retried(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that waits for another DVC process to release its lock."""
+    return task(
+        name=name,
+        task_run_name=run_name,
+        retries=20,
+        retry_delay_seconds=3,
+        retry_condition_fn=_is_lock_busy,
+        cache_policy=NO_CACHE,
+    )
 
 
-@_retried(name="stage", task_run_name="{stage}")
-def run_stage(stage: str, how: Mapping[str, object]) -> State[StageRun]:
+@_retried("stage", "{stage}")
+def run_stage(stage: str, plan: Plan) -> State[StageRun]:
     """Let DVC run one stage if it changed: here, or on a work pool.
 
     Args:
-        how: `current` (DVC said already that nothing changed), or `shards` (spread its episodes first), or the
-            arguments of `place`; empty for a process of DVC here.
+        plan: where and how.
 
     Raises:
-        LockBusy: another DVC process stood in the way; Prefect tries again.
+        LockBusy: another DVC process holds a lock; Prefect tries again.
     """
     try:
-        run = _run_stage(stage, dict(how))
+        run = _run_stage(stage, plan)
     except (World2ActError, ReleaseError) as error:
         run = StageRun(stage, Outcome.FAILED, message=f"{type(error).__name__}: {error}")
     if run.outcome is not Outcome.CACHED:
@@ -61,25 +90,25 @@ def run_stage(stage: str, how: Mapping[str, object]) -> State[StageRun]:
     return Failed(name=run.outcome, message=run.message, data=StageFailed(run))
 
 
-def _run_stage(stage: str, how: dict[str, object]) -> StageRun:
-    if how.get("current"):
+def _run_stage(stage: str, plan: Plan) -> StageRun:
+    if plan.current:
         return StageRun(stage, Outcome.CACHED)
-    if "pool" in how:
-        return place(stage, **how)
-    if "shards" in how and not is_current(stage):
+    if plan.placement:
+        return place(stage, plan.placement)
+    if plan.shards and not is_current(stage):
         from flows.spread import spread_stage
 
-        spread_stage(stage, how["shards"], None)
+        spread_stage(stage, plan.shards, None)
     return reproduce(stage)
 
 
-@_retried(name="dvc pull")
+@_retried("dvc pull")
 def pull_data(stages: list[str]) -> None:
     """Bring the data of stages that DVC finds unchanged, but without their data here."""
     remote.pull(stages)
 
 
-@_retried(name="dvc push")
+@_retried("dvc push")
 def push_data(stages: list[str]) -> None:
     """Send what the stages of this run that are done have written."""
     remote.push(stages)

@@ -1,4 +1,4 @@
-"""One workspace, one run: who holds it, and what a killed run leaves behind is made good before the next.
+"""One run at a time per workspace; what a killed run left half-written is repaired before the next one.
 
 The lock is the kernel's, on a file in .dvc/tmp, so it ends with the process that holds it, however that ends.
 """
@@ -35,7 +35,7 @@ class WorkspaceBusy(World2ActError):
 
 @contextmanager
 def hold_workspace(run: str, wait_s: float) -> Iterator[None]:
-    """Hold the workspace in the current folder for one run; then `dvc.lock` and DVC's own locks are whole.
+    """Hold the workspace in the current folder for one run; `dvc.lock` and DVC's locks are intact when it starts.
 
     Args:
         run: the name that others shall see.

@@ -20,6 +20,7 @@ import yaml
 from dvc.repo import Repo
 
 from flows.serve import end
+from flows.server import retry_temporary
 from tests.helpers.paths import ROOT
 from world2act.processes.dvc_command import stage_environment
 
@@ -175,9 +176,9 @@ class Service:
         return Path(self.log.name).read_text()[-6000:]
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """One request to the API."""
-        answer = httpx.request(method, f"{self.environment['PREFECT_API_URL']}{path}", json=content, timeout=30)
-        answer.raise_for_status()
+        """One request to the API, as the flows make theirs: what the server calls temporary is tried again."""
+        url = f"{self.environment['PREFECT_API_URL']}{path}"
+        answer = retry_temporary(lambda: httpx.request(method, url, json=content, timeout=30).raise_for_status())
         return answer.json() if answer.content else None
 
     def run(self, deployment: str, **parameters: Any) -> str:

@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text()
 ELSEWHERE = {
     "make repro": "tests/pipeline/test_setup.py (what it runs) and tests/pipeline/test_cli.py (repro)",
     "make test": ".ci/run, which is how this test is run",
+    "make test-fast": "a part of `make test`; tests/pipeline/test_setup.py looks at its recipe",
     "source .venv/bin/activate": "tests/helpers/clone.py, Clone.run, puts the same environment first on PATH",
     "world2act profile tiny": "tests/helpers/clone.py, make_clone",
     "world2act profile default --force": "tests/unit/core/test_params.py::test_edited_params_are_kept_unless_forced",
