@@ -80,7 +80,7 @@ class Parameters(Section):
 class Constant(nn.Module):
     def __init__(self, start):
         super().__init__()
-        self.action = nn.Parameter(torch.tensor(start))
+        self.action = nn.Parameter(torch.tensor([start]))
 
     def forward(self, target):
         return (self.action - target).square().mean()
@@ -106,7 +106,7 @@ class Objective:
         return torch.full((place.batch_size,), self._target)
 
     def loss(self, model, batch, place):
-        return model(batch), {"action": self.model.action.detach()}
+        return model(batch), {"action": self.model.action.detach().mean()}
 
     def save_policy(self, directory, weights):
         write_json(directory / "config.json", {"family": "constant", "chunk_length": 4, "action_dim": 2})
