@@ -48,7 +48,7 @@ from world2act.world_model.judging.image_metrics import picture_metrics
 from world2act.world_model.learning.loss import DenoisingObjective
 from world2act.world_model.learning.preparation import describe
 from world2act.world_model.parts.clips import usable_clips
-from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.conditioning import LatentSpace
 from world2act.world_model.parts.encoding import prompt_keys, store_clips, store_prompts
 from world2act.world_model.parts.text import load_text_encoder
 from world2act.world_model.parts.tokenizer import VideoTokenizer, load_tokenizer
@@ -138,7 +138,7 @@ def run(name: str, own: WorldModel, params: Params, data: Data, seed: int, sampl
         network,
         cache,
         clips,
-        Change.of(config),
+        LatentSpace.of(config),
         conditioning_latents=own.conditioning_latents,
         text_dropout=own.text_dropout,
         high_sigma_share=own.high_sigma_share,

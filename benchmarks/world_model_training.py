@@ -36,7 +36,7 @@ from world2act.training.objective import Place
 from world2act.world_model.learning.loss import Batch, DenoisingObjective
 from world2act.world_model.learning.preparation import describe
 from world2act.world_model.parts.clips import usable_clips
-from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.conditioning import LatentSpace
 from world2act.world_model.parts.text import load_text_encoder
 from world2act.world_model.parts.tokenizer import load_tokenizer
 from world2act.world_model.parts.transformer import build_transformer
@@ -111,7 +111,7 @@ class Subject:
         self._params, self._own = params, params.world_model
         self._cache: LatentCache = open_latents(artifacts / "latents")
         self.clips: list[Clip] = usable_clips(self._cache, "train", self._own.max_latents).clips
-        self._space = Change.of(describe(self._own, self._cache, self.clips))
+        self._space = LatentSpace.of(describe(self._own, self._cache, self.clips))
         self._tokenizer = load_tokenizer(artifacts / "tokenizer")
         self._text = load_text_encoder(artifacts / "tokenizer", params.tokenizer.text_length)
         demos = EpisodeDataset.open(artifacts / "demos" / "video_only")

@@ -13,6 +13,7 @@ from world2act.core.sharding import run_shares
 from world2act.core.stage import ARTIFACTS, RUNS, Metrics
 from world2act.core.storage import atomic_directory, read_parquet
 from world2act.data.array_store import ArrayStore
+from world2act.data.latent_cache import CacheMeta
 from world2act.data.latent_index import clip_keys, reusable, write_index
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import Layout, layout_of
@@ -84,7 +85,7 @@ def main(params: Params) -> Metrics:
             texts.take(key, ArrayStore(LAST / "prompts"))
         if unknown:
             store_prompts(texts, load_text_encoder(MODELS, params.tokenizer.text_length), unknown)
-        meta = {
+        meta: CacheMeta = {
             "encoding": work.encoding,
             "text": text,
             "latent_shape": list(work.latent_shape),

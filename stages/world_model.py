@@ -1,6 +1,6 @@
 """world_model: artifacts/latents → artifacts/world_model, the Cosmos-Predict2 transformer."""
 
-from diffusers import CosmosTransformer3DModel
+from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
 from world2act.core.params import Params, WorldModel
 from world2act.core.seeds import derive
@@ -13,7 +13,7 @@ from world2act.world_model.learning.loss import DenoisingObjective
 from world2act.world_model.learning.preparation import describe
 from world2act.world_model.learning.tuning import merge, save_adapter, tune
 from world2act.world_model.parts.clips import usable_clips
-from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.conditioning import LatentSpace
 from world2act.world_model.parts.guardrail import open_guardrail
 from world2act.world_model.parts.transformer import build_transformer
 
@@ -39,7 +39,7 @@ def main(params: Params) -> Metrics:
             network,
             cache,
             training.clips,
-            Change.of(config),
+            LatentSpace.of(config),
             conditioning_latents=own.conditioning_latents,
             text_dropout=own.text_dropout,
             high_sigma_share=own.high_sigma_share,

@@ -16,7 +16,7 @@ from world2act.core.stage import is_main
 from world2act.training.objective import Place
 from world2act.world_model.learning.loss import DenoisingObjective
 from world2act.world_model.learning.tuning import add_lora, merge, save_adapter
-from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.conditioning import LatentSpace
 from world2act.world_model.parts.transformer import build_transformer
 
 LORA = Lora(rank=2, alpha=4.0, dropout=0.0, targets=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"])
@@ -44,7 +44,7 @@ class ToyWorldModel(DenoisingObjective):
             network,
             cache,
             clips,
-            Change(),
+            LatentSpace(),
             conditioning_latents=[1],
             text_dropout=0.2,
             high_sigma_share=0.05,

@@ -79,6 +79,9 @@ class ActionDecoder(nn.Module):
 class Bridge(nn.Module):
     """Both adapters, the decoder, and the mean and standard deviation that normalise actions."""
 
+    action_mean: Tensor
+    action_std: Tensor
+
     def __init__(self, latent_channels: int, action_dim: int, dim: int) -> None:
         super().__init__()
         self.config = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import psutil
 import torch
@@ -35,7 +35,10 @@ class Reads(Protocol):
         """Name and bytes of what is read for each sample."""
 
 
-def build_or_outline(build: Callable[[], nn.Module], outline: Callable[[], nn.Module], training: Training) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def build_or_outline(build: Callable[[], Network], outline: Callable[[], Network], training: Training) -> Network:
     """What `build` gives; in a dry run on a machine that cannot hold it, its outline: shapes without values.
 
     Args:

@@ -71,7 +71,8 @@ class Objective(Protocol[Batch]):
         model: the trained module; parameters that ask for no gradient stay as they are.
     """
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def batch(self, place: Place) -> Batch:
         """Draw the `place.batch_size` samples on `place.device`. Depends on nothing but `place`

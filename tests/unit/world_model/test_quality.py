@@ -35,7 +35,7 @@ from world2act.world_model.judging.image_metrics import picture_metrics
 from world2act.world_model.judging.lpips import convert, load_lpips
 from world2act.world_model.judging.object_position import fit_probes, summarise_positions
 from world2act.world_model.judging.quality import Quality, Subject, in_turn, measure, summarise
-from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.conditioning import LatentSpace
 from world2act.world_model.parts.tokenizer import VideoTokenizer, make_vae
 
 SIDE, CHANNELS, EPISODES, HELD, SEED = 32, 16, 16, 4, 0
@@ -46,7 +46,7 @@ class Knowing(Imagination):
     """Imagines what happened where it is given the clip's own first latent, and that latent for ever elsewhere."""
 
     def __init__(self, cache: LatentCache) -> None:
-        nobody = WorldModel(nn.Identity(), Change(), {}, 100, (1,))
+        nobody = WorldModel(nn.Identity(), LatentSpace(), {}, 100, (1,))
         super().__init__(nobody, {}, Sampler(steps=1, order=1, guidance=0.0), 1)
         self.truths: dict[int, np.ndarray]
         draws = itertools.product(cache.clips, range(10))

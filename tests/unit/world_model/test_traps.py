@@ -182,7 +182,7 @@ def test_the_pipelines_own_frame_rate_imagines_something_else(
     frames, noise = np.zeros((1, 32, 32, 3), np.uint8), seeded_noise((16, 5, 4, 4), [3])
     options = {"num_inference_steps": 6, "guidance_scale": 0.0, "latents": noise}
     default, native = (run_pipeline(network, vae, text, frames, **options, **fps)[0] for fps in ({}, {"fps": 24}))
-    assert (default - native).abs().max() > 0.05
+    assert (default - native).abs().max() > 1e-3, "far above the rounding of a float32, whatever the weights"
 
 
 def test_prompts_are_embedded_as_in_the_pipeline(network: nn.Module, vae: nn.Module, text: TextEncoder) -> None:

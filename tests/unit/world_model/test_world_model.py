@@ -17,7 +17,7 @@ from world2act.world_model.imagining.sampler import sample
 from world2act.world_model.learning.loss import DenoisingObjective, denoising_loss, draw_sigma
 from world2act.world_model.learning.preparation import describe
 from world2act.world_model.parts.clips import usable_clips
-from world2act.world_model.parts.conditioning import Change, conditioning_mask, denoise, denoised, network_inputs
+from world2act.world_model.parts.conditioning import LatentSpace, conditioning_mask, denoise, denoised, network_inputs
 from world2act.world_model.parts.transformer import build_transformer, load_transformer
 
 
@@ -61,10 +61,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
     return open_latents(directory)
 
 
-def objective(cache: LatentCache, space: Change | None = None, **changes: object) -> DenoisingObjective:
+def objective(cache: LatentCache, space: LatentSpace | None = None, **changes: object) -> DenoisingObjective:
     options = {"conditioning_latents": [1], "text_dropout": 0.0, "high_sigma_share": 0.05, "seed": 0} | changes
     network = build_transformer(tiny(), 16, 8, 0)
-    return DenoisingObjective(network, cache, cache.select("video_only", "train"), space or Change(), **options)
+    return DenoisingObjective(network, cache, cache.select("video_only", "train"), space or LatentSpace(), **options)
 
 
 def test_the_loss_is_ten_times_the_velocity_error() -> None:
@@ -140,19 +140,19 @@ def test_change_is_inverted_and_shows_the_scene() -> None:
     latents, scale = torch.randn(2, 3, 5, 2, 2), torch.tensor([0.5, 1.0, 2.0])
     mean, std = torch.randn(3, 2, 2), torch.rand(3, 2, 2) + 0.5
     statistics = {"change_scale": scale.tolist(), "first_mean": mean.tolist(), "first_std": std.tolist()}
-    space = Change.of({"target": "change", "prediction": "clean", **statistics})
+    space = LatentSpace.of({"target": "change", "prediction": "clean", **statistics})
     values = space.to_network(latents)
     assert torch.allclose(values[:, :, 0], (latents[:, :, 0] - mean) / std, atol=1e-6)
     assert torch.allclose(values[:, 2, 3], (latents[:, 2, 3] - latents[:, 2, 0]) / 2)
     assert torch.allclose(space.to_latents(values), latents, atol=1e-6)
-    released = Change.of({"target": "latent", "prediction": "velocity"})
+    released = LatentSpace.of({"target": "latent", "prediction": "velocity"})
     assert torch.equal(released.to_network(latents), latents) and torch.equal(released.to_latents(latents), latents)
 
 
 def test_changes_have_unit_variance_in_every_channel(cache: LatentCache) -> None:
     clips = usable_clips(cache, "train", 6).clips
     config = describe(tiny(target="change"), cache, clips)
-    space = Change.of(config)
+    space = LatentSpace.of(config)
     changes = [
         space.to_network(torch.from_numpy(np.array(cache.latents(c))).transpose(0, 1)[None])[0, :, 1:] for c in clips
     ]
@@ -163,12 +163,12 @@ def test_changes_have_unit_variance_in_every_channel(cache: LatentCache) -> None
 
 def test_scenes_have_unit_variance_in_every_value_that_they_change(cache: LatentCache) -> None:
     clips = usable_clips(cache, "train", 6).clips
-    space = Change.of(describe(tiny(target="change"), cache, clips))
+    space = LatentSpace.of(describe(tiny(target="change"), cache, clips))
     first = np.stack([cache.latents(clip)[0] for clip in clips])
     values = space.to_network(torch.from_numpy(first)[:, :, None])[:, :, 0]
     assert torch.allclose(values.mean(0), torch.zeros(16, 4, 4), atol=1e-5)
     assert torch.allclose(values.std(0, correction=0), torch.ones(16, 4, 4), atol=1e-5)
-    alone = Change.of(describe(tiny(target="change"), cache, clips[:1]))
+    alone = LatentSpace.of(describe(tiny(target="change"), cache, clips[:1]))
     assert alone.to_network(torch.from_numpy(first[1:2])[:, :, None]).isfinite().all()
 
 
@@ -193,7 +193,7 @@ def test_objective_and_imagination_read_the_output_alike(cache: LatentCache, pre
             # hidden states are (1 - t) * sigma * noise = t * noise, and the velocity is the noise
             return (0 * hidden_states if prediction == "clean" else hidden_states / timestep,)
 
-    own = objective(cache, Change(prediction=prediction))
+    own = objective(cache, LatentSpace(prediction=prediction))
     own.model = Answer()
     batch = own.batch(place())
     batch.x0[:, :, 1:] = 0
@@ -263,7 +263,7 @@ def test_a_share_of_the_prompts_is_dropped(cache: LatentCache) -> None:
 
 
 def test_two_trainings_give_the_same_weights_and_learn(cache: LatentCache) -> None:
-    space = Change.of(describe(tiny(), cache, usable_clips(cache, "train", 6).clips))
+    space = LatentSpace.of(describe(tiny(), cache, usable_clips(cache, "train", 6).clips))
 
     def run() -> tuple[dict[str, Tensor], list[float]]:
         own = objective(cache, space)

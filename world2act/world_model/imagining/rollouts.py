@@ -62,7 +62,7 @@ def prompts_of(cache: LatentCache, instruction: str) -> list[str]:
             "training clips of it",
             "collect demonstrations of this task, or see why they were discarded (artifacts/skills/discards.parquet)",
         )
-    return list(min(counts, key=lambda chain: (-counts[chain], chain)))
+    return list(min(counts.items(), key=lambda item: (-item[1], item[0]))[0])
 
 
 def conditioning_latents(settings: Rollouts, skill_index: int) -> int:

@@ -1,4 +1,4 @@
-"""From noise to latents: Karras noise levels, Euler or second-order steps, guidance that keeps the frames.
+"""From noise to latents: Karras noise levels, Euler or second-order steps, guidance that keeps the given frames.
 
 Sources: Karras et al. 2022, algorithm 2 without churn, for the levels and order 1; for order 2 the exponential
 Adams-Bashforth step of RES (Zhang et al. 2023, arXiv 2308.02157), which Cosmos-Predict2 calls "2ab".
@@ -71,9 +71,9 @@ def sample(
     clean = clean.repeat(copies, 1, 1, 1, 1)
     mask = conditioning_mask(given, clean)
     levels = karras_sigmas(sampler.steps).tolist()
-    steps = step_weights(levels, sampler.order)
     noised, earlier = noise * levels[0], None
-    for i, level in enumerate(levels):
+
+    def estimate_at(level: float) -> Tensor:
         sigma = torch.full((copies * batch,), level).to(conditioning)
         estimates = denoise(
             network, noised.repeat(copies, 1, 1, 1, 1), sigma, clean, mask, prompts, prediction=prediction
@@ -81,12 +81,14 @@ def sample(
         estimate = estimates[:batch]
         if sampler.guidance:
             estimate = estimate + sampler.guidance * (estimate - estimates[batch:])
-        if i == len(steps):
-            return estimate
-        kept, slope = steps[i]
+        return estimate
+
+    for level, (kept, slope) in zip(levels, step_weights(levels, sampler.order), strict=False):
+        estimate = estimate_at(level)
         moved = kept * noised + (1 - kept) * estimate
         noised = moved if earlier is None else moved + slope * (estimate - earlier)
         earlier = estimate
+    return estimate_at(levels[-1])
 
 
 def step_weights(levels: Sequence[float], order: int) -> list[tuple[float, float]]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -35,33 +36,35 @@ def computed_once(network: nn.Module, frames: int) -> Iterator[None]:
     with ExitStack() as stack:
         for module in network.modules():
             if isinstance(module, CosmosAdaLayerNorm | CosmosAdaLayerNormZero):
-                module.forward = partial(_once_a_frame, module.forward, frames)
+                vars(module)["forward"] = partial(_modulate_per_frame, module.forward, frames)
                 stack.callback(delattr, module, "forward")
-            elif (
-                isinstance(module, Attention)
-                and module.is_cross_attention
-                and type(module.processor) is CosmosAttnProcessor2_0
-            ):
-                stack.callback(module.set_processor, module.processor)
-                module.set_processor(_TextOnce())
+            elif isinstance(module, Attention) and module.is_cross_attention:
+                processor: object = module.processor
+                if type(processor) is CosmosAttnProcessor2_0:
+                    stack.callback(module.set_processor, processor)
+                    module.set_processor(_CachedText())
         yield
 
 
-def _once_a_frame(
-    forward: Callable[..., Any], frames: int, tokens: Tensor, embedded_time: Tensor, time: Tensor | None = None
-) -> Any:
+def _modulate_per_frame(
+    forward: Callable[..., Tensor | tuple[Tensor, Tensor]],
+    frames: int,
+    tokens: Tensor,
+    embedded_time: Tensor,
+    time: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """The modulation from each frame's first token: `embedded_time` and `time` are the same on all of them."""
-    split, of_frames, of_time = (
-        None if part is None else part.unflatten(1, (frames, -1)) for part in (tokens, embedded_time, time)
-    )
-    made = forward(split, of_frames[:, :, :1], None if of_time is None else of_time[:, :, :1])
-    if isinstance(made, Tensor):
-        return made.flatten(1, 2)
-    modulated, gate = made
-    return modulated.flatten(1, 2), gate.expand_as(modulated).flatten(1, 2)
+    shape = (frames, -1)
+    first = torch.unflatten(embedded_time, 1, shape)[:, :, :1]
+    first_time = None if time is None else torch.unflatten(time, 1, shape)[:, :, :1]
+    modulated = forward(torch.unflatten(tokens, 1, shape), first, first_time)
+    if isinstance(modulated, Tensor):
+        return modulated.flatten(1, 2)
+    values, gate = modulated
+    return values.flatten(1, 2), gate.expand_as(values).flatten(1, 2)
 
 
-class _TextOnce:
+class _CachedText:
     """`CosmosAttnProcessor2_0` for cross-attention that keeps the keys and values of the text it was last given."""
 
     def __init__(self) -> None:
@@ -76,12 +79,14 @@ class _TextOnce:
     ) -> Tensor:
         from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+        # Cosmos normalises both; `Attention` serves models that do not
+        norm_q, norm_k = cast("nn.Module", attn.norm_q), cast("nn.Module", attn.norm_k)
         if encoder_hidden_states is not self._text:
             self._text = encoder_hidden_states
             key, value = (
                 layer(encoder_hidden_states).unflatten(2, (attn.heads, -1)) for layer in (attn.to_k, attn.to_v)
             )
-            self._key_value = attn.norm_k(key), value
-        query = attn.norm_q(attn.to_q(hidden_states).unflatten(2, (attn.heads, -1)))
+            self._key_value = norm_k(key), value
+        query = norm_q(attn.to_q(hidden_states).unflatten(2, (attn.heads, -1)))
         attended = dispatch_attention_fn(query, *self._key_value, attn_mask=attention_mask)
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,11 @@ from world2act.core.params import Sampler
 from world2act.core.storage import read_json
 from world2act.world_model.imagining.sampler import sample
 from world2act.world_model.imagining.step_cache import computed_once
-from world2act.world_model.parts.conditioning import Change
+from world2act.world_model.parts.conditioning import LatentSpace
 from world2act.world_model.parts.transformer import load_transformer
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class WorldModel:
         conditioning_latents: how many first latents it was given in training.
     """
 
-    network: nn.Module
-    space: Change
+    network: CosmosTransformer3DModel
+    space: LatentSpace
     skill_latents: dict[str, int]
     max_latents: int
     conditioning_latents: tuple[int, ...]
@@ -159,7 +162,8 @@ def load_world_model(directory: str | Path) -> WorldModel:
         BadInput: a file is missing or damaged, or the keys are not the model's.
     """
     root = Path(directory)
-    network = load_transformer(root / "transformer").to(best_device())
+    network = load_transformer(root / "transformer")
+    nn.Module.to(network, best_device())
     try:
         return make_world_model(network, read_json(root / "config.json"))
     except KeyError as error:
@@ -167,11 +171,11 @@ def load_world_model(directory: str | Path) -> WorldModel:
         raise BadInput(root / "config.json", key, "no such key", "what that stage writes", remedy) from error
 
 
-def make_world_model(network: nn.Module, config: dict[str, Any]) -> WorldModel:
+def make_world_model(network: CosmosTransformer3DModel, config: dict[str, Any]) -> WorldModel:
     """A world model of a network and the content of config.json."""
     return WorldModel(
         network.eval(),
-        Change.of(config),
+        LatentSpace.of(config),
         config["skill_latents"],
         config["max_latents"],
         tuple(config["conditioning_latents"]),

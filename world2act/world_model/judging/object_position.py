@@ -68,7 +68,8 @@ def fit_probes(
 
 def coordinates(dataset: EpisodeDataset) -> tuple[int, ...]:
     """The columns of the recorded scene that are metres of an object; those of targets are not."""
-    names = (dataset.features.get(SCENE) or {}).get("names") or []
+    feature = dataset.features.get(SCENE)
+    names = (feature.get("names") if feature else None) or []
     return tuple(i for i, name in enumerate(names) if re.fullmatch(r"(?!target).+_[xyz]_m", name))
 
 

@@ -181,7 +181,7 @@ def _draw(subject: Subject, clips: Sequence[Clip], starts: Sequence[Clip], draw:
 
 def _first_frames_of_others(clips: Sequence[Clip]) -> dict[Clip, Clip]:
     """For each clip the next one of the same skill, in a ring."""
-    following = {}
+    following: dict[Clip, Clip] = {}
     for prompt in {clip.prompt for clip in clips}:
         same = [clip for clip in clips if clip.prompt == prompt]
         following |= dict(zip(same, same[1:] + same[:1], strict=True))

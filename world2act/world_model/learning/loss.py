@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from world2act.core.seeds import derive
 from world2act.data.latent_cache import Clip, LatentCache
 from world2act.training.objective import Place, draw
-from world2act.world_model.parts.conditioning import Change, conditioning_mask, denoise
+from world2act.world_model.parts.conditioning import LatentSpace, conditioning_mask, denoise
 
 HIGH_SIGMA = (200.0, 1e5)
 
@@ -70,7 +70,7 @@ class DenoisingObjective:
         network: nn.Module,
         cache: LatentCache,
         clips: Sequence[Clip],
-        space: Change,
+        space: LatentSpace,
         *,
         conditioning_latents: Sequence[int],
         text_dropout: float,

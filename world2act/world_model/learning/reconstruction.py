@@ -21,7 +21,7 @@ from world2act.world_model.learning.rows import ReconstructionRow
 from world2act.world_model.parts.tokenizer import VideoTokenizer, to_video
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 _MEASURED_EPISODES = 32
 _FOREGROUND = 0.16  # of the range -1..1: what a pixel must differ from the background

@@ -56,7 +56,12 @@ def add_lora(network: nn.Module, lora: Lora, seed: int, key: str = "world_model.
 
     # a pattern rather than a list, which peft makes a set and writes in an order of its own at every run
     pattern = rf"(.*\.)?({'|'.join(map(re.escape, lora.targets))})"
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=pattern)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft's annotation says int; it divides, and takes any number
+        lora_dropout=lora.dropout,
+        target_modules=pattern,
+    )
     names = [name for name, _ in network.named_modules()]
     for target in lora.targets:
         if not any(f".{name}".endswith(f".{target}") for name in names):
@@ -68,7 +73,7 @@ def add_lora(network: nn.Module, lora: Lora, seed: int, key: str = "world_model.
         inject_adapter_in_model(config, network)
 
 
-def save_adapter(network: CosmosTransformer3DModel, state: Mapping[str, Tensor], directory: Path) -> None:
+def save_adapter(network: nn.Module, state: Mapping[str, Tensor], directory: Path) -> None:
     """Write the adapter of a state dict of `network` into a new directory, in peft's layout."""
     _with(network, state).save_lora_adapter(directory, safe_serialization=True)
 
@@ -89,9 +94,10 @@ def _with(network: nn.Module, state: Mapping[str, Tensor]) -> Any:
     """A network of the same make that holds the tensors of `state` themselves."""
     from peft import inject_adapter_in_model
 
+    source: Any = network
     with torch.device("meta"):
-        carrier = type(network).from_config(network.config)
-        for name, config in network.peft_config.items():
+        carrier = type(source).from_config(source.config)
+        for name, config in source.peft_config.items():
             inject_adapter_in_model(config, carrier, name)
     carrier.load_state_dict(state, assign=True)
     return carrier

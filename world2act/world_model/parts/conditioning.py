@@ -6,6 +6,7 @@ Source: Cosmos-Predict2 as `diffusers.Cosmos2VideoToWorldPipeline` runs it; t = 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -85,42 +86,61 @@ def denoise(
 
 
 @dataclass(frozen=True)
-class Change:
-    """The space that the network works in. Target "change": later latents as their difference from the clip's first
-    one, a channel's differences scaled to unit variance, and the first one itself standardised, each of its values
-    over the training clips: what differs between scenes is a small part of a latent, and it must be large to be
-    learnt. Target "latent": the latents themselves (the released checkpoints).
+class ChangeStatistics:
+    """How the training clips' latents vary, by which target "change" scales them.
 
     Attributes:
-        scale: (1, C, 1, 1, 1), the standard deviation of the differences; None for the target "latent", as are
+        scale: (1, C, 1, 1, 1), the standard deviation of the differences from a clip's first latent.
         mean, std: (1, C, 1, h, w), of first latents.
+    """
+
+    scale: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def to(self, like: Tensor) -> ChangeStatistics:
+        """The same on the device and in the number format of `like`."""
+        return ChangeStatistics(self.scale.to(like), self.mean.to(like), self.std.to(like))
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """The space that the network works in.
+
+    Target "change": later latents as their difference from the clip's first one, each channel's differences scaled to
+    unit variance, and the first one itself standardised, each of its values over the training clips. What differs
+    between scenes is a small part of a latent, and it must be large to be learnt. Target "latent": the latents
+    themselves, as in the released checkpoints.
+
+    Attributes:
+        change: None for the target "latent".
         prediction: what the network's output means, as in `denoised`.
     """
 
-    scale: Tensor | None = None
-    mean: Tensor | None = None
-    std: Tensor | None = None
+    change: ChangeStatistics | None = None
     prediction: Prediction = "velocity"
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> Self:
+    def of(cls, config: Mapping[str, Any]) -> Self:
         """From `target`, `prediction`, `change_scale` (C,), `first_mean` and `first_std` (C, h, w) of config.json."""
         if config["target"] == "latent":
             return cls(prediction=config["prediction"])
         scale, mean, std = (torch.tensor(config[key]) for key in ("change_scale", "first_mean", "first_std"))
-        return cls(scale.view(1, -1, 1, 1, 1), mean[None, :, None], std[None, :, None], config["prediction"])
+        statistics = ChangeStatistics(scale.view(1, -1, 1, 1, 1), mean[None, :, None], std[None, :, None])
+        return cls(statistics, config["prediction"])
 
     def to_network(self, latents: Tensor) -> Tensor:
         """(B, C, T, h, w) normalised latents → what the network denoises."""
-        if self.scale is None:
+        if self.change is None:
             return latents
-        first = latents[:, :, :1]
-        scene = (first - self.mean.to(latents)) / self.std.to(latents)
-        return torch.cat([scene, (latents[:, :, 1:] - first) / self.scale.to(latents)], dim=2)
+        first, change = latents[:, :, :1], self.change.to(latents)
+        scene = (first - change.mean) / change.std
+        return torch.cat([scene, (latents[:, :, 1:] - first) / change.scale], dim=2)
 
     def to_latents(self, values: Tensor) -> Tensor:
         """The inverse of `to_network`."""
-        if self.scale is None:
+        if self.change is None:
             return values
-        first = values[:, :, :1] * self.std.to(values) + self.mean.to(values)
-        return torch.cat([first, first + values[:, :, 1:] * self.scale.to(values)], dim=2)
+        change = self.change.to(values)
+        first = values[:, :, :1] * change.std + change.mean
+        return torch.cat([first, first + values[:, :, 1:] * change.scale], dim=2)

@@ -23,7 +23,7 @@ from world2act.world_model.parts.checkpoint import load_strictly
 from world2act.world_model.parts.hub import locate
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, T5EncoderModel
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 _HEAD_DIM = 16
 
@@ -33,7 +33,7 @@ class TextEncoder:
     """A frozen encoder, its tokenizer and the fixed number of tokens that a prompt is padded to."""
 
     model: T5EncoderModel
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
     length: int
 
     @torch.no_grad()

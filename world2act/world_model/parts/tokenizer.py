@@ -23,7 +23,7 @@ from world2act.world_model.parts.checkpoint import assign_strictly, load_strictl
 from world2act.world_model.parts.hub import locate
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 
 class VideoTokenizer:
@@ -109,8 +109,7 @@ def make_vae(params: TokenizerParams, seed: int) -> AutoencoderKLWan:
     It starts as a per-frame model, as video models inflated from image models do: convolutions ignore the past, time
     is halved by leaving frames out and doubled by repeating them. Training on single frames then carries over.
     """
-    from diffusers import AutoencoderKLWan
-    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
 
     statistics = {"latents_mean": [0.0] * params.latent_channels, "latents_std": [1.0] * params.latent_channels}
     with torch.random.fork_rng(devices=[]):
@@ -139,8 +138,8 @@ def _load_native(path: Path, params: TokenizerParams) -> AutoencoderKLWan:
     The file holds no statistics of the latents; they are the published ones, which diffusers' class has as defaults.
     """
     from accelerate import init_empty_weights
-    from diffusers import AutoencoderKLWan
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
     state = read_tensors(path)
     architecture = _architecture(params)
@@ -185,7 +184,8 @@ def _ignore_the_past(conv: nn.Conv3d, keeps_channels: bool) -> None:
     if keeps_channels:
         copies = conv.out_channels // conv.in_channels
         weight[:, :, -1, 0, 0] = torch.eye(conv.in_channels).repeat(copies, 1)
-        conv.bias.zero_()
+        if conv.bias is not None:
+            conv.bias.zero_()
     else:
         weight[:, :, -1] = conv.weight[:, :, -1] * math.sqrt(3)  # a third of the taps, the same variance
     conv.weight.copy_(weight)
@@ -197,11 +197,13 @@ def load_tokenizer(directory: str | Path) -> VideoTokenizer:
     Raises:
         BadInput: as `load_strictly`, or the VAE compresses time by another factor than 4.
     """
-    return VideoTokenizer(_load_vae(Path(directory)).to(best_device()))
+    vae = _load_vae(Path(directory))
+    nn.Module.to(vae, best_device())
+    return VideoTokenizer(vae)
 
 
 def _load_vae(directory: Path) -> AutoencoderKLWan:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
     root = directory / "vae"
     vae = load_strictly(AutoencoderKLWan, root, "run the tokenizer stage, or correct tokenizer.source")

@@ -225,7 +225,7 @@ def _compare(where: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None
 
 
 def _model_class() -> type[CosmosTransformer3DModel]:
-    from diffusers import CosmosTransformer3DModel
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
     _shim_torchvision()
     return CosmosTransformer3DModel
@@ -245,6 +245,6 @@ def _shim_torchvision() -> None:
     def resize(mask: Tensor, size: list[int], interpolation: str) -> Tensor:
         return F.interpolate(mask, size=size, mode=interpolation)
 
-    transformer_cosmos.transforms = SimpleNamespace(
+    vars(transformer_cosmos)["transforms"] = SimpleNamespace(
         functional=SimpleNamespace(resize=resize), InterpolationMode=SimpleNamespace(NEAREST="nearest")
     )
