@@ -227,7 +227,7 @@ def test_offline_serves_what_it_has_and_says_so(
     asked = len(shelf.proxy.log)
     assert get("policy@prod", shelf.folder / "second", offline=True).version == 1
     assert len(shelf.proxy.log) == asked
-    assert "offline was asked for; serving policy v1 from the cache" in capfd.readouterr().err
+    assert "--offline was given; serving policy v1 from the cache" in capfd.readouterr().err
     shelf.proxy.reachable = False
     assert get("policy@prod", shelf.folder / "third").version == 1
     assert "does not answer" in capfd.readouterr().err

@@ -55,15 +55,15 @@ def unknown_layout(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("change", "options", "found"),
     [
-        (lambda root: None, {"format_": "rlds"}, "rlds(.|\n)*libero, robocasa, lerobot, folder"),
+        (lambda root: None, {"format_": "rlds"}, "rlds(.|\n)*folder, lerobot, libero, robocasa"),
         (drop("macros_image_convention"), {}, "macros_image_convention"),
         (hdf5(lambda f: f["data"].attrs.__setitem__("macros_image_convention", "vulkan")), {}, "vulkan"),
         (drop("env_args"), {}, "env_args"),
         (hdf5(other_rate), {}, r"fps(.|\n)*20(.|\n)*10, as in the first file"),
-        (hdf5(unknown_layout), {}, r"attributes(.|\n)*LIBERO's or RoboCasa's"),
+        (hdf5(unknown_layout), {}, r"attributes(.|\n)*LIBERO's HDF5 files"),
         (lambda root: None, {"lag": 0}, "1 measured(.|\n)*0 declared(.|\n)*--lag 1"),
         (lambda root: None, {"rename": {"delta_q": "delta_x"}}, "--rename delta_q=delta_x"),
-        (lambda root: None, {"rename": {"delta_x": "delta_y"}}, "names that differ"),
+        (lambda root: None, {"rename": {"delta_x": "delta_y"}}, "distinct names"),
         (lambda root: None, {"rename": {"delta_x": "joint"}}, "no axes in common(.|\n)*--lag N"),
         (lambda root: shutil.rmtree(root / "libero_object") or shutil.rmtree(root / "libero_spatial"), {}, "no file"),
     ],
@@ -140,9 +140,9 @@ def linked(root: Path) -> None:
             "18 blank frames, the first is 9",
         ),
         (replaced("obs/agentview_rgb", lambda a: a[[3] * len(a)]), "agentview: the picture never changes"),
-        (external, "actions lies in another file"),
-        (linked, "actions is a link to somewhere else"),
-        (cut(f"{MILK}_demo.hdf5"), "no whole HDF5 file"),
+        (external, "the content of actions is in another file"),
+        (linked, "actions is a link to another place"),
+        (cut(f"{MILK}_demo.hdf5"), "not an undamaged HDF5 file"),
         (hdf5(lambda f: f.move("data", "date")), "no group `data`"),
     ],
 )
@@ -167,7 +167,7 @@ def test_too_short_for_a_latent(tmp_path: Path) -> None:
             del demo[name]
             demo[name] = values
     done = import_dataset(str(source), tmp_path / "set", set_aside_share=0.5)
-    assert "4 frames (without those that lag), fewer than the 5" in done.set_aside[0].reason
+    assert "4 frames (without those that lag), fewer than 5" in done.set_aside[0].reason
 
 
 def test_a_wrong_action_width_everywhere_leaves_nothing(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_wrong_action_width_everywhere_leaves_nothing(tmp_path: Path) -> None:
             demo["actions"] = values
     with pytest.raises(BadInput, match=r"actions of shape \(32, 7\)"):
         import_dataset(str(source), tmp_path / "set")
-    with pytest.raises(BadInput, match=r"3 unusable episodes beside 0 usable(.|\n)*\(frames, 12\)"):
+    with pytest.raises(BadInput, match=r"3 unusable episodes and 0 usable(.|\n)*\(frames, 12\)"):
         import_dataset(str(source), tmp_path / "set", format_="robocasa", set_aside_share=1)
 
 
@@ -233,17 +233,17 @@ def test_a_bad_lerobot_episode_is_set_aside(tmp_path: Path, change: Callable[[Pa
     [
         (lambda root: edit_info(root, codebase_version="v2.0"), r"v2\.0(.|\n)*v2\.1(.|\n)*convert"),
         (lambda root: edit_info(root, codebase_version=None), "codebase_version"),
-        (lambda root: edit_info(root, data_path="../../{chunk_index}/{file_index}.parquet"), "leads out of it"),
-        (lambda root: edit_info(root, data_path="/etc/{chunk_index}{file_index}"), "leads out of it"),
+        (lambda root: edit_info(root, data_path="../../{chunk_index}/{file_index}.parquet"), "leaves the source"),
+        (lambda root: edit_info(root, data_path="/etc/{chunk_index}{file_index}"), "leaves the source"),
         (lambda root: edit_info(root, data_path="{chunk_index.__class__.__mro__[9]}"), "data_path"),
-        (lambda root: edit_info(root, video_path="videos/{video_key}/../../../{file_index}.mp4"), "leads out of it"),
+        (lambda root: edit_info(root, video_path="videos/{video_key}/../../../{file_index}.mp4"), "leaves the source"),
         (lambda root: edit_info(root, fps=None), "fps"),
         (lambda root: edit_info(root, features={"action": 3}), r"features\.action"),
         (lambda root: edit_info(root, robot_type=None), "--embodiment"),
         (lambda root: edit_info(root, total_episodes=9), "3 episodes(.|\n)*9, the total_episodes"),
         (cut("meta/info.json"), "valid JSON"),
         (cut("meta/episodes/chunk-000/file-000.parquet"), "a whole parquet file"),
-        (cut("data/chunk-000/file-000.parquet"), "3 unusable episodes beside 0"),
+        (cut("data/chunk-000/file-000.parquet"), "3 unusable episodes and 0"),
     ],
 )
 def test_lerobot_that_cannot_be_imported(tmp_path: Path, change: Callable[[Path], None], found: str) -> None:
@@ -261,12 +261,12 @@ def test_a_folder_with_a_fault_in_each_episode(tmp_path: Path) -> None:
     (source / "001/episode.json").write_text("{}")
     (source / "002/steps.csv").unlink()
     (source / "003/images/top/000007.png").unlink()
-    (source / "004/images/top/000007.png").write_bytes(b"no picture")
+    (source / "004/images/top/000007.png").write_bytes(b"not an image")
     lines = (source / "005/steps.csv").read_text().splitlines()
     (source / "005/steps.csv").write_text("\n".join([lines[0], lines[1].replace(",", ",x", 1), *lines[2:]]))
     done = import_dataset(str(source), tmp_path / "set", set_aside_share=0.9)
     assert [each.name for each in done.set_aside] == ["001", "002", "003", "004", "005"]
-    faults = ["instruction", "neither steps.csv", "000007.png is expected", "no picture", "action: Failed to parse"]
+    faults = ["instruction", "neither steps.csv", "000007.png is expected", "not an image", "action: Failed to parse"]
     assert all(fault in each.reason for fault, each in zip(faults, done.set_aside, strict=True)), done.set_aside
 
 
@@ -285,11 +285,11 @@ def test_the_command_says_it_in_one_message(tmp_path: Path) -> None:
     assert "set holds 3 episodes, 80 frames, from lerobot v3.0" in done.stdout
     assert "lag 0 measured and taken out" in done.stdout
     for arguments, found in (
-        (("import", str(source), "set"), "nothing there yet"),
+        (("import", str(source), "set"), "a path that does not exist"),
         (("import", "nowhere", "new"), "nowhere"),
         (("import", "gs://bucket/x", "new"), "s3://BUCKET/PREFIX"),
         (("import", str(source), "new", "--rename", "x"), "OLD=NEW"),
-        (("export", "set", "set"), "nothing there yet"),
+        (("export", "set", "set"), "a path that does not exist"),
         (("export", "set", "new", "--format", "rlds"), "lerobot-v2.1"),
     ):
         failed = world2act(tmp_path, *arguments)

@@ -1,7 +1,7 @@
-"""LeRobot v2.1 as GR00T-N1.6 reads it: a parquet file and videos an episode, meta/modality.json.
+"""LeRobot v2.1 as GR00T-N1.6 reads it: per episode one parquet file and its videos, and meta/modality.json.
 
-Videos are H.264 where the installed PyAV has it, AV1 else, of one thread: the same bytes each time. They lose
-something, as videos do; a data set without loss is v3.0.
+Videos are H.264 where the installed PyAV has it, else AV1, encoded by one thread: always the same bytes. Videos are
+lossy; v3.0 is lossless.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TextIO, TypedDict, cast
 
 import av
 import numpy as np
@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from world2act.core.errors import BadInput
 from world2act.core.storage import write_json
-from world2act.data.features import IMAGES, INDICES, LANGUAGE
-from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.data.statistics import array_statistics, image_statistics, streamed_statistics
+from world2act.data.features import IMAGES, INDICES, LANGUAGE, Feature, index_features
+from world2act.data.lerobot_v3 import EpisodeDataset, number_array
+from world2act.data.lerobot_v3_writer import number_column
+from world2act.data.statistics import FeatureStatistics, array_statistics, image_statistics, streamed_statistics
 from world2act.formats.exporters.modality import SUBTASK_COLUMN, TASK_COLUMNS, modality
 from world2act.formats.exporters.subtasks import Subtask
 
@@ -34,22 +35,29 @@ _CODEC, _OPTIONS = (
 )
 
 
+class _VideoFeature(TypedDict):
+    dtype: str
+    names: list[str]
+    shape: list[int]
+    info: dict[str, object]
+
+
 def write(
     dataset: EpisodeDataset,
     folder: Path,
     subtasks: Mapping[int, Sequence[Subtask]] | None,
     progress: Callable[[int, int | None], None],
 ) -> None:
-    """Fill `folder`.
+    """Write the dataset into `folder`.
 
     Raises:
-        BadInput: pictures of an odd width or height, which H.264 does not take.
+        BadInput: images with an odd width or height, which H.264 does not support.
     """
     for camera in dataset.cameras:
         shape = dataset.features[IMAGES + camera]["shape"]
         if shape[0] % 2 or shape[1] % 2:
             where, place = dataset.path / "meta/info.json", f"features.{IMAGES}{camera}.shape"
-            raise BadInput(where, place, shape, "even numbers of pixels", "record in another size")
+            raise BadInput(where, place, shape, "even numbers of pixels", "record at another size")
     numbers = {
         name: feature
         for name, feature in dataset.features.items()
@@ -91,38 +99,34 @@ def _table(
     dataset: EpisodeDataset,
     index: int,
     first: int,
-    numbers: Mapping[str, Any],
+    numbers: Mapping[str, Feature],
     tasks: dict[str, int],
     subtasks: Sequence[Subtask],
     columns: Sequence[str],
 ) -> pa.Table:
-    """The rows of an episode; the texts of `tasks` are numbered as they come."""
+    """The rows of an episode; new texts are added to `tasks` with the next number."""
     record, arrays = dataset.episodes[index], dataset.columns(index, list(numbers))
     task = tasks.setdefault(record.instruction, len(tasks))
-    rows: dict[str, Any] = {}
-    for name, feature in numbers.items():
-        flat = pa.array(arrays[name].ravel())
-        width = feature["shape"][0]
-        rows[name] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
+    rows: dict[str, object] = {}
+    for name in numbers:
+        rows[name] = number_column(arrays[name])
     frames = np.arange(record.length)
     rows["timestamp"] = (frames / dataset.fps).astype(np.float32)
     rows |= {"frame_index": frames, "episode_index": np.full(record.length, index), "index": first + frames}
     rows |= {name: np.full(record.length, task) for name in ("task_index", *TASK_COLUMNS)}
     if SUBTASK_COLUMN in columns:
-        starts = [each.start for each in subtasks] or [0]
-        texts = [tasks.setdefault(each.prompt, len(tasks)) for each in subtasks] or [task]
+        starts = [subtask.start for subtask in subtasks] or [0]
+        texts = [tasks.setdefault(subtask.prompt, len(tasks)) for subtask in subtasks] or [task]
         rows[SUBTASK_COLUMN] = np.array(texts)[np.searchsorted(starts, frames, "right") - 1]
     return pa.table(rows)
 
 
 def _values(table: pa.Table, name: str) -> np.ndarray:
-    column = table[name].combine_chunks()
-    flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
-    return flat.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+    return number_array(table[name])
 
 
-def _statistics(folder: Path, numbers: Mapping[str, Any]) -> dict[str, dict[str, list]]:
-    """Of the features that GR00T normalises, by the names that it knows."""
+def _statistics(folder: Path, numbers: Mapping[str, Feature]) -> dict[str, FeatureStatistics]:
+    """The statistics of the features that GR00T normalises, under the names that it knows."""
 
     def chunks(name: str) -> Iterable[np.ndarray]:
         return (_values(pq.read_table(file, columns=[name]), name) for file in sorted((folder / "data").glob("*/*")))
@@ -132,7 +136,7 @@ def _statistics(folder: Path, numbers: Mapping[str, Any]) -> dict[str, dict[str,
     return {name: {key: statistics[key] for key in kept} for name, statistics in found.items()}
 
 
-def _picture_statistics(frames: np.ndarray) -> dict[str, list]:
+def _picture_statistics(frames: np.ndarray) -> FeatureStatistics:
     histogram = np.stack([np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)])
     return image_statistics(histogram, len(frames))
 
@@ -145,7 +149,7 @@ def _video(folder: Path, index: int, camera: str) -> Path:
 
 def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(_CODEC, rate=fps, options=_OPTIONS)
+        stream = cast(av.VideoStream, container.add_stream(_CODEC, rate=fps, options=_OPTIONS))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
@@ -154,13 +158,15 @@ def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         container.mux(stream.encode())
 
 
-def _info(dataset: EpisodeDataset, numbers: Mapping[str, Any], columns: Sequence[str], tasks: int) -> dict[str, Any]:
-    scalars = {name: {"dtype": dtype, "names": None, "shape": [1]} for name, dtype in INDICES.items()}
+def _info(
+    dataset: EpisodeDataset, numbers: Mapping[str, Feature], columns: Sequence[str], tasks: int
+) -> dict[str, object]:
+    scalars = index_features()
     scalars |= {name: {"dtype": "int64", "names": None, "shape": [1]} for name in columns}
-    videos = {}
+    videos: dict[str, _VideoFeature] = {}
     for camera in dataset.cameras:
         height, width, channels = dataset.features[IMAGES + camera]["shape"]
-        details = {
+        details: dict[str, object] = {
             "video.height": height,
             "video.width": width,
             "video.channels": channels,
@@ -186,9 +192,9 @@ def _info(dataset: EpisodeDataset, numbers: Mapping[str, Any], columns: Sequence
         "chunks_size": _CHUNK,
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,
-        "world2act": dataset.info.get("world2act", {}),
+        "world2act": dataset.details,
     }
 
 
-def _write_line(lines: Any, value: dict[str, Any]) -> None:
+def _write_line(lines: TextIO, value: Mapping[str, object]) -> None:
     lines.write(json.dumps(value, sort_keys=True, allow_nan=False) + "\n")

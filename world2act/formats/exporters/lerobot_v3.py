@@ -1,4 +1,4 @@
-"""LeRobot v3.0 with skill prompts: the canonical layout, and `language_persistent` beside each frame."""
+"""LeRobot v3.0 with skill prompts: our layout, with the column `language_persistent`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def write(
     subtasks: Mapping[int, Sequence[Subtask]] | None,
     progress: Callable[[int, int | None], None],
 ) -> None:
-    """Fill `folder`. Frames stay the PNGs that they are.
+    """Write the dataset into `folder`. The PNGs of the frames are copied unchanged.
 
-    LeRobot reads the prompts from 0.5 on; without them, any LeRobot that reads v3.0 reads this.
+    LeRobot reads the prompts since 0.5; without them, every LeRobot that reads v3.0 reads the dataset.
     """
     features = {name: feature for name, feature in dataset.features.items() if name not in INDICES}
     if subtasks is not None:
         features[LANGUAGE] = language_feature()
-    robot, ours = dataset.info.get("robot_type") or "", dataset.info.get("world2act", {})
+    robot, ours = dataset.info.get("robot_type") or "", dataset.details
     with DatasetWriter(folder, features=features, fps=dataset.fps, robot_type=robot, extra=ours) as writer:
         for index in range(len(dataset)):
             episode = dataset.encoded(index)

@@ -1,4 +1,4 @@
-"""Export: a data set of ours in, a LeRobot v3.0 or v2.1 data set out; the same bytes each time."""
+"""Export: a dataset of ours in, a LeRobot v3.0 or v2.1 dataset out; always the same bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.formats.exporters import lerobot_v2, lerobot_v3
 from world2act.formats.exporters.subtasks import Subtask, read_subtasks
 
-EXPORTERS: dict[str, Callable[[EpisodeDataset, Path, Mapping[int, Sequence[Subtask]] | None, Callable], None]] = {
+Progress = Callable[[int, int | None], None]
+Exporter = Callable[[EpisodeDataset, Path, Mapping[int, Sequence[Subtask]] | None, Progress], None]
+EXPORTERS: dict[str, Exporter] = {
     "lerobot-v3.0": lerobot_v3.write,
     "lerobot-v2.1": lerobot_v2.write,
 }
@@ -20,7 +22,7 @@ EXPORTERS: dict[str, Callable[[EpisodeDataset, Path, Mapping[int, Sequence[Subta
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written; `prompted` episodes have skill prompts, None where none were asked for."""
+    """The result of an export. `prompted`: the number of episodes with skill prompts, None if not requested."""
 
     episodes: int
     prompted: int | None
@@ -32,23 +34,23 @@ def export_dataset(
     format_: str,
     *,
     skills: Path | None = None,
-    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Exported:
-    """Write the data set `src` as `dest` in another layout.
+    """Write the dataset `src` to `dest` in another layout.
 
     Args:
         format_: a key of `EXPORTERS`.
-        skills: artifacts/skills, whose prompts go along.
-        progress: told how many episodes were written, of how many.
+        skills: artifacts/skills, whose prompts are exported too.
+        progress: called with the number of episodes written, and of all.
 
     Raises:
-        BadInput: an unknown format, no data set of ours, other skills, or `dest` exists.
+        BadInput: the format is unknown, `src` is not a dataset of ours, the skills do not match, or `dest` exists.
         InfrastructureError: the disk is full.
     """
     if format_ not in EXPORTERS:
         raise BadInput("--format", "", format_, f"one of {', '.join(EXPORTERS)}", "name one of these")
     if dest.exists():
-        raise BadInput(dest, "", "something", "nothing there yet", "choose another place, or delete it")
+        raise BadInput(dest, "", "an existing path", "a path that does not exist", "choose another, or delete it")
     dataset = EpisodeDataset.open(src)
     subtasks = read_subtasks(skills, dataset) if skills else None
     with atomic_directory(dest) as folder:

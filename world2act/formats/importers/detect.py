@@ -1,62 +1,64 @@
-"""Which format a source has: its files in, the importer out."""
+"""Finding the importer for a source: by name, or by asking every importer whether it recognises the files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Protocol, cast
 
 from world2act.core.errors import BadInput
-from world2act.formats.importers import folder, lerobot, libero, robocasa
-from world2act.formats.importers.hdf5 import Unusable, demonstrations, hdf5_files, open_data
+from world2act.formats import importers
+from world2act.formats.importers.hdf5 import first_header, hdf5_files
 from world2act.formats.importers.recording import Recording
 from world2act.formats.importers.source import Source
-from world2act.sims.robocasa import EMBODIMENT
-
-IMPORTERS: dict[str, Callable[[Source], Recording]] = {
-    "libero": libero.open_recording,
-    "robocasa": robocasa.open_recording,
-    "lerobot": lerobot.open_recording,
-    "folder": folder.open_recording,
-}
-_EXPECTED = (
-    "LIBERO's or RoboCasa's HDF5 files, a LeRobot data set (meta/info.json), or folders with an "
-    f"{folder.MANIFEST} (`python -m pydoc world2act.formats.importers.folder`)"
-)
 
 
-def find_importer(source: Source, name: str | None) -> Callable[[Source], Recording]:
-    """The importer that is named, or that knows the files.
+class Importer(Protocol):
+    """A module that reads one format; see `world2act.formats.importers`."""
+
+    RECOGNISED: str
+
+    def recognises(self, source: Source) -> bool: ...
+
+    def open_recording(self, source: Source) -> Recording: ...
+
+
+def all_importers() -> dict[str, Importer]:
+    """Every importer by name: our own, then those of installed packages."""
+    modules = {info.name: f"{importers.__name__}.{info.name}" for info in iter_modules(importers.__path__)}
+    modules |= {point.name: point.module for point in entry_points(group=importers.__name__)}
+    loaded = {name: import_module(module) for name, module in modules.items()}
+    return {name: cast(Importer, module) for name, module in loaded.items() if hasattr(module, "recognises")}
+
+
+def find_importer(source: Source, name: str | None) -> Importer:
+    """The importer of that name, or the one that recognises the files.
 
     Raises:
-        BadInput: there is no importer of that name, or none knows the files.
+        BadInput: there is no importer of that name, or not exactly one recognises the files.
     """
-    if name is None:
-        name = _detect(source)
-    if name not in IMPORTERS:
-        raise BadInput("--format", "", name, f"one of {', '.join(IMPORTERS)}", "name one of these, or none")
-    return IMPORTERS[name]
+    known = all_importers()
+    if name is not None:
+        if name not in known:
+            raise BadInput("--format", "", name, f"one of {', '.join(known)}", "correct the name, or omit it")
+        return known[name]
+    recognised = {name: importer for name, importer in known.items() if importer.recognises(source)}
+    if len(recognised) > 1:
+        found = f"files of several formats: {', '.join(recognised)}"
+        raise BadInput(source.where, "", found, "files of one format", "name the format with --format")
+    if not recognised:
+        expected = ", or ".join(importer.RECOGNISED for importer in known.values())
+        raise BadInput(source.where, "", _describe(source), expected, "name the right folder, or --format")
+    return next(iter(recognised.values()))
 
 
-def _detect(source: Source) -> str:
-    if lerobot.INFO in source.files:
-        return "lerobot"
-    for name in hdf5_files(source):
-        try:
-            with open_data(source, name, glance=True) as data:
-                if "macros_image_convention" in data.attrs or "bddl_file_name" in data.attrs:
-                    return "libero"
-                demos = demonstrations(data)
-                shape = getattr(data[demos[0]].get("actions"), "shape", ()) if demos else ()
-                if "env_args" in data.attrs and shape[1:] == (EMBODIMENT.action_dim,):
-                    return "robocasa"
-                found = f"{name}: attributes {sorted(data.attrs)}, actions of shape {shape}"
-                raise BadInput(source.where, "", found, _EXPECTED, "name the format with --format, if it is one")
-        except Unusable:
-            continue
-    if hdf5_files(source):
-        found = f"{len(hdf5_files(source))} HDF5 files, none whole"
-        raise BadInput(source.where, "", found, "one at least", "get the files again")
-    if folder.folders(source):
-        return "folder"
-    found = f"{len(source.files)} files, such as {json.dumps(next(iter(source.files)))}"
-    raise BadInput(source.where, "", found, _EXPECTED, "name the folder that holds one of these")
+def _describe(source: Source) -> str:
+    """What an unrecognised source has, in words."""
+    if files := hdf5_files(source):
+        header = first_header(source)
+        if header is None:
+            return f"{len(files)} HDF5 files, all damaged"
+        return f"{header.file}: attributes {sorted(header.attributes)}, actions of shape {header.actions}"
+    return f"{len(source.files)} files, such as {json.dumps(next(iter(source.files)))}"

@@ -1,13 +1,13 @@
-"""A folder of our own, for people who record with none of the other formats: one folder an episode.
+"""Plain folders, for recordings in none of the other formats: one folder per episode.
 
     SRC/<any folder>/episode.json     {"task": "lift", "instruction": "lift the cube", "fps": 20, "robot": "my_arm"}
-                     steps.csv        a header and a line a control step; or steps.parquet
+                     steps.csv        a header and one line per control step; or steps.parquet
                      images/<camera>/000000.png, 000001.png, …     or images/<camera>.mp4
 
 Columns of the steps are `action.<element>` and `observation.state.<element>`, for example `action.delta_x` and
-`observation.state.ee_x_m`; others are not read. Row t holds what was observed before action t, and the action; picture
-t belongs to row t, frame t of a video is shown at t / fps. `task` and `robot` may be left out: then the task's key is
-the instruction, and `--embodiment` must name the robot. Episodes are taken in the order of their folders' names.
+`observation.state.ee_x_m`; others are ignored. Row t has action t and what was observed before it; image t
+belongs to row t, and frame t of a video is shown at t / fps. `task` and `robot` are optional: the task's key is then
+the instruction, and `--embodiment` must name the robot. Episodes are sorted by the names of their folders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import PurePosixPath
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +35,24 @@ _STEPS = ("steps.csv", "steps.parquet")
 _FEATURES = (ACTION, STATE)
 
 
+class _Manifest(TypedDict):
+    """The content of episode.json."""
+
+    instruction: str
+    fps: int
+    task: NotRequired[str]
+    robot: NotRequired[str]
+
+
 class _Unusable(Exception):
-    """Why one episode cannot be used."""
+    """The reason why one episode cannot be used."""
+
+
+RECOGNISED = f"folders with an {MANIFEST} (`python -m pydoc world2act.formats.importers.folder`)"
+
+
+def recognises(source: Source) -> bool:
+    return bool(folders(source))
 
 
 def folders(source: Source) -> list[str]:
@@ -45,7 +61,7 @@ def folders(source: Source) -> list[str]:
 
 
 def open_recording(source: Source) -> Recording:
-    """Raises `BadInput` when no episode can be read."""
+    """Open the folders. Raises `BadInput` when no episode can be read."""
     found = folders(source)
     for folder in found:
         try:
@@ -62,7 +78,7 @@ def open_recording(source: Source) -> Recording:
             total=len(found),
             episodes=_episodes(source, found, manifest["fps"]),
         )
-    raise BadInput(source.where, "", f"{len(found)} episodes, none of which can be read", "one at least", __doc__ or "")
+    raise BadInput(source.where, "", f"{len(found)} episodes, none of which can be read", "at least one", __doc__ or "")
 
 
 def _episodes(source: Source, found: list[str], fps: int) -> Iterator[tuple[str, Episode] | SetAside]:
@@ -76,8 +92,8 @@ def _episodes(source: Source, found: list[str], fps: int) -> Iterator[tuple[str,
 def _episode(source: Source, folder: str, fps: int) -> Episode:
     manifest, table = _manifest(source, folder), _steps(source, folder)
     if manifest["fps"] != fps:
-        place, remedy = "fps", "import episodes of different rates apart"
-        raise BadInput(f"{source.where}: {folder}{MANIFEST}", place, manifest["fps"], f"{fps}, as before", remedy)
+        remedy = "import episodes with different rates separately"
+        raise BadInput(f"{source.where}: {folder}{MANIFEST}", "fps", manifest["fps"], f"{fps}, as before", remedy)
     arrays = {feature: _values(table, feature, names) for feature in _FEATURES if (names := _elements(table, feature))}
     images = {
         camera: _video(source, files[0], len(table), fps) if files[0].endswith(".mp4") else _pictures(source, files)
@@ -87,18 +103,18 @@ def _episode(source: Source, folder: str, fps: int) -> Episode:
     return Episode(manifest.get("task", instruction), instruction, -1, images, arrays)
 
 
-def _manifest(source: Source, folder: str) -> dict[str, Any]:
+def _manifest(source: Source, folder: str) -> _Manifest:
     try:
         manifest = source.json(folder + MANIFEST)
     except BadInput as error:
         raise _Unusable(f"{MANIFEST}: {error.found}") from error
     kinds = {"instruction": str, "fps": int}
     if not isinstance(manifest, dict):
-        raise _Unusable(f"{MANIFEST}: no JSON object")
+        raise _Unusable(f"{MANIFEST}: not a JSON object")
     for key, kind in (kinds | {key: str for key in ("task", "robot") if key in manifest}).items():
         if not isinstance(manifest.get(key), kind) or not manifest[key]:
             raise _Unusable(f"{MANIFEST}, {key}: {manifest.get(key)!r:.80}")
-    return manifest
+    return cast(_Manifest, manifest)
 
 
 def _steps(source: Source, folder: str) -> pa.Table:
@@ -119,7 +135,7 @@ def _elements(table: pa.Table, feature: str) -> list[str]:
 
 
 def _values(table: pa.Table, feature: str, names: list[str]) -> np.ndarray:
-    """float32 (T, D); what is missing is NaN, which the importer refuses."""
+    """float32 (T, D); missing values are NaN, which the importer refuses."""
     try:
         columns = [table[f"{feature}.{name}"].cast(pa.float64()).to_numpy() for name in names]
     except pa.ArrowException as error:
@@ -128,7 +144,7 @@ def _values(table: pa.Table, feature: str, names: list[str]) -> np.ndarray:
 
 
 def _cameras(source: Source, folder: str) -> dict[str, list[str]]:
-    """Camera → its pictures in order, or its video."""
+    """Camera → its images in order, or its video."""
     cameras: dict[str, list[str]] = {}
     for name in source.files:
         inside = PurePosixPath(name.removeprefix(folder)) if name.startswith(f"{folder}images/") else None
@@ -149,9 +165,9 @@ def _pictures(source: Source, files: list[str]) -> np.ndarray:
                 with Image.open(path, formats=["PNG"]) as image:
                     frames.append(np.asarray(image.convert("RGB")))
             except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-                raise _Unusable(f"{name}: no picture ({error})") from error
+                raise _Unusable(f"{name}: not an image ({error})") from error
     if len({frame.shape for frame in frames}) != 1:
-        raise _Unusable(f"{PurePosixPath(files[0]).parent}: pictures of different shapes")
+        raise _Unusable(f"{PurePosixPath(files[0]).parent}: images of different shapes")
     return np.stack(frames)
 
 

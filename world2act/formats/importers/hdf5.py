@@ -1,6 +1,6 @@
 """HDF5 files of demonstrations, `data/demo_<i>`: files of a source in, their groups out. Nothing is unpickled.
 
-A file may hold links to other files, and datasets that lie in them: neither is followed.
+Links to other files, and datasets whose content is in other files, are not followed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from world2act.formats.importers.source import Source
 
 _About = TypeVar("_About")
 SUFFIXES = (".hdf5", ".h5")
-_LARGEST = 2**34  # bytes of one dataset: a file may declare any shape without holding it
+_LARGEST = 2**34  # bytes per dataset: a file may declare a shape that it has no data for
 
 
 class Unusable(Exception):
@@ -43,11 +45,34 @@ def open_data(source: Source, name: str, *, glance: bool = False) -> Iterator[h5
         try:
             file = h5py.File(path, "r")
         except OSError as error:
-            raise Unusable(f"no whole HDF5 file: {error}") from error
+            raise Unusable(f"not an undamaged HDF5 file: {error}") from error
         with file:
             if not isinstance(_linked(file, "data"), h5py.Group):
                 raise Unusable("no group `data`")
             yield file["data"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first undamaged file says: the attributes of its group `data`, and the shape of its first actions."""
+
+    file: str
+    attributes: frozenset[str]
+    actions: tuple[int, ...]
+
+
+@lru_cache(maxsize=1)  # every importer asks for it, and a file of a bucket is downloaded to be read
+def first_header(source: Source) -> Header | None:
+    """The header of the first file that is not damaged; None where there is none."""
+    for name in hdf5_files(source):
+        try:
+            with open_data(source, name, glance=True) as data:
+                demos = demonstrations(data)
+                shape = getattr(data[demos[0]].get("actions"), "shape", ()) if demos else ()
+                return Header(name, frozenset(data.attrs), tuple(shape))
+        except Unusable:
+            continue
+    return None
 
 
 def demonstrations(data: h5py.Group) -> list[str]:
@@ -62,11 +87,11 @@ def read_episodes(
     describe: Callable[[str, h5py.Group], _About],
     read: Callable[[h5py.Group, _About], Episode],
 ) -> Iterator[tuple[str, Episode] | SetAside]:
-    """Every demonstration of every file, or why it, or its file, cannot be used.
+    """Every demonstration of every file, or the reason why it, or its file, cannot be used.
 
     Args:
         fps: the rate that every file must have.
-        describe: what a file's name and its group `data` say of all its demonstrations.
+        describe: reads what a file says about all its demonstrations, from its name and its group `data`.
         read: makes the episode of a demonstration's group.
     """
     for name in hdf5_files(source):
@@ -75,11 +100,11 @@ def read_episodes(
                 control_rate(source, name, data, fps)
                 about = describe(name, data)
                 for demo in demonstrations(data):
-                    place = f"{name}:{demo}"
+                    position = f"{name}:{demo}"
                     try:
-                        yield place, read(subgroup(data, demo), about)
-                    except (Unusable, OSError, ValueError) as error:  # h5py's of a damaged block, numpy's of lengths
-                        yield SetAside(place, str(error))
+                        yield position, read(subgroup(data, demo), about)
+                    except (Unusable, OSError, ValueError) as error:  # h5py's for a damaged block, numpy's for lengths
+                        yield SetAside(position, str(error))
         except Unusable as error:
             yield SetAside(name, str(error))
 
@@ -132,12 +157,13 @@ def json_attribute(source: Source, file: str, group: h5py.Group, name: str) -> d
 
 
 def survey(source: Source) -> tuple[int, int | None]:
-    """Control steps a second, and how many demonstrations there are: None where it would take all files of a bucket.
+    """Control steps per second, and the number of demonstrations: None where counting would need a whole bucket.
 
     Raises:
-        BadInput: no file is whole.
+        BadInput: all files are damaged.
     """
-    rate, total = None, 0
+    rate: int | None = None
+    total = 0
     for name in hdf5_files(source):
         try:
             with open_data(source, name, glance=True) as data:
@@ -148,20 +174,22 @@ def survey(source: Source) -> tuple[int, int | None]:
         if not source.here:
             return rate, None
     if rate is None:
-        found = f"{len(hdf5_files(source))} HDF5 files, none whole"
-        raise BadInput(source.where, "", found, "one at least", "get the files again")
+        found = f"{len(hdf5_files(source))} HDF5 files, all damaged"
+        raise BadInput(source.where, "", found, "at least one undamaged file", "get the files again")
     return rate, total
 
 
 def control_rate(source: Source, file: str, data: h5py.Group, wanted: int | None = None) -> int:
-    """Control steps a second, as robomimic's `env_args` says. Raises `BadInput` when it does not, or not as wanted."""
+    """Control steps per second, from robomimic's `env_args`. Raises `BadInput` if missing, or not as wanted."""
     arguments = json_attribute(source, file, data, "env_args").get("env_kwargs")
     rate = arguments.get("control_freq") if isinstance(arguments, dict) else None
     place = "fps: data, attribute env_args, env_kwargs.control_freq"
     if not isinstance(rate, (int, float)) or rate <= 0 or rate != int(rate):
-        raise BadInput(f"{source.where}: {file}", place, rate, "control steps a second", "complete the file")
+        raise BadInput(f"{source.where}: {file}", place, rate, "control steps per second", "complete the file")
     if wanted not in (None, rate):
-        raise BadInput(f"{source.where}: {file}", place, rate, f"{wanted}, as in the first file", "import it apart")
+        raise BadInput(
+            f"{source.where}: {file}", place, rate, f"{wanted}, as in the first file", "import this file separately"
+        )
     return int(rate)
 
 
@@ -170,7 +198,7 @@ def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise Unusable(f"no {name}")
     if found.is_virtual or found.external:
-        raise Unusable(f"{name} lies in another file")
+        raise Unusable(f"the content of {name} is in another file")
     if found.nbytes > _LARGEST:
         raise Unusable(f"{name}: {found.nbytes} bytes")
     return found
@@ -182,7 +210,7 @@ def _linked(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         if link is None:
             return None
         if not isinstance(link, h5py.HardLink):
-            raise Unusable(f"{name} is a link to somewhere else")
+            raise Unusable(f"{name} is a link to another place")
         return group[name]
     except (KeyError, RuntimeError, OSError) as error:
         raise Unusable(f"{name}: {error}") from error

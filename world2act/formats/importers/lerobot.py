@@ -1,7 +1,7 @@
-"""LeRobot data sets, v2.1 and v3.0 (features of numbers, images and videos) in, episodes out.
+"""LeRobot datasets, v2.1 and v3.0 (features of numbers, images and videos) in, episodes out.
 
-Frames are found by their timestamps. Nothing is said to lag: `--lag` says otherwise, and the lag test judges. A data
-set that we wrote keeps its task keys, seeds and image convention.
+Frames are found by their timestamps. The format declares no lag; `--lag` may, and the lag test checks it. A dataset
+that we wrote keeps its task keys, seeds and image convention.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PICTURES = ("image", "video")
 
 @dataclass(frozen=True)
 class _Shape:
-    """Features of a data set. cameras: our name → feature; names: feature → its elements' names; dtypes: of them."""
+    """The features of a dataset. cameras: our name → feature; names: feature → names of its elements; dtypes."""
 
     cameras: Mapping[str, str]
     names: Mapping[str, Sequence[str]]
@@ -42,19 +42,28 @@ class _Shape:
     left_out: Sequence[str]
 
 
+RECOGNISED = f"a LeRobot dataset ({INFO})"
+
+
+def recognises(source: Source) -> bool:
+    return INFO in source.files
+
+
 def open_recording(source: Source) -> Recording:
-    """Raises `BadInput` when the version is another, or the metadata are incomplete."""
+    """Open the dataset. Raises `BadInput` when it is of another version, or its metadata are incomplete."""
     info = source.json(INFO)
     where = f"{source.where}: {INFO}"
     version = info.get("codebase_version") if isinstance(info, dict) else None
-    if version not in _LAYOUTS:
+    if not isinstance(version, str) or version not in _LAYOUTS:
         remedy = "convert it with LeRobot's own script (lerobot.datasets.v30 / v21) first"
         raise BadInput(where, "codebase_version", version, f"one of {sorted(_LAYOUTS)}", remedy)
-    for key, kind in {"fps": (int, float), "features": dict, "data_path": str, "total_episodes": int}.items():
+    required: dict[str, type | tuple[type, ...]]
+    required = {"fps": (int, float), "features": dict, "data_path": str, "total_episodes": int}
+    for key, kind in required.items():
         if not isinstance(info.get(key), kind):
-            raise BadInput(where, key, info.get(key), "a value of LeRobot's", "complete the file")
+            raise BadInput(where, key, info.get(key), "a value as LeRobot writes it", "complete the file")
     if info["fps"] <= 0 or info["fps"] != int(info["fps"]):
-        raise BadInput(where, "fps", info["fps"], "a whole number of frames a second", "resample the data")
+        raise BadInput(where, "fps", info["fps"], "a whole number of frames per second", "resample the data")
     shape, files = _shape(where, info["features"]), _LAYOUTS[version](source, info)
     ours = info["world2act"] if isinstance(info.get("world2act"), dict) else {}
     return Recording(
@@ -103,11 +112,11 @@ def _names(key: str, names: Any, width: int) -> list[str]:
 def _episodes(files: EpisodeFiles, shape: _Shape) -> Iterator[tuple[str, Episode] | SetAside]:
     with files:
         for index in range(len(files)):
-            place = f"episode {index}"
+            name = f"episode {index}"
             try:
-                yield place, _episode(files, index, shape)
+                yield name, _episode(files, index, shape)
             except Failed as error:
-                yield SetAside(place, str(error))
+                yield SetAside(name, str(error))
 
 
 def _episode(files: EpisodeFiles, index: int, shape: _Shape) -> Episode:
@@ -125,7 +134,7 @@ def _episode(files: EpisodeFiles, index: int, shape: _Shape) -> Episode:
             images[camera] = files.frames(index, key, _numbers(table, "timestamp", "float64", 1)[:, 0])
     arrays = {name: _numbers(table, name, shape.dtypes[name], len(names)) for name, names in shape.names.items()}
     if len(table) != record.length:
-        raise Failed(f"{len(table)} rows where the metadata say {record.length}")
+        raise Failed(f"{len(table)} rows; the metadata say {record.length}")
     return Episode(record.task, record.instruction, record.seed, images, arrays)
 
 
@@ -145,7 +154,7 @@ def _decoded(key: str, column: pa.ChunkedArray) -> np.ndarray:
             with Image.open(io.BytesIO(value["bytes"]), formats=["PNG", "JPEG"]) as image:
                 frames.append(np.asarray(image.convert("RGB")))
         except (OSError, SyntaxError, TypeError, KeyError, Image.DecompressionBombError) as error:
-            raise Failed(f"{key}, frame {i}: no picture ({error})") from error
+            raise Failed(f"{key}, frame {i}: not an image ({error})") from error
     if len({frame.shape for frame in frames}) != 1:
-        raise Failed(f"{key}: pictures of different shapes")
+        raise Failed(f"{key}: images of different shapes")
     return np.stack(frames)

@@ -1,4 +1,4 @@
-"""The files of a LeRobot data set, an episode at a time: what v2.1 and v3.0 have in common."""
+"""The files of a LeRobot dataset, one episode at a time: the common part of v2.1 and v3.0."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from world2act.formats.importers.video import FrameMissing, frames_at
 
 
 class Failed(Exception):
-    """Why one episode cannot be used."""
+    """The reason why one episode cannot be used."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the metadata say of an episode; `seed` is -1 - its index unless we wrote the data set."""
+    """The metadata of an episode; `seed` is -1 minus its index unless we wrote the dataset."""
 
     task: str
     instruction: str
@@ -33,7 +33,7 @@ class Record:
 
 
 class EpisodeFiles(ABC):
-    """One data file and one video a camera are open at a time: episodes are asked for in order."""
+    """Keeps one data file and one video per camera open at a time, since episodes are read in order."""
 
     def __init__(self, source: Source, info: dict[str, Any]) -> None:
         self.source, self.info = source, info
@@ -54,11 +54,11 @@ class EpisodeFiles(ABC):
 
     @abstractmethod
     def record(self, index: int) -> Record:
-        """What the metadata say of an episode. Raises `Failed` when they do not."""
+        """The metadata of an episode. Raises `Failed` where they are damaged."""
 
     @abstractmethod
     def table(self, index: int) -> pa.Table:
-        """Its rows. Raises `Failed` when they cannot be read."""
+        """The rows of an episode. Raises `Failed` where they cannot be read."""
 
     @abstractmethod
     def video(self, index: int, key: str) -> tuple[str, float]:
@@ -73,16 +73,21 @@ class EpisodeFiles(ABC):
             raise Failed(f"{key}: {error}") from error
 
     def path(self, key: str, **places: int | str) -> str:
-        """A path of info.json, filled in. Raises `BadInput` when it is none, or leads out of the source."""
-        template = self.info.get(key)
+        """A path template of info.json, filled in. Raises `BadInput` where it is not one, or leaves the source."""
+        template: str | None = self.info.get(key)
         try:
+            if template is None:
+                raise KeyError(key)
             return self.source.inside(template.format(**places))
         except (AttributeError, KeyError, IndexError, ValueError) as error:
-            where, expected = f"{self.source.where}: meta/info.json", f"a path with {', '.join(places)} to fill in"
+            where, expected = (
+                f"{self.source.where}: meta/info.json",
+                f"a path with placeholders for {', '.join(places)}",
+            )
             raise BadInput(where, key, template, expected, "correct the file") from error
 
     def local(self, role: str, name: str) -> Path:
-        """A file, held until the same role needs another. Raises `Failed` when there is no such file."""
+        """A local copy, kept until the same role needs another file. Raises `Failed` where there is no such file."""
         held = self._held.get(role)
         if held is None or held[0] != name:
             if held:

@@ -1,4 +1,4 @@
-"""The layout of LeRobot v2.1: a parquet file and a video a camera for each episode."""
+"""The layout of LeRobot v2.1: per episode, one parquet file and one video per camera."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EPISODES = "meta/episodes.jsonl"
 
 
 class EpisodesV21(EpisodeFiles):
-    """Raises `BadInput` when the metadata are incomplete."""
+    """A dataset in this layout. Raises `BadInput` when the metadata are incomplete."""
 
     def __init__(self, source: Source, info: dict[str, Any]) -> None:
         super().__init__(source, info)
@@ -23,9 +23,10 @@ class EpisodesV21(EpisodeFiles):
         if len(self._rows) != info["total_episodes"]:
             expected = f"{info['total_episodes']}, the total_episodes of info.json"
             raise BadInput(where, "", f"{len(self._rows)} episodes", expected, "complete the data")
-        self._chunk = info.get("chunks_size")
-        if not isinstance(self._chunk, int) or self._chunk < 1:
-            raise BadInput(f"{source.where}: meta/info.json", "chunks_size", self._chunk, "a number", "complete it")
+        chunk = info.get("chunks_size")
+        if not isinstance(chunk, int) or chunk < 1:
+            raise BadInput(f"{source.where}: meta/info.json", "chunks_size", chunk, "a number", "complete the file")
+        self._chunk = chunk
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -1,4 +1,4 @@
-"""The layout of LeRobot v3.0: many episodes a parquet file and a video, found by the episodes table."""
+"""The layout of LeRobot v3.0: many episodes per parquet file and video; the episodes table says where each is."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from world2act.formats.importers.lerobot_files import EpisodeFiles, Failed, Reco
 from world2act.formats.importers.source import Source
 
 _FOLDER = "meta/episodes/"
-_PLACES = ("episode_index", "tasks", "length", "dataset_from_index", "data/chunk_index", "data/file_index")
+_COLUMNS = ("episode_index", "tasks", "length", "dataset_from_index", "data/chunk_index", "data/file_index")
 _OURS = ("task_key", "seed")
 
 
 class EpisodesV30(EpisodeFiles):
-    """Raises `BadInput` when the metadata are incomplete."""
+    """A dataset in this layout. Raises `BadInput` when the metadata are incomplete."""
 
     def __init__(self, source: Source, info: dict[str, Any]) -> None:
         super().__init__(source, info)
@@ -79,17 +79,23 @@ class EpisodesV30(EpisodeFiles):
         with self.source.open(name) as path:
             try:
                 file = pq.ParquetFile(path)
-                for column in _PLACES:
+                for column in _COLUMNS:
                     if column not in file.schema_arrow.names:
                         raise BadInput(f"{self.source.where}: {name}", column, "no such column", column, "complete it")
-                wanted = [c for c in file.schema_arrow.names if c in (*_PLACES, *_OURS) or c.startswith("videos/")]
+                wanted = [c for c in file.schema_arrow.names if c in (*_COLUMNS, *_OURS) or c.startswith("videos/")]
                 table = file.read(columns=wanted)
             except (pa.ArrowException, OSError) as error:
                 expected = "a whole parquet file"
                 raise BadInput(f"{self.source.where}: {name}", "", error, expected, "get it again") from error
         for column in table.column_names:
             if table[column].null_count:
-                raise BadInput(f"{self.source.where}: {name}", column, "rows without a value", "one", "complete it")
+                raise BadInput(
+                    f"{self.source.where}: {name}",
+                    column,
+                    "rows without a value",
+                    "a value in every row",
+                    "complete it",
+                )
         return table
 
     def _value(self, index: int, column: str) -> Any:
@@ -100,7 +106,7 @@ class EpisodesV30(EpisodeFiles):
         return self.path("data_path", **places)
 
     def _row_group(self, name: str, file: pq.ParquetFile, group: int) -> pa.Table:
-        """The last one read is kept: writers other than LeRobot's put several episodes into one."""
+        """Read a row group. The last one is kept, since other writers than LeRobot's put several episodes into one."""
         if self._group is None or self._group[:2] != (name, group):
             try:
                 self._group = name, group, file.read_row_group(group)

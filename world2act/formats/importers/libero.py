@@ -1,10 +1,10 @@
 """LIBERO's HDF5 files (`<suite>/<task>_demo.hdf5`, as its `create_dataset.py` writes them) in, episodes out.
 
-What is easily got wrong, and done here:
-- observations are stored after the action of the same row was executed: they lag by one step, which the lag test of
+Three things are easily done wrong, and are handled here:
+- the observations of a row were made after its action was executed: they lag by one step, which the lag test of
   `world2act.formats.action_lag` must confirm;
-- pictures stand as robosuite's macro says (attribute `macros_image_convention`); they leave here rotated by 180
-  degrees from OpenGL's, as every policy for LIBERO sees them;
+- robosuite's macro (attribute `macros_image_convention`) says which way up the images are; they are returned rotated
+  by 180 degrees relative to OpenGL, as every policy for LIBERO sees them;
 - the same file name occurs in several suites: a task's key is `<suite>/<file name without _demo.hdf5>`, the suite
   being the folder of the file.
 """
@@ -24,6 +24,7 @@ from world2act.data.episodes import Episode
 from world2act.data.recording import ACTION, STATE
 from world2act.formats.importers.hdf5 import (
     attribute,
+    first_header,
     json_attribute,
     numbers,
     pictures,
@@ -40,8 +41,16 @@ LAG = 1
 _TURNED = {"opengl": (slice(None, None, -1), slice(None, None, -1)), "opencv": (slice(None), slice(None, None, -1))}
 
 
+RECOGNISED = "LIBERO's HDF5 files"
+
+
+def recognises(source: Source) -> bool:
+    header = first_header(source)
+    return header is not None and not header.attributes.isdisjoint({"macros_image_convention", "bddl_file_name"})
+
+
 def open_recording(source: Source) -> Recording:
-    """Raises `BadInput` when no file can be read, or a file does not say what an importer must know."""
+    """Open the files. Raises `BadInput` when none can be read, or a file lacks necessary information."""
     fps, total = survey(source)
     return Recording(
         format="libero",

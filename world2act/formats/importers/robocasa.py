@@ -1,15 +1,14 @@
 """RoboCasa's HDF5 files (robomimic's layout, 12 actions) in, episodes out.
 
-robomimic stores the observation of a state before the action that leaves it, so that nothing lags, and pictures
-upright. The task is the environment that `env_args` names, the instruction `lang` of a demonstration's `ep_meta`.
-Actions move the hand in the frame of the robot's base, and so `ee_*` is the hand's place there.
+robomimic stores the observation before the action of the same row, so that nothing lags, and images upright. The task
+is the environment that `env_args` names, the instruction is `lang` in a demonstration's `ep_meta`. Actions move the
+hand in the frame of the robot's base, so `ee_*` is the hand's position in that frame.
 """
 
 from __future__ import annotations
 
 import json
 from functools import partial
-from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +18,7 @@ from world2act.data.episodes import Episode
 from world2act.data.recording import ACTION, STATE
 from world2act.formats.importers.hdf5 import (
     Unusable,
+    first_header,
     json_attribute,
     numbers,
     pictures,
@@ -34,8 +34,18 @@ _IMAGE = "_image"
 _GENERATED = "MG_"  # before the name of the environment where MimicGen made the demonstrations
 
 
+RECOGNISED = "RoboCasa's HDF5 files"
+
+
+def recognises(source: Source) -> bool:
+    header = first_header(source)
+    if header is None or "macros_image_convention" in header.attributes or "bddl_file_name" in header.attributes:
+        return False  # none, or LIBERO's
+    return "env_args" in header.attributes and header.actions[1:] == (EMBODIMENT.action_dim,)
+
+
 def open_recording(source: Source) -> Recording:
-    """Raises `BadInput` when no file can be read, or a file does not say what an importer must know."""
+    """Open the files. Raises `BadInput` when none can be read, or a file lacks necessary information."""
     fps, total = survey(source)
     return Recording(
         format="robocasa",
@@ -66,11 +76,11 @@ def _read(demo: h5py.Group, task: str) -> Episode:
     return Episode(task, _instruction(demo.attrs.get("ep_meta")), -1, images, arrays)
 
 
-def _instruction(meta: Any) -> str:
+def _instruction(meta: object) -> str:
     try:
-        language = json.loads(meta)["lang"]
+        language = json.loads(meta)["lang"] if isinstance(meta, str | bytes) else None
     except (TypeError, KeyError, ValueError):
         language = None
     if not isinstance(language, str):
-        raise Unusable("attribute ep_meta says no instruction (lang)")
+        raise Unusable("attribute ep_meta has no instruction (lang)")
     return language

@@ -1,8 +1,8 @@
-"""Import: demonstrations of other software in, a canonical data set (LeRobot v3.0 as we write it) out.
+"""Import: demonstrations of other software in, a dataset (LeRobot v3.0 as we write it) out.
 
-Episodes are streamed. One that cannot be used is set aside with its reason, in `set_aside.parquet` beside the data;
-too many of them, or none left, and nothing is written. The lag between action and observation is taken out, so that
-frame t is observed before action t, and is proved by the motion that follows the actions.
+Episodes are streamed. Unusable ones are set aside with the reason, in `set_aside.parquet` next to the data; if there
+are too many, or none is usable, nothing is written. The lag between actions and observations is removed, so that
+frame t is observed before action t, and is verified by the motion that follows the actions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from world2act.core.errors import BadInput
 from world2act.core.storage import atomic_directory
 from world2act.core.tables import write_rows
 from world2act.data.episodes import Episode, encode
-from world2act.data.features import IMAGES, array_feature, image_feature
+from world2act.data.features import IMAGES, Feature, array_feature, image_feature
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.data.recording import ACTION, STATE
 from world2act.formats.action_lag import ENOUGH, LagTest, SourceLag
@@ -30,13 +29,13 @@ from world2act.sims.simulator import load_simulator
 
 SET_ASIDE_FILE = "set_aside.parquet"
 SHARE = 0.05
-_SHORTEST = 5  # the conditioning frame, and the four that a latent spans
+_SHORTEST = 5  # the conditioning frame, and the four frames of a latent
 _LISTED = 5
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import. `lag` is None where there are no actions that observations could lag behind."""
+    """The result of an import. `lag` is None where there are no actions."""
 
     format: str
     episodes: int
@@ -58,31 +57,35 @@ def import_dataset(
     pictures_like: str | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Imported:
-    """Write the data set `dest` from the demonstrations `src`.
+    """Write the dataset `dest` from the demonstrations `src`.
 
     Args:
         src: a path, or s3://BUCKET/PREFIX.
-        format_: an importer's name; detected without it.
+        format_: an importer's name; by default detected.
         rename: names of elements of features, old → new.
-        lag: steps by which the source stores observations after actions, where its format says another number.
+        lag: steps by which the source stores observations after actions; by default what its format declares.
         set_aside_share: the share of episodes that may be set aside.
-        embodiment: the robot's name, where the source has another or none.
-        pictures_like: the simulator whose pictures stand as these do, where the source does not say how they stand.
-        progress: told how many episodes were read, of how many (None: not known).
+        embodiment: the robot's name, if the source has another name or none.
+        pictures_like: a simulator with the same image convention, if the source does not declare one.
+        progress: called with the number of episodes read, and of all (None where unknown).
 
     Raises:
         BadInput: `dest` exists, the source cannot be imported, or its lag is not the declared one.
         InfrastructureError: the S3 server failed, or the disk is full.
     """
     if dest.exists():
-        raise BadInput(dest, "", "something", "nothing there yet", "choose another place, or delete it")
+        raise BadInput(dest, "", "an existing path", "a path that does not exist", "choose another, or delete it")
     source = Source(src)
-    recording = _renamed(find_importer(source, format_)(source), rename or {}, src)
+    recording = _renamed(find_importer(source, format_).open_recording(source), rename or {}, src)
     convention = load_simulator(pictures_like).image_convention if pictures_like else recording.image_convention
     robot = embodiment or recording.robot_type
     if not robot:
-        raise BadInput(src, "the robot's name", "none", "one", "name it with --embodiment")
-    declared = recording.lag if lag is None else lag
+        raise BadInput(src, "the robot's name", "none", "a name", "give it with --embodiment")
+    declared = lag if lag is not None else recording.lag
+    if declared is None:
+        raise BadInput(
+            src, "the lag between action and motion", "not declared", "a number of steps", "give it with --lag"
+        )
     test = _lag_test(src, recording, declared, stated=lag is not None)
     set_aside: list[SetAside] = []
     usable = _usable(recording, abs(declared), set_aside, progress)
@@ -100,7 +103,7 @@ def import_dataset(
         for index, episode in enumerate(chain([first], usable)):
             if labelled:
                 test.add(episode.task, episode.arrays[ACTION], episode.arrays.get(STATE, np.zeros((0, 0))))
-                if index + 1 == ENOUGH:  # not only after hours, at the end
+                if index + 1 == ENOUGH:  # fail early, rather than after hours at the end
                     test.check()
                 episode = _shifted(episode, declared)
             if episode.seed < 0:
@@ -129,17 +132,17 @@ def import_dataset(
 def _usable(
     recording: Recording, lag: int, set_aside: list[SetAside], progress: Callable[[int, int | None], None]
 ) -> Iterator[Episode]:
-    """The episodes that can be used; the others are added to `set_aside`."""
+    """The usable episodes; the others are added to `set_aside`."""
     first: dict[str, tuple[int, ...]] | None = None
-    for read, each in enumerate(recording.episodes, 1):
+    for read, item in enumerate(recording.episodes, 1):
         progress(read, recording.total)
-        if isinstance(each, SetAside):
-            set_aside.append(each)
+        if isinstance(item, SetAside):
+            set_aside.append(item)
             continue
-        place, episode = each
+        name, episode = item
         shapes = {name: values.shape[1:] for name, values in (episode.images | episode.arrays).items()}
         if fault := _fault(episode, shapes, first or shapes, lag):
-            set_aside.append(SetAside(place, fault))
+            set_aside.append(SetAside(name, fault))
             continue
         first = first or shapes
         yield episode
@@ -148,7 +151,7 @@ def _usable(
 def _fault(
     episode: Episode, shapes: Mapping[str, tuple[int, ...]], first: Mapping[str, tuple[int, ...]], lag: int
 ) -> str | None:
-    """Why an episode cannot be used."""
+    """Why an episode cannot be used; None where it can."""
     if not episode.instruction.strip():
         return "no instruction"
     if not episode.images:
@@ -156,15 +159,17 @@ def _fault(
     if shapes != first:
         differing = [name for name in sorted(first.keys() | shapes.keys()) if first.get(name) != shapes.get(name)]
         found, expected = (
-            ", ".join(f"{name} {each.get(name, 'missing')}" for name in differing) for each in (shapes, first)
+            ", ".join(f"{name} {shape.get(name, 'missing')}" for name in differing) for shape in (shapes, first)
         )
-        return f"{found}, where the first episode has {expected}"
+        return f"{found}; the first episode has {expected}"
     lengths = {name: len(values) for name, values in (episode.images | episode.arrays).items()}
     if len(set(lengths.values())) != 1:
         return f"different lengths: {', '.join(f'{name} {length}' for name, length in lengths.items())}"
     length = next(iter(lengths.values())) - lag
     if length < _SHORTEST:
-        return f"{length} frames (without those that lag), fewer than the {_SHORTEST} of one latent behind the first"
+        return (
+            f"{length} frames (without those that lag), fewer than {_SHORTEST}: the conditioning frame and one latent"
+        )
     for name, values in episode.arrays.items():
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
@@ -180,8 +185,10 @@ def _fault(
 
 
 def _shifted(episode: Episode, lag: int) -> Episode:
-    """Frame t is observed before action t: `lag` observations without an action are dropped at one end, actions
-    without an observation before them at the other."""
+    """Shift observations so that frame t is observed before action t.
+
+    `lag` observations without an action are dropped at one end, and actions without an observation at the other.
+    """
     if lag == 0:
         return episode
     observed, acted = (slice(None, -lag), slice(lag, None)) if lag > 0 else (slice(-lag, None), slice(None, lag))
@@ -193,7 +200,7 @@ def _shifted(episode: Episode, lag: int) -> Episode:
     return replace(episode, images=images, arrays=arrays)
 
 
-def _features(recording: Recording, first: Episode) -> dict[str, dict[str, Any]]:
+def _features(recording: Recording, first: Episode) -> dict[str, Feature]:
     images = {IMAGES + camera: image_feature(*frames.shape[1:3]) for camera, frames in first.images.items()}
     arrays = {
         name: array_feature(names, recording.dtypes.get(name, "float32")) for name, names in recording.names.items()
@@ -209,12 +216,12 @@ def _renamed(recording: Recording, rename: Mapping[str, str], src: str) -> Recor
     names = {key: [rename.get(name, name) for name in names] for key, names in recording.names.items()}
     for key, renamed in names.items():
         if len(set(renamed)) < len(renamed):
-            raise BadInput(src, f"--rename, {key}", renamed, "names that differ", "give each element a name of its own")
+            raise BadInput(src, f"--rename, {key}", renamed, "distinct names", "give every element another name")
     return replace(recording, names=names)
 
 
 def _lag_test(src: str, recording: Recording, declared: int, *, stated: bool) -> LagTest:
-    """Raises `BadInput` where nothing can be measured and nobody states the lag."""
+    """The test of the lag. Raises `BadInput` where it can neither be measured nor was stated."""
     actions, states = (recording.names.get(name, ()) for name in (ACTION, STATE))
     test = LagTest(src, declared, actions, states)
     if actions and not test.possible and not stated:
@@ -223,17 +230,17 @@ def _lag_test(src: str, recording: Recording, declared: int, *, stated: bool) ->
             "the lag between action and motion",
             f"actions {list(actions)} and state {list(states)}, which have no axes in common",
             "delta_x, delta_y, delta_z in the actions and ee_x_m, ee_y_m, ee_z_m in the state",
-            "name the elements that are these with --rename OLD=NEW; or, if there are none, state the lag with "
-            "--lag N: it is then recorded as unproven",
+            "name these elements with --rename OLD=NEW; or, if there are none, state the lag with --lag N: it is then "
+            "recorded as unproven",
         )
     return test
 
 
 def _too_many(src: str, set_aside: list[SetAside], good: int, share: float) -> BadInput:
-    reasons = [f"\n              {each.name}: {each.reason}" for each in set_aside[:_LISTED]]
+    reasons = [f"\n              {episode.name}: {episode.reason}" for episode in set_aside[:_LISTED]]
     more = len(set_aside) - _LISTED
-    found = f"{len(set_aside)} unusable episodes beside {good} usable ones{''.join(reasons)}"
+    found = f"{len(set_aside)} unusable episodes and {good} usable ones{''.join(reasons)}"
     if more > 0:
         found += f"\n              and {more} more"
-    expected = f"at most {share:.0%} unusable, and one usable at least"
-    return BadInput(src, "", found, expected, "mend the source, or allow more with --set-aside-share")
+    expected = f"at most {share:.0%} unusable, and at least one usable"
+    return BadInput(src, "", found, expected, "repair the source, or allow more with --set-aside-share")

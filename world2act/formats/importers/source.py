@@ -1,7 +1,7 @@
-"""Where demonstrations come from: a folder, a file or an S3 prefix in, its files as local paths out.
+"""The source of an import: a folder, a file or an S3 prefix in, its files as local paths out.
 
-S3 is reached through s3fs, the server and the credentials named by the environment alone (AWS_ENDPOINT_URL, AWS_*).
-A file of a bucket is here only while it is read.
+S3 is accessed through s3fs; only the environment names the server and the credentials (AWS_ENDPOINT_URL, AWS_*). A file
+of a bucket is on this machine only while it is read.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 from world2act.core.errors import BadInput, InfrastructureError
 
-_LARGEST_TEXT = 2**28  # bytes; it is read whole
+_LARGEST_TEXT = 2**28  # bytes; text files are read in one piece
 _BLOCK = 1 << 20
 
 
 class Source:
-    """The files of a source by their path relative to it.
+    """The files of a source, by relative path.
 
     Attributes:
-        where: as the user named it.
-        name: of the folder.
-        files: relative path → bytes, sorted.
-        here: whether they lie on this machine.
-        sha256: of the files read so far.
+        where: the source as the user named it.
+        name: the name of its folder.
+        files: relative path → size in bytes, sorted.
+        here: whether the files are on this machine.
+        sha256: relative path → hash, for the files that have been read.
     """
 
     def __init__(self, where: str) -> None:
@@ -44,7 +44,7 @@ class Source:
             expected = "a path, or s3://BUCKET/PREFIX"
             raise BadInput(where, "", where.partition("://")[0] + "://", expected, "copy the data to one of these")
         if not self.files:
-            raise BadInput(where, "", "no file", "demonstrations", "name the folder or prefix that holds them")
+            raise BadInput(where, "", "no file", "demonstrations", "name the folder or prefix that has them")
 
     def _open_folder(self, path: Path) -> None:
         if not path.exists():
@@ -72,18 +72,18 @@ class Source:
             self.files[name], self._keys[name] = details["size"], key
 
     def inside(self, name: str) -> str:
-        """A relative path that a manifest names. Raises `BadInput` when it leads out of the source."""
+        """Check a relative path that a manifest names. Raises `BadInput` where it leaves the source."""
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-            raise BadInput(self.where, name, "a path that leads out of it", "paths inside", "do not use this data")
+            raise BadInput(self.where, name, "a path that leaves the source", "paths inside it", "do not use this data")
         return path.as_posix()
 
     @contextmanager
     def open(self, name: str, *, glance: bool = False) -> Iterator[Path]:
-        """The file `name` as a local path, for as long as the block lasts. At a glance, its sha256 is not noted.
+        """The file `name` as a local path that is valid inside the block. With `glance`, its sha256 is not recorded.
 
         Raises:
-            BadInput: there is no such file.
+            BadInput: the file does not exist.
             InfrastructureError: the server failed.
         """
         name = self.inside(name)
@@ -102,7 +102,7 @@ class Source:
             yield path
 
     def text(self, name: str) -> str:
-        """The content of a text file. Raises `BadInput` when it is missing, or no text."""
+        """The content of a text file. Raises `BadInput` when it is missing, or not text."""
         with self.open(name) as path:
             if path.stat().st_size > _LARGEST_TEXT:
                 raise BadInput(self.where, name, f"{path.stat().st_size} bytes", "a text file", "complete the data")
@@ -112,11 +112,11 @@ class Source:
                 raise BadInput(self.where, name, str(error), "UTF-8 text", "write the file again") from error
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file. Raises `BadInput` when it is missing, or no JSON."""
+        """The content of a JSON file. Raises `BadInput` when it is missing, or not JSON."""
         return self._parsed(name, self.text(name))
 
     def json_lines(self, name: str) -> list[Any]:
-        """The content of a JSON Lines file. Raises `BadInput` when it is missing, or a line is no JSON."""
+        """The content of a JSON Lines file. Raises `BadInput` when it is missing, or a line is not JSON."""
         return [self._parsed(name, line) for line in self.text(name).splitlines() if line.strip()]
 
     def _parsed(self, name: str, text: str) -> Any:
@@ -140,7 +140,9 @@ class Source:
         try:
             yield
         except FileNotFoundError as error:
-            raise BadInput(self.where, "", "no such bucket or object", "an S3 prefix", "correct the URL") from error
+            raise BadInput(
+                self.where, "", "no such bucket or object", "an existing S3 prefix", "correct the URL"
+            ) from error
         except (OSError, BotoCoreError, ClientError) as error:
             raise InfrastructureError(
                 f"{self.where}\n  found:    {type(error).__name__}: {error}\n  expected: an S3 server that answers"
