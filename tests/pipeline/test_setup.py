@@ -32,7 +32,7 @@ def test_lock_satisfies_every_dependency_of_the_project_and_of_its_client() -> N
     for line in project["dependencies"] + extras + client["dependencies"]:
         wanted = Requirement(line)
         if wanted.name not in ("torch", client["name"]):
-            (pin,) = pins[wanted.name].specifier
+            (pin,) = pins[wanted.name.lower()].specifier
             assert wanted.specifier.contains(pin.version), f"{line}, the lock has {pin}: run `make lock`"
 
 
