@@ -169,7 +169,7 @@ def test_what_is_no_regression_says_so_and_emits_nothing(
     policy = save_policy(tmp_path / "policy", push=-1.0)
     assert "no such channel" in str(run().message)
     shop.release(policy, 1, {})
-    assert "record" in str(run().message) and "publish it after" in str(run().message)
+    assert "record" in str(run().message) and "compared with the incumbent" in str(run().message)
     # the simulator cannot load its model: no episode of the policy says anything
     shop.release(policy, 2, record(*[True] * len(SEEDS)))
     monkeypatch.setenv("MUJOCO_GL", "egl-of-no-such-kind")
