@@ -186,12 +186,13 @@ class _Releases:
     def unseen(self) -> Iterator[str]:
         """The md5s that new versions name. Raises `ReleaseError` when one, or a channel, cannot be verified."""
         store, trusted = self._registry.store, self._registry.trusted
-        found, channels = set(), set()
+        found: set[tuple[str, int]] = set()
+        channels: set[tuple[str, str]] = set()
         for key, *_ in store.list("releases/"):
-            if version := _VERSION.fullmatch(key):
-                found.add((version[1], int(version[2])))
-            elif pointer := _POINTER.fullmatch(key):
-                channels.add((pointer[1], pointer[2]))
+            if version_key := _VERSION.fullmatch(key):
+                found.add((version_key[1], int(version_key[2])))
+            elif pointer_key := _POINTER.fullmatch(key):
+                channels.add((pointer_key[1], pointer_key[2]))
             else:
                 raise Tampered(
                     f"{store.url}/{key}",

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 _THREADS = 8  # hashing and asking both wait more than they compute
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class Cached:

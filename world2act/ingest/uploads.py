@@ -67,7 +67,7 @@ def group(listing: Iterable[tuple[str, int, str, datetime]], strays: Strays) -> 
         strays: counts what belongs to no dataset.
     """
     open_uploads: list[Upload] = []  # each below the one before it: the keys of an upload surround those of one inside
-    for key, *listed in listing:
+    for key, size, etag, written in listing:
         found = _FILE.fullmatch(key)
         if not found or not found["folder"]:
             strays.count, strays.first = strays.count + 1, strays.first or key
@@ -76,5 +76,5 @@ def group(listing: Iterable[tuple[str, int, str, datetime]], strays: Strays) -> 
             yield open_uploads.pop()
         if not open_uploads or open_uploads[-1].folder != found["folder"]:
             open_uploads.append(Upload(found["folder"]))
-        open_uploads[-1].files[found["file"]] = Listed(*listed)
+        open_uploads[-1].files[found["file"]] = Listed(size, etag, written)
     yield from reversed(open_uploads)

@@ -62,8 +62,9 @@ def mismatch(steps: Sequence[Step], events: Sequence[Event]) -> str:
 
 def counts(steps: Sequence[Step], events: Sequence[Event]) -> tuple[Counter[str], Counter[str]]:
     """How many events of each kind the steps want, and how many of those kinds there are."""
-    wanted = Counter(step.ends_at for step in steps if step.ends_at != EPISODE_END)
-    return wanted, Counter(event.kind for event in events if event.kind in wanted)
+    wanted: Counter[str] = Counter(step.ends_at for step in steps if step.ends_at != EPISODE_END)
+    found: Counter[str] = Counter(event.kind for event in events if event.kind in wanted)
+    return wanted, found
 
 
 def _say(kinds: Counter[str]) -> str:
