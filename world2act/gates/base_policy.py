@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from world2act.core.params import Params
-from world2act.core.storage import read_json, read_parquet
+from world2act.core.storage import read_json
+from world2act.core.tables import read_rows
+from world2act.evaluation.rows import CheckRow
 from world2act.gates.engine.measurements import has_weights, weight_rows
 from world2act.gates.engine.tables import Table, weights_table
 from world2act.gates.engine.vocabulary import at_least, at_most, greater, is_true, rebuild
@@ -30,16 +33,32 @@ _FEW_ERRORS = (
 )
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    episodes: int
+    success_gain: float
+    paired: bool
+    error_share: float
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    feature: str
+    dimension: int
+    min: float
+    max: float
+
+
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/base_policy. Raises `BadInput` when a file is missing or damaged."""
     limits, root = params.gates.base_policy, artifacts / "base_policy"
-    episodes = read_parquet(root / "check.parquet", ["policy", "task", "seed", "success", "error"]).to_pandas()
+    episodes = read_rows(root / "check.parquet", CheckRow)
     checks = [
         at_least("success_gain", limits.success_gain, _BEATS_RANDOM, remedy=_TRAIN),
         is_true("paired", "The base and the random policy were checked from the same scenes.", remedy=_REBUILD),
         at_most("error_share", limits.error_share, _FEW_ERRORS, remedy=_READ_ERRORS),
     ]
-    check = Table("check", _comparison(episodes), ("episodes",), checks)
+    check = Table.of("check", _Comparison, [_compare(episodes)], ("episodes",), checks)
     if not has_weights(root):
         return [check]
     return [check, _statistics(root), weights_table(weight_rows(root, ["model*.safetensors"]), _REBUILD)]
@@ -47,33 +66,35 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
 
 def _statistics(root: Path) -> Table:
     right_way_round = "In every normalisation box, the maximum is not below the minimum."
-    return Table(
+    return Table.of(
         "statistics",
-        pd.DataFrame(_statistic_rows(root)),
+        _Statistic,
+        _statistic_rows(root),
         ("feature", "dimension"),
         [greater("max", "min", right_way_round, remedy=_REBUILD, or_equal=True)],
     )
 
 
-def _comparison(episodes: pd.DataFrame) -> pd.DataFrame:
-    base, random = (episodes[episodes["policy"] == name] for name in ("base", "random"))
-    scenes = [sorted(zip(part["task"], part["seed"], strict=True)) for part in (base, random)]
-    rates = [part.loc[part["error"] == "", "success"].astype(float).mean() for part in (base, random)]
-    return pd.DataFrame(
-        [
-            {
-                "episodes": len(base),
-                "success_gain": rates[0] - rates[1],
-                "paired": scenes[0] == scenes[1] != [],
-                "error_share": float((episodes["error"] != "").mean()),
-            }
-        ]
+def _compare(episodes: Sequence[CheckRow]) -> _Comparison:
+    base, random = ([row for row in episodes if row.policy == name] for name in ("base", "random"))
+    scenes = [sorted((row.task, row.seed) for row in part) for part in (base, random)]
+    return _Comparison(
+        episodes=len(base),
+        success_gain=_success_rate(base) - _success_rate(random),
+        paired=scenes[0] == scenes[1] != [],
+        error_share=float(np.mean([row.error != "" for row in episodes])),
     )
 
 
-def _statistic_rows(root: Path) -> list[dict[str, Any]]:
+def _success_rate(episodes: Sequence[CheckRow]) -> float:
+    """Over the episodes without an infrastructure error; NaN where there is none."""
+    counted = [float(bool(row.success)) for row in episodes if not row.error]
+    return sum(counted) / len(counted) if counted else math.nan
+
+
+def _statistic_rows(root: Path) -> list[_Statistic]:
     return [
-        {"feature": feature, "dimension": i, "min": low, "max": high}
+        _Statistic(feature, i, float(low), float(high))
         for feature, box in _boxes(read_json(root / "statistics.json"), "")
         for i, (low, high) in enumerate(zip(np.ravel(box["min"]), np.ravel(box["max"]), strict=True))
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 
+from world2act.bridge.rows import RetrievalRow
 from world2act.core.params import Params
-from world2act.core.storage import read_parquet
+from world2act.core.tables import read_rows
 from world2act.gates.engine.measurements import weight_rows
 from world2act.gates.engine.tables import Table, weights_table
 from world2act.gates.engine.vocabulary import at_least, between, greater, rebuild
@@ -16,7 +19,6 @@ _REBUILD = rebuild("bridge")
 _TRAIN = (
     "raise bridge.training.steps, or look at the world model first: its imagination is what the bridge is trained on"
 )
-_COLUMNS = ["prompt", "rank", "candidates", "rank_same_skill", "candidates_same_skill", "cosine"]
 _PARTS = ("video_adapter", "action_adapter", "action_decoder")
 _FINDS_ACTIONS = (
     "Imagined video finds its own actions among those of all held-out clips (top-1 retrieval, in multiples of chance)."
@@ -27,12 +29,40 @@ _FINDS_EXECUTION = (
 )
 
 
+@dataclass(frozen=True)
+class _Clip:
+    clip: int
+    prompt: str
+    rank: int
+    candidates: int
+    cosine: float
+
+
+@dataclass(frozen=True)
+class _Retrieval:
+    """Top-1 retrieval among all held-out clips and among those of the same skill, and what chance would give."""
+
+    heldout_clips: int
+    top1: float
+    chance: float
+    times_chance: float
+    top1_same_skill: float
+    chance_same_skill: float
+    times_chance_same_skill: float
+
+
+@dataclass(frozen=True)
+class _Part:
+    part: str
+    tensors: int
+
+
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/bridge. Raises `BadInput` when a file is missing or damaged."""
     root, limits = artifacts / "bridge", params.gates.bridge
-    clips = read_parquet(root / "heldout.parquet", _COLUMNS).to_pandas()
+    clips = read_rows(root / "heldout.parquet", RetrievalRow)
     weights = weight_rows(root, ["model.safetensors"])
-    parts = [{"part": part, "tensors": sum(row["tensor"].startswith(f"{part}.") for row in weights)} for part in _PARTS]
+    parts = [_Part(part, sum(weight.tensor.startswith(f"{part}.") for weight in weights)) for part in _PARTS]
     clip_checks = [
         between("cosine", -1.001, 1.001, "Similarities are cosines.", remedy=_REBUILD),
         greater("candidates", "rank", "A clip's rank is among its candidates.", remedy=_REBUILD, or_equal=True),
@@ -43,16 +73,25 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     ]
     part_checks = [at_least("tensors", 1, "Both adapters and the decoder have weights.", remedy=_REBUILD)]
     return [
-        Table("clips", clips.rename_axis("clip").reset_index(), ("clip", "prompt"), clip_checks),
-        Table("retrieval", _retrieval(clips), ("heldout_clips",), retrieval_checks),
-        Table("parts", pd.DataFrame(parts), ("part",), part_checks),
+        Table.of("clips", _Clip, _clips(clips), ("clip", "prompt"), clip_checks),
+        Table.of("retrieval", _Retrieval, [_retrieval(clips)], ("heldout_clips",), retrieval_checks),
+        Table.of("parts", _Part, parts, ("part",), part_checks),
         weights_table(weights, _REBUILD),
     ]
 
 
-def _retrieval(clips: pd.DataFrame) -> pd.DataFrame:
-    row = {"heldout_clips": len(clips)}
-    for suffix in ("", "_same_skill"):
-        top1, chance = (clips[f"rank{suffix}"] == 1).mean(), (1 / clips[f"candidates{suffix}"]).mean()
-        row |= {f"top1{suffix}": top1, f"chance{suffix}": chance, f"times_chance{suffix}": top1 / chance}
-    return pd.DataFrame([row])
+def _clips(clips: Sequence[RetrievalRow]) -> list[_Clip]:
+    return [_Clip(i, clip.prompt, clip.rank, clip.candidates, clip.cosine) for i, clip in enumerate(clips)]
+
+
+def _retrieval(clips: Sequence[RetrievalRow]) -> _Retrieval:
+    every = _over_chance([(clip.rank, clip.candidates) for clip in clips])
+    same_skill = _over_chance([(clip.rank_same_skill, clip.candidates_same_skill) for clip in clips])
+    return _Retrieval(len(clips), *every, *same_skill)
+
+
+def _over_chance(ranks: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    """Top-1 retrieval, its chance, and the ratio, from ranks and numbers of candidates."""
+    top1 = float(np.mean([rank == 1 for rank, _ in ranks]))
+    chance = float(np.mean([1 / candidates for _, candidates in ranks]))
+    return top1, chance, top1 / chance

@@ -6,27 +6,27 @@ cheap to check.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from world2act.core.params import Params
 from world2act.core.params.gates import GateLatents
-from world2act.core.storage import read_parquet, sha256
+from world2act.core.storage import sha256
+from world2act.core.tables import read_rows
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.data.latent_index import clip_keys
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.gates.engine.channels import channel_rows
+from world2act.data.skill_table import SkillRow
+from world2act.gates.engine.channels import Channel, measure_channels
 from world2act.gates.engine.measurements import is_finite
-from world2act.gates.engine.tables import Table, provenance_table
+from world2act.gates.engine.tables import Provenance, Table, provenance_table
 from world2act.gates.engine.vocabulary import Check, at_least, between, is_true, rebuild
 
 _REBUILD = rebuild("latents")
 _UPDATE = "run `dvc repro --force latents`: what is damaged or outdated is encoded again, the rest is kept"
 _TOKENIZER = "run `dvc repro tokenizer`"
-_KEY = ["dataset", "episode_index", "skill_index", "start", "end", "prompt"]
 
 _CENTRED = "Latents are normalised: each channel's mean over the training clips is near 0."
 _SCALED = (
@@ -46,18 +46,47 @@ _CACHED = "Every clip of skills.parquet is in the cache, with the same frames an
 _DISTINCT = "Prompts can be told apart: no two have the same embedding (distance to the nearest other one)."
 
 
+@dataclass(frozen=True)
+class _Clip:
+    dataset: str
+    episode_index: int
+    skill_index: int
+    task: str
+    finite: bool
+    intact: bool
+    current: bool
+    motion: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class _Skill:
+    dataset: str
+    episode_index: int
+    skill_index: int
+    cached: bool
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    row: int
+    prompt: str
+    finite: bool
+    intact: bool
+    nearest: float
+
+
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/latents. Raises `BadInput` when a file is missing or cut off, or the index is wrong."""
     cache = open_latents(artifacts / "latents")
     clip_ids = ("dataset", "episode_index", "skill_index", "task")
     skill_ids = ("dataset", "episode_index", "skill_index")
     skill_checks = [is_true("cached", _CACHED, remedy=_REBUILD)]
-    channels = pd.DataFrame(channel_rows(cache))
     return [
-        Table("channels", channels, ("channel",), _channel_checks(params.gates.latents)),
-        Table("clips", pd.DataFrame(_clip_rows(artifacts, cache)), clip_ids, _clip_checks()),
-        Table("skills", pd.DataFrame(_skill_rows(artifacts, cache)), skill_ids, skill_checks),
-        Table("prompts", pd.DataFrame(_prompt_rows(cache)), ("row", "prompt"), _prompt_checks()),
+        Table.of("channels", Channel, measure_channels(cache), ("channel",), _channel_checks(params.gates.latents)),
+        Table.of("clips", _Clip, _clip_rows(artifacts, cache), clip_ids, _clip_checks()),
+        Table.of("skills", _Skill, _skill_rows(artifacts, cache), skill_ids, skill_checks),
+        Table.of("prompts", _Prompt, _prompt_rows(cache), ("row", "prompt"), _prompt_checks()),
         provenance_table(_provenance_rows(artifacts, cache), _REBUILD),
     ]
 
@@ -91,22 +120,22 @@ def _prompt_checks() -> list[Check]:
     ]
 
 
-def _clip_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:
+def _clip_rows(artifacts: Path, cache: LatentCache) -> list[_Clip]:
     rows, current = [], _current_keys(artifacts, cache)
     for clip, key in zip(cache.clips, current, strict=True):
         latents = cache.latents(clip)
         rows.append(
-            {
-                "dataset": clip.dataset,
-                "episode_index": clip.episode_index,
-                "skill_index": clip.skill_index,
-                "task": clip.task,
-                "finite": is_finite(latents),
-                "intact": cache.clip_store.digest(clip.key) == clip.sha256,
-                "current": clip.key == key,
-                "motion": float(np.abs(latents[1:] - latents[0]).mean((1, 2, 3)).max()),
-                "spread": float(latents[0].std((1, 2)).max()),
-            }
+            _Clip(
+                dataset=clip.dataset,
+                episode_index=clip.episode_index,
+                skill_index=clip.skill_index,
+                task=clip.task,
+                finite=is_finite(latents),
+                intact=cache.clip_store.digest(clip.key) == clip.sha256,
+                current=clip.key == key,
+                motion=float(np.abs(latents[1:] - latents[0]).mean((1, 2, 3)).max()),
+                spread=float(latents[0].std((1, 2)).max()),
+            )
         )
     return rows
 
@@ -125,35 +154,38 @@ def _current_keys(artifacts: Path, cache: LatentCache) -> list[str | None]:
     return [next(keys) if is_there else None for is_there in there]
 
 
-def _skill_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:
-    cached = {tuple(getattr(clip, key) for key in _KEY) for clip in cache.clips}
-    skills = read_parquet(artifacts / "skills/skills.parquet", _KEY).to_pylist()
-    return [skill | {"cached": tuple(skill[key] for key in _KEY) in cached} for skill in skills]
+def _skill_rows(artifacts: Path, cache: LatentCache) -> list[_Skill]:
+    cached = set(map(_identity, cache.clips))
+    return [
+        _Skill(skill.dataset, skill.episode_index, skill.skill_index, _identity(skill) in cached)
+        for skill in read_rows(artifacts / "skills/skills.parquet", SkillRow)
+    ]
 
 
-def _prompt_rows(cache: LatentCache) -> list[dict[str, Any]]:
+def _identity(skill: SkillRow) -> tuple[str, int, int, int, int, str]:
+    """What must be the same in the cache."""
+    return skill.dataset, skill.episode_index, skill.skill_index, skill.start, skill.end, skill.prompt
+
+
+def _prompt_rows(cache: LatentCache) -> list[_Prompt]:
     embeds = cache.prompt_embeds.reshape(len(cache.prompts), -1).astype(np.float64)
     distances = np.linalg.norm(embeds[:, None] - embeds[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     return [
-        {
-            "row": i,
-            "prompt": stored.prompt,
-            "finite": is_finite(embeds[i]),
-            "intact": cache.prompt_store.digest(stored.key) == stored.sha256,
-            "nearest": float(distances[i].min()),
-        }
+        _Prompt(
+            row=i,
+            prompt=stored.prompt,
+            finite=is_finite(embeds[i]),
+            intact=cache.prompt_store.digest(stored.key) == stored.sha256,
+            nearest=float(distances[i].min()),
+        )
         for i, stored in enumerate(cache.stored_prompts)
     ]
 
 
-def _provenance_rows(artifacts: Path, cache: LatentCache) -> list[dict[str, Any]]:
-    made_by = {"vae": "encoding", "text_encoder": "text"}
+def _provenance_rows(artifacts: Path, cache: LatentCache) -> list[Provenance]:
+    made_by = {"vae": cache.meta["encoding"], "text_encoder": cache.meta["text"]}
     return [
-        {
-            "part": part,
-            "recorded": str(cache.meta[kind].get(f"{part}_sha256")),
-            "found": sha256(artifacts / "tokenizer" / part),
-        }
-        for part, kind in made_by.items()
+        Provenance(part, str(description.get(f"{part}_sha256")), sha256(artifacts / "tokenizer" / part))
+        for part, description in made_by.items()
     ]

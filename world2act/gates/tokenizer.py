@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from world2act.core.errors import BadInput
 from world2act.core.latent_time import FRAMES_PER_LATENT
 from world2act.core.params import Params
 from world2act.core.params.gates import GateTokenizer
-from world2act.core.storage import read_json, read_parquet
+from world2act.core.storage import read_json
+from world2act.core.tables import read_rows
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import SkillRow
 from world2act.gates.engine.measurements import weight_rows
 from world2act.gates.engine.tables import Table, weights_table
 from world2act.gates.engine.vocabulary import at_least, between, rebuild
+from world2act.world_model.learning.rows import ReconstructionRow
 
 _REBUILD = rebuild("tokenizer")
 _TRAIN = "raise tokenizer.training.steps or tokenizer.base_dim"
@@ -29,6 +32,23 @@ _NONE_LOST = "Every single held-out clip survives encoding and decoding (peak si
 _MOVE = "The clips move, so that the ratio means something (standard deviation of a pixel over time, of 255)."
 _DEMOS_STILL = "nothing moves in the demonstrations: look at reports/gates/demos.json"
 _NO_DEAD_CHANNEL = "No latent channel is dead (standard deviation of the raw latents over training frames)."
+
+
+@dataclass(frozen=True)
+class _Clip(ReconstructionRow):
+    over_still_db: float
+
+
+@dataclass(frozen=True)
+class _Channel:
+    channel: int
+    latent_mean: float
+    latent_std: float
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    size: int
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
@@ -46,60 +66,49 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     ]
     return [
         _clips_table(artifacts, params.gates.tokenizer),
-        Table("channels", pd.DataFrame(_channel_rows(root)), ("channel",), channel_checks),
+        Table.of("channels", _Channel, _channel_rows(root), ("channel",), channel_checks),
         weights_table(weight_rows(root, ["vae/*.safetensors", "text_encoder/*.safetensors"]), _REBUILD),
-        Table("vocabulary", pd.DataFrame({"size": [len(vocabulary)]}), ("size",), vocabulary_checks),
+        Table.of("vocabulary", _Vocabulary, [_Vocabulary(len(vocabulary))], ("size",), vocabulary_checks),
     ]
 
 
 def _clips_table(artifacts: Path, limits: GateTokenizer) -> Table:
-    clips = read_parquet(
-        artifacts / "tokenizer/reconstruction.parquet", ["episode_index", "task", "skill_index", "psnr_db", "frame_std"]
-    ).to_pandas()
-    return Table(
-        "clips",
-        clips.assign(over_still_db=clips["psnr_db"] - _still_psnr_db(artifacts, clips)),
-        ("episode_index", "skill_index", "task"),
-        [
-            at_least("psnr_db", limits.psnr_db, _SURVIVE, remedy=_TRAIN, of="median"),
-            at_least("over_still_db", limits.over_still_db, _KEEP_MOTION, remedy=_TRAIN, of="median"),
-            at_least("psnr_db", limits.lowest_psnr_db, _NONE_LOST, remedy=_TRAIN),
-            at_least("frame_std", 0.5, _MOVE, remedy=_DEMOS_STILL),
-        ],
-    )
+    clips = read_rows(artifacts / "tokenizer/reconstruction.parquet", ReconstructionRow)
+    still = _still_psnr_db(artifacts, clips)
+    rows = [_Clip(**vars(clip), over_still_db=clip.psnr_db - held) for clip, held in zip(clips, still, strict=True)]
+    checks = [
+        at_least("psnr_db", limits.psnr_db, _SURVIVE, remedy=_TRAIN, of="median"),
+        at_least("over_still_db", limits.over_still_db, _KEEP_MOTION, remedy=_TRAIN, of="median"),
+        at_least("psnr_db", limits.lowest_psnr_db, _NONE_LOST, remedy=_TRAIN),
+        at_least("frame_std", 0.5, _MOVE, remedy=_DEMOS_STILL),
+    ]
+    return Table.of("clips", _Clip, rows, ("episode_index", "skill_index", "task"), checks)
 
 
-def _still_psnr_db(artifacts: Path, clips: pd.DataFrame) -> list[float]:
-    """The peak signal-to-noise ratio of each clip's first frame against the last frame of every latent."""
+def _still_psnr_db(artifacts: Path, clips: Sequence[ReconstructionRow]) -> list[float]:
+    """For each clip, the peak signal-to-noise ratio of its first frame, repeated, against one frame per latent."""
     dataset = EpisodeDataset.open(artifacts / "demos/video_only")
-    skills = read_parquet(
-        artifacts / "skills/skills.parquet", ["dataset", "episode_index", "skill_index", "start", "end"]
-    )
+    skills = read_rows(artifacts / "skills/skills.parquet", SkillRow)
     bounds = {
-        (row["episode_index"], row["skill_index"]): (row["start"], row["end"])
-        for row in skills.to_pylist()
-        if row["dataset"] == "video_only"
+        (skill.episode_index, skill.skill_index): (skill.start, skill.end)
+        for skill in skills
+        if skill.dataset == "video_only"
     }
     ratios = []
-    for key in zip(clips["episode_index"], clips["skill_index"], strict=True):
-        if key not in bounds:
-            raise BadInput(
-                artifacts / "tokenizer/reconstruction.parquet",
-                f"episode {key[0]}, skill {key[1]}",
-                "no such clip",
-                "a clip of artifacts/skills",
-                _REBUILD,
-            )
-        start, end = bounds[key]
-        frames = np.stack(
-            [dataset.frames(key[0], each, range(start, end + 1, FRAMES_PER_LATENT)) for each in dataset.cameras], 1
-        )
-        frames = frames.astype(np.float64)
+    for clip in clips:
+        if (clip.episode_index, clip.skill_index) not in bounds:
+            path, key = artifacts / "tokenizer/reconstruction.parquet", f"episode {clip.episode_index}"
+            found = f"skill {clip.skill_index}, which artifacts/skills does not have"
+            raise BadInput(path, key, found, "a clip of artifacts/skills", _REBUILD)
+        start, end = bounds[clip.episode_index, clip.skill_index]
+        shown = range(start, end + 1, FRAMES_PER_LATENT)
+        views = [dataset.frames(clip.episode_index, camera, shown) for camera in dataset.cameras]
+        frames = np.stack(views, 1).astype(np.float64)
         ratios.append(float(10 * np.log10(255**2 / max(np.square(frames - frames[0]).mean(), 1e-10))))
     return ratios
 
 
-def _channel_rows(root: Path) -> list[dict[str, Any]]:
+def _channel_rows(root: Path) -> list[_Channel]:
     config = read_json(root / "vae/config.json")
     pairs = zip(config["latents_mean"], config["latents_std"], strict=True)
-    return [{"channel": i, "latent_mean": float(mean), "latent_std": float(std)} for i, (mean, std) in enumerate(pairs)]
+    return [_Channel(i, float(mean), float(std)) for i, (mean, std) in enumerate(pairs)]

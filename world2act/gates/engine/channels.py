@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from world2act.data.latent_cache import LatentCache
 
 
-def channel_rows(cache: LatentCache) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Channel:
+    """Mean and standard deviation of one latent channel."""
+
+    channel: int
+    mean: float
+    std: float
+
+
+def measure_channels(cache: LatentCache) -> list[Channel]:
     """Mean and standard deviation of each channel over the training clips of both datasets."""
     values = np.concatenate([cache.latents(clip) for clip in cache.clips if clip.subset == "train"])
     with np.errstate(invalid="ignore"):  # an infinite latent gives NaN, which is reported as unmeasured
         mean, std = values.mean((0, 2, 3), np.float64), values.std((0, 2, 3), np.float64)
-    return [{"channel": i, "mean": float(m), "std": float(s)} for i, (m, s) in enumerate(zip(mean, std, strict=True))]
+    return [Channel(i, float(m), float(s)) for i, (m, s) in enumerate(zip(mean, std, strict=True))]

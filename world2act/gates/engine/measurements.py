@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from world2act.core.errors import BadInput
 from world2act.core.storage import read_json, read_tensors
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a model. `largest`: the largest magnitude of its finite values."""
+
+    file: str
+    tensor: str
+    finite: bool
+    largest: float
 
 
 def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndarray:
@@ -44,7 +54,7 @@ def has_weights(policy: Path) -> bool:
     return read_json(policy / "config.json")["family"] != "remote"
 
 
-def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:
+def weight_rows(directory: Path, files: Sequence[str]) -> list[Weight]:
     """One row per tensor of the safetensors files that match the patterns: finite or not, and its largest magnitude.
 
     Raises:
@@ -63,12 +73,7 @@ def weight_rows(directory: Path, files: Sequence[str]) -> list[dict[str, Any]]:
             )
         for file in found:
             rows += [
-                {
-                    "file": file.relative_to(directory).as_posix(),
-                    "tensor": name,
-                    "finite": is_finite(values),
-                    "largest": _largest(values),
-                }
+                Weight(file.relative_to(directory).as_posix(), name, is_finite(values), _largest(values))
                 for name, values in read_tensors(file).items()
             ]
     return rows

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from world2act.core.tables import RowT, column_names
+from world2act.gates.engine.measurements import Weight
 from world2act.gates.engine.vocabulary import Check, at_least, equal, is_true
 
 
@@ -38,12 +38,22 @@ class Table:
         return cls(name, pd.DataFrame(values, columns=columns), ids, checks)
 
 
-def weights_table(rows: list[dict[str, Any]], remedy: str) -> Table:
-    """The tensors of a model (`world2act.gates.engine.measurements.weight_rows`) and what must hold of any model."""
+@dataclass(frozen=True)
+class Provenance:
+    """A part that an artifact was made from: its sha256 as recorded then and as found now."""
+
+    part: str
+    recorded: str
+    found: str
+
+
+def weights_table(rows: Sequence[Weight], remedy: str) -> Table:
+    """The tensors of a model and what must hold of any model."""
     diverged = f"training diverged: lower the learning rate or clip_norm; {remedy}"
-    return Table(
+    return Table.of(
         "weights",
-        pd.DataFrame(rows),
+        Weight,
+        rows,
         ("file", "tensor"),
         [
             is_true("finite", "Every weight is finite.", remedy=diverged),
@@ -52,7 +62,7 @@ def weights_table(rows: list[dict[str, Any]], remedy: str) -> Table:
     )
 
 
-def provenance_table(rows: list[dict[str, Any]], remedy: str) -> Table:
-    """Rows of `part`, `recorded` and `found`, both sha256: the artifact was made from the artifacts that exist now."""
+def provenance_table(rows: Sequence[Provenance], remedy: str) -> Table:
+    """The artifact was made from the artifacts that exist now."""
     meaning = "The artifact was made from the other artifacts as they are now (sha256 recorded and found)."
-    return Table("provenance", pd.DataFrame(rows), ("part",), [equal("recorded", "found", meaning, remedy=remedy)])
+    return Table.of("provenance", Provenance, rows, ("part",), [equal("recorded", "found", meaning, remedy=remedy)])
