@@ -18,6 +18,7 @@ from world2act.core.errors import BadInput
 from world2act.core.params import Params
 from world2act.core.params.gates import GateDemos
 from world2act.core.storage import read_parquet
+from world2act.data.features import element_names
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, EXECUTED, SCENE, STATE
 from world2act.formats.action_lag import motion_axes, response_onset
@@ -211,7 +212,7 @@ def _executed(dataset: EpisodeDataset) -> str:
 def _motion_axes(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
     """The columns of the action that move the end effector along an axis, and those of its position in the state."""
     executed = _executed(dataset)
-    action, state = (dataset.features[feature]["names"] for feature in (executed, STATE))
+    action, state = (element_names(dataset.features, feature) for feature in (executed, STATE))
     axes = motion_axes(action, state)
     if axes is None:
         raise BadInput(
@@ -239,7 +240,7 @@ def sources_table(dataset: EpisodeDataset) -> Table:
 def _scene_rows(first: dict[str, list[tuple[np.ndarray, np.ndarray]]], dataset: EpisodeDataset) -> list[dict[str, Any]]:
     rows = []
     for task, pairs in first.items():
-        names = dataset.features[SCENE]["names"]
+        names = element_names(dataset.features, SCENE)
         pixels, scenes = (np.stack(part) for part in zip(*pairs, strict=True))
         varying = np.flatnonzero(scenes.std(0) > _VARIES_M)
         scores = readable(pixels, scenes[:, varying])

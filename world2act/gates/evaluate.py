@@ -14,10 +14,12 @@ from world2act.core.errors import BadInput
 from world2act.core.params import Evaluate, Params
 from world2act.core.params.evaluation import RANDOM
 from world2act.core.stage import ARTIFACTS
-from world2act.core.storage import read_json, read_parquet, sha256
+from world2act.core.storage import read_json, sha256
+from world2act.core.tables import read_rows
+from world2act.data.initial_states import InitialStateRow
 from world2act.evaluation.summary import Summary
 from world2act.gates.engine.measurements import is_finite
-from world2act.gates.engine.tables import Table, provenance_table
+from world2act.gates.engine.tables import Provenance, Table, provenance_table
 from world2act.gates.engine.vocabulary import Check, at_least, at_most, equal, greater, one_of, rebuild
 
 _REBUILD = rebuild("evaluate")
@@ -155,8 +157,8 @@ def _policy_rows(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _scene_rows(artifacts: Path, episodes: list[dict[str, Any]], section: Evaluate) -> list[dict[str, Any]]:
-    states = read_parquet(artifacts / "demos/initial_states.parquet", ["set", "task", "seed"]).to_pylist()
-    sets = {(state["task"], state["seed"]): state["set"] for state in states}
+    states = read_rows(artifacts / "demos/initial_states.parquet", InitialStateRow)
+    sets = {(state.task, state.seed): state.set for state in states}
     seen = defaultdict(set)
     for episode in episodes:
         seen[episode["task"], episode["seed"]].add(episode["policy"])
@@ -218,11 +220,11 @@ def _incumbent_row(summary: Summary) -> dict[str, str | float]:
     return {"policy": summary.incumbent, "incumbent": rates[summary.incumbent], "random": rates[RANDOM]}
 
 
-def _provenance_rows(artifacts: Path, episodes: list[dict[str, Any]], section: Evaluate) -> list[dict[str, str]]:
+def _provenance_rows(artifacts: Path, episodes: list[dict[str, Any]], section: Evaluate) -> list[Provenance]:
     saved = [e for e in episodes if e["policy"] in section.policies]
     recorded = {(e["policy"], e["protocol"]["policy"].get("sha256", "none")) for e in saved}
     return [
-        {"part": policy, "recorded": digest, "found": sha256(_folder(artifacts, section.policies[policy]))}
+        Provenance(policy, digest, sha256(_folder(artifacts, section.policies[policy])))
         for policy, digest in sorted(recorded)
     ]
 

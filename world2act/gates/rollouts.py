@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from world2act.core.params import Params, Rollouts
 from world2act.core.params.gates import GateRollouts
-from world2act.core.storage import read_array, read_parquet, sha256
+from world2act.core.storage import read_array, sha256
+from world2act.core.tables import read_rows
+from world2act.data.initial_states import InitialStateRow
 from world2act.data.latent_cache import open_latents
-from world2act.gates.engine.channels import channel_rows
+from world2act.gates.engine.channels import measure_channels
 from world2act.gates.engine.measurements import is_finite
-from world2act.gates.engine.tables import Table, provenance_table
+from world2act.gates.engine.tables import Provenance, Table, provenance_table
 from world2act.gates.engine.vocabulary import Check, at_least, between, equal, expect, greater, is_true, one_of, rebuild
-from world2act.world_model.imagining.rollouts import conditioning_latents
+from world2act.world_model.imagining.rollouts import RolloutRow, conditioning_latents
 
 _REBUILD = rebuild("rollouts")
-_COLUMNS = [
-    "rollout",
-    "seed",
-    "task",
-    "skill_index",
-    "prompt",
-    "offset",
-    "latents",
-    "conditioning_latents",
-    "feedback",
-    "world_model_sha256",
-    "first_frame_sha256",
-    "sampler",
-    "sampler_seed",
-]
 _SHA256 = "^[0-9a-f]{64}$"
 
 _CONDITIONING = (
@@ -54,18 +41,44 @@ _SPREAD_AS_REAL = (
 )
 
 
+@dataclass(frozen=True)
+class _Skill(RolloutRow):
+    finite: bool
+    expected_offset: int
+    expected_skill: int
+    expected_conditioning: int
+    expected_feedback: str
+    motion: float
+
+
+@dataclass(frozen=True)
+class _Channel:
+    """Against the training latents: shift of the mean in their standard deviations, and ratio of the spreads."""
+
+    channel: int
+    shift: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class _State:
+    task: str
+    seed: int
+    set: str
+    rollouts: int
+
+
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Measure artifacts/rollouts. Raises `BadInput` when a file is missing or damaged."""
     root = artifacts / "rollouts"
-    rows = read_parquet(root / "rollouts.parquet", _COLUMNS).to_pylist()
+    rows = read_rows(root / "rollouts.parquet", RolloutRow)
     latents = read_array(root / "latents.npy")
-    skills = pd.DataFrame(_skill_rows(rows, latents, params.rollouts))
-    channels = pd.DataFrame(_channel_rows(artifacts, latents))
-    states = pd.DataFrame(_state_rows(artifacts, rows))
+    skills = _skill_rows(rows, latents, params.rollouts)
+    channels, states = _channel_rows(artifacts, latents), _state_rows(artifacts, rows)
     return [
-        Table("skills", skills, ("rollout", "skill_index", "task", "seed"), _skill_checks()),
-        Table("channels", channels, ("channel",), _channel_checks(params.gates.rollouts)),
-        Table("initial_states", states, ("task", "seed"), _state_checks()),
+        Table.of("skills", _Skill, skills, ("rollout", "skill_index", "task", "seed"), _skill_checks()),
+        Table.of("channels", _Channel, channels, ("channel",), _channel_checks(params.gates.rollouts)),
+        Table.of("initial_states", _State, states, ("task", "seed"), _state_checks()),
         provenance_table(_provenance_rows(artifacts, rows), _REBUILD),
     ]
 
@@ -119,56 +132,54 @@ def _state_checks() -> list[Check]:
     ]
 
 
-def _provenance_rows(artifacts: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _provenance_rows(artifacts: Path, rows: Sequence[RolloutRow]) -> list[Provenance]:
     found = sha256(artifacts / "world_model/transformer")
     return [
-        {
-            "part": f"world model of rollout {row['rollout']}, skill {row['skill_index']}",
-            "recorded": row["world_model_sha256"],
-            "found": found,
-        }
+        Provenance(f"world model of rollout {row.rollout}, skill {row.skill_index}", row.world_model_sha256, found)
         for row in rows
     ]
 
 
-def _skill_rows(rows: list[dict[str, Any]], latents: np.ndarray, settings: Rollouts) -> list[dict[str, Any]]:
-    result, skills, offset = [], defaultdict(int), 0
+def _skill_rows(rows: Sequence[RolloutRow], latents: np.ndarray, settings: Rollouts) -> list[_Skill]:
+    measured, offset = [], 0
+    numbers: Counter[int] = Counter()
     for i, row in enumerate(rows):
-        clip = latents[row["offset"] : row["offset"] + row["latents"]]
-        fills = i < len(rows) - 1 or row["offset"] + row["latents"] == len(latents)
-        result.append(
-            row
-            | {
-                "finite": is_finite(clip),
-                "expected_offset": offset if fills else len(latents) - row["latents"],
-                "expected_skill": skills[row["rollout"]],
-                "expected_conditioning": conditioning_latents(settings, row["skill_index"]),
-                "expected_feedback": settings.feedback if row["skill_index"] else "none",
-                "motion": float(np.abs(clip[1:] - clip[:1]).mean((1, 2, 3)).max(initial=0.0)) if len(clip) else 0.0,
-            }
+        clip = latents[row.offset : row.offset + row.latents]
+        fills = i < len(rows) - 1 or row.offset + row.latents == len(latents)
+        change = np.abs(clip[1:] - clip[:1]).mean((1, 2, 3)).max(initial=0.0) if len(clip) else 0.0
+        measured.append(
+            _Skill(
+                **vars(row),
+                finite=is_finite(clip),
+                expected_offset=offset if fills else len(latents) - row.latents,
+                expected_skill=numbers[row.rollout],
+                expected_conditioning=conditioning_latents(settings, row.skill_index),
+                expected_feedback=settings.feedback if row.skill_index else "none",
+                motion=float(change),
+            )
         )
-        skills[row["rollout"]] += 1
-        offset += row["latents"]
-    return result
+        numbers[row.rollout] += 1
+        offset += row.latents
+    return measured
 
 
-def _channel_rows(artifacts: Path, latents: np.ndarray) -> list[dict[str, Any]]:
+def _channel_rows(artifacts: Path, latents: np.ndarray) -> list[_Channel]:
     mean, std = latents.mean((0, 2, 3), np.float64), latents.std((0, 2, 3), np.float64)
-    training = channel_rows(open_latents(artifacts / "latents"))
+    training = measure_channels(open_latents(artifacts / "latents"))
     return [
-        {"channel": i, "shift": float((mean[i] - row["mean"]) / row["std"]), "spread": float(std[i] / row["std"])}
-        for i, row in enumerate(training)
+        _Channel(i, float((mean[i] - channel.mean) / channel.std), float(std[i] / channel.std))
+        for i, channel in enumerate(training)
     ]
 
 
-def _state_rows(artifacts: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    states = read_parquet(artifacts / "demos/initial_states.parquet", ["set", "task", "seed"]).to_pylist()
-    sets = {(state["task"], state["seed"]): state["set"] for state in states}
-    rollouts = defaultdict(set)
+def _state_rows(artifacts: Path, rows: Sequence[RolloutRow]) -> list[_State]:
+    states = read_rows(artifacts / "demos/initial_states.parquet", InitialStateRow)
+    sets = {(state.task, state.seed): state.set for state in states}
+    rollouts: dict[tuple[str, int], set[int]] = {}
     for row in rows:
-        rollouts[row["task"], row["seed"]].add(row["rollout"])
+        rollouts.setdefault((row.task, row.seed), set()).add(row.rollout)
     wanted = [scene for scene, name in sets.items() if name == "post_training"]
     return [
-        {"task": scene[0], "seed": scene[1], "set": sets.get(scene, "none"), "rollouts": len(rollouts[scene])}
+        _State(*scene, sets.get(scene, "none"), len(rollouts.get(scene, ())))
         for scene in dict.fromkeys([*wanted, *rollouts])
     ]

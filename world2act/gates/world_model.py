@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from world2act.core.params import Params
 from world2act.core.params.gates import GateWorldModel
 from world2act.core.stage import METRICS
-from world2act.core.storage import read_json, read_parquet, sha256
+from world2act.core.storage import read_json, sha256
+from world2act.core.tables import read_rows
 from world2act.data.latent_cache import LatentCache, open_latents
 from world2act.gates.engine.measurements import is_finite, weight_rows
-from world2act.gates.engine.tables import Table, provenance_table, weights_table
+from world2act.gates.engine.tables import Provenance, Table, provenance_table, weights_table
 from world2act.gates.engine.vocabulary import Check, at_least, at_most, is_true, rebuild
+from world2act.world_model.judging.rows import RECORDED, ChainRow, HeldoutRow, PositionRow
 
 _REBUILD = rebuild("world_model", stage="judge")
 _TRAIN = "raise world_model.training.steps or demos.video_only_per_task"
-_ERRORS = ["error_model", "error_one_sample", "error_first_frame", "error_skill_mean", "error_ridge", "error_nearest"]
-_COLUMNS = [
-    *("episode_index", "task", "skill_index", "prompt", *_ERRORS, "error_shuffled"),
-    *("correlation", "correlation_shuffled", "psnr_reconstruction", "psnr_model"),
+_CLIP = ("episode_index", "skill_index", "task")
+_ALWAYS = [
+    *("error_model", "error_one_sample", "error_first_frame", "error_skill_mean", "error_ridge", "error_nearest"),
+    "correlation",
 ]
-_ALWAYS, _SOMETIMES = ["correlation"], ["error_shuffled", "correlation_shuffled", "psnr_reconstruction", "psnr_model"]
-_CHAIN_COLUMNS = ["episode_index", "task", "skill_index", "prompt", "method", "error", "jump_latents"]
-_POSITION_COLUMNS = ["episode_index", "task", "skill_index", "prompt", "method", "when", "true_m", "read_m"]
+_SOMETIMES = ["error_shuffled", "correlation_shuffled", "psnr_reconstruction", "psnr_model"]
 
 _SAME_CLIPS = (
     "The held-out table belongs to these clips: the error of repeating the first frame, computed again from "
@@ -51,14 +52,57 @@ _OF_THIS_SCENE = (
 )
 
 
+@dataclass(frozen=True)
+class _Clip:
+    episode_index: int
+    skill_index: int
+    task: str
+    prompt: str
+    disagreement: float
+    heldout: bool
+    finite: bool
+
+
+@dataclass(frozen=True)
+class _Chain:
+    episode_index: int
+    skill_index: int
+    task: str
+    method: str
+    finite: bool
+    heldout: bool
+
+
+@dataclass(frozen=True)
+class _Position:
+    episode_index: int
+    skill_index: int
+    task: str
+    method: str
+    when: str
+    finite: bool
+    heldout: bool
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Ratios of mean latent errors on held-out clips, and the gain in correlation over another clip's first frame."""
+
+    clips: int
+    over_first_frame: float
+    over_skill_mean: float
+    over_ridge: float
+    correlation_gain: float
+
+
 def tables(artifacts: Path, params: Params) -> list[Table]:
     """Check artifacts/world_model and metrics/judge. Raises `BadInput` when a file is missing or damaged."""
     root = artifacts / "world_model"
     cache = open_latents(artifacts / "latents")
     judged = artifacts.parent / METRICS / "judge/tables"
-    clips = read_parquet(judged / "heldout.parquet", _COLUMNS).to_pandas()
-    chains = read_parquet(judged / "chains.parquet", _CHAIN_COLUMNS).to_pandas()
-    positions = read_parquet(judged / "positions.parquet", _POSITION_COLUMNS).to_pylist()
+    clips = read_rows(judged / "heldout.parquet", HeldoutRow)
+    chains = read_rows(judged / "chains.parquet", ChainRow)
+    positions = read_rows(judged / "positions.parquet", PositionRow)
     weights = weight_rows(root, ["transformer/*.safetensors", "transformer_raw/*.safetensors"])
     provenance = [
         ("latents", read_json(root / "config.json").get("latents_sha256"), artifacts / "latents"),
@@ -69,14 +113,15 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
         is_true("heldout", _HELD_OUT, remedy=_REBUILD),
         is_true("finite", _FINITE, remedy=f"training diverged, or a latent is not finite: {_REBUILD}"),
     ]
-    ids = ("episode_index", "skill_index", "task", "prompt")
     return [
-        Table("clips", _with_recomputed_errors(clips, cache), ids, clip_checks),
+        Table.of("clips", _Clip, _measure_clips(clips, cache), (*_CLIP, "prompt"), clip_checks),
         *_chain_tables(chains, clips, positions),
-        Table("comparison", _comparison(clips), ("clips",), _comparison_checks(params.gates.world_model)),
+        Table.of(
+            "comparison", _Comparison, [_compare(clips)], ("clips",), _comparison_checks(params.gates.world_model)
+        ),
         weights_table(weights, _REBUILD),
         provenance_table(
-            [{"part": part, "recorded": str(recorded), "found": sha256(path)} for part, recorded, path in provenance],
+            [Provenance(part, str(recorded), sha256(path)) for part, recorded, path in provenance],
             _REBUILD,
         ),
     ]
@@ -93,70 +138,84 @@ def _comparison_checks(limits: GateWorldModel) -> list[Check]:
     ]
 
 
-def _chain_tables(chains: pd.DataFrame, clips: pd.DataFrame, positions: list[dict[str, Any]]) -> list[Table]:
-    """Those that have rows: chains need an episode all of whose skills are usable, positions recorded ones."""
-    heldout = set(zip(clips["episode_index"], clips["skill_index"], strict=True))
+def _chain_tables(
+    chains: Sequence[ChainRow], clips: Sequence[HeldoutRow], positions: Sequence[PositionRow]
+) -> list[Table]:
+    """The tables that have rows: chains need an episode all of whose skills are usable, positions a recorded scene."""
+    heldout = {(clip.episode_index, clip.skill_index) for clip in clips}
     tables = []
-    if len(chains):
-        known = chains["method"] != "recorded"
-        rows = chains.assign(
-            finite=np.where(known, np.isfinite(chains["error"]), np.isnan(chains["error"]))
-            & ~np.isinf(chains["jump_latents"]),
-            heldout=[pair in heldout for pair in zip(chains["episode_index"], chains["skill_index"], strict=True)],
-        )
-        tables.append(_measured("chains", rows, ("episode_index", "skill_index", "task", "method")))
+    if chains:
+        measured = [_Chain(*_key(row), row.method, _is_sound(row), _key(row)[:2] in heldout) for row in chains]
+        checks = _measured_checks("chain of skills")
+        tables.append(Table.of("chains", _Chain, measured, (*_CLIP, "method"), checks))
     if positions:
-        rows = pd.DataFrame(
-            {key: row[key] for key in _POSITION_COLUMNS[:-2]}
-            | {
-                "finite": is_finite(np.array(row["true_m"] + row["read_m"], np.float64)),
-                "heldout": (row["episode_index"], row["skill_index"]) in heldout,
-            }
+        read = [
+            _Position(
+                *_key(row),
+                row.method,
+                row.when,
+                is_finite(np.array(row.true_m + row.read_m, np.float64)),
+                _key(row)[:2] in heldout,
+            )
             for row in positions
-        )
-        tables.append(_measured("positions", rows, ("episode_index", "skill_index", "task", "method", "when")))
+        ]
+        checks = _measured_checks("object position")
+        tables.append(Table.of("positions", _Position, read, (*_CLIP, "method", "when"), checks))
     return tables
 
 
-def _measured(name: str, rows: pd.DataFrame, ids: tuple[str, ...]) -> Table:
-    kind = {"chains": "chain of skills", "positions": "object position"}[name]
-    checks = [
+def _key(row: ChainRow | PositionRow | HeldoutRow) -> tuple[int, int, str]:
+    return row.episode_index, row.skill_index, row.task
+
+
+def _is_sound(row: ChainRow) -> bool:
+    """Errors are finite numbers, and the recording has none; a jump may be missing but not infinite."""
+    error = math.nan if row.error is None else row.error
+    expected = math.isnan(error) if row.method == RECORDED else math.isfinite(error)
+    return expected and not (row.jump_latents is not None and math.isinf(row.jump_latents))
+
+
+def _measured_checks(kind: str) -> list[Check]:
+    return [
         is_true("finite", f"Every measurement of a {kind} is a finite number.", remedy=_REBUILD),
         is_true("heldout", f"Every measured {kind} is of a held-out clip.", remedy=_REBUILD),
     ]
-    return Table(name, rows, ids, checks)
 
 
-def _with_recomputed_errors(clips: pd.DataFrame, cache: LatentCache) -> pd.DataFrame:
+def _measure_clips(clips: Sequence[HeldoutRow], cache: LatentCache) -> list[_Clip]:
     found = {(clip.episode_index, clip.skill_index): clip for clip in cache.clips if clip.dataset == "video_only"}
-    rows: list[dict[str, Any]] = []
-    for row in clips.to_dict("records"):
-        clip = found.get((row["episode_index"], row["skill_index"]))
-        error = np.inf
+    rows = []
+    for row in clips:
+        clip, error = found.get((row.episode_index, row.skill_index)), math.inf
         if clip is not None:
             latents = cache.latents(clip).astype(np.float64)
             error = float(np.square(latents[1:] - latents[0]).mean())
+        always = [getattr(row, name) for name in _ALWAYS]
+        sometimes = [getattr(row, name) for name in _SOMETIMES]
         rows.append(
-            {
-                "disagreement": min(abs(error - row["error_first_frame"]) / max(row["error_first_frame"], 1e-9), 1e9),
-                "heldout": clip is not None and clip.subset == "heldout",
-                "finite": is_finite(np.array([row[name] for name in _ERRORS + _ALWAYS], np.float64))
-                and not any(np.isinf(row[name]) for name in _SOMETIMES),
-            }
+            _Clip(
+                *_key(row),
+                prompt=row.prompt,
+                disagreement=min(abs(error - row.error_first_frame) / max(row.error_first_frame, 1e-9), 1e9),
+                heldout=clip is not None and clip.subset == "heldout",
+                finite=all(map(math.isfinite, always))
+                and not any(value is not None and math.isinf(value) for value in sometimes),
+            )
         )
-    return clips[["episode_index", "skill_index", "task", "prompt"]].join(pd.DataFrame(rows))
+    return rows
 
 
-def _comparison(clips: pd.DataFrame) -> pd.DataFrame:
-    paired = clips.dropna(subset=["correlation_shuffled"])
-    return pd.DataFrame(
-        [
-            {
-                "clips": len(clips),
-                "over_first_frame": clips["error_model"].mean(skipna=False) / clips["error_first_frame"].mean(),
-                "over_skill_mean": clips["error_model"].mean(skipna=False) / clips["error_skill_mean"].mean(),
-                "over_ridge": clips["error_model"].mean(skipna=False) / clips["error_ridge"].mean(),
-                "correlation_gain": (paired["correlation"] - paired["correlation_shuffled"]).mean(skipna=False),
-            }
-        ]
+def _compare(clips: Sequence[HeldoutRow]) -> _Comparison:
+    error = np.mean([clip.error_model for clip in clips])
+    gains = [
+        clip.correlation - clip.correlation_shuffled
+        for clip in clips
+        if clip.correlation_shuffled is not None and not math.isnan(clip.correlation_shuffled)
+    ]
+    return _Comparison(
+        clips=len(clips),
+        over_first_frame=float(error / np.nanmean([clip.error_first_frame for clip in clips])),
+        over_skill_mean=float(error / np.nanmean([clip.error_skill_mean for clip in clips])),
+        over_ridge=float(error / np.nanmean([clip.error_ridge for clip in clips])),
+        correlation_gain=float(np.mean(gains)) if gains else math.nan,
     )

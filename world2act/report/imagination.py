@@ -13,8 +13,9 @@ from world2act.core.errors import BadInput
 from world2act.report import charts, sources
 from world2act.report.html import data_uri
 from world2act.world_model.judging.baselines import BASELINES
-from world2act.world_model.judging.drift import CHAINED, RECORDED, summarise_chains
+from world2act.world_model.judging.drift import CHAINED, summarise_chains
 from world2act.world_model.judging.object_position import summarise_positions
+from world2act.world_model.judging.rows import RECORDED
 
 _STRIPS = 6
 _MODEL, _CONTROL = "world model", "control: another clip's first frame"

@@ -143,7 +143,7 @@ def test_world_model(artifacts: Path) -> None:
         rows[2]["error_first_frame"] *= 1.1
         rows[3]["episode_index"] = 0
         rows[4]["psnr_model"] = float("inf")
-        rows[5]["error_nearest"] = None
+        rows[5]["error_nearest"] = float("nan")
 
     edit(JUDGED / "heldout.parquet", change)
     edit(JUDGED / "chains.parquet", lambda rows: rows[0].update(error=float("nan")))

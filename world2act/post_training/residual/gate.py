@@ -9,7 +9,7 @@ import pandas as pd
 
 from world2act.core.params import Params
 from world2act.core.storage import read_json, read_parquet, sha256
-from world2act.gates.engine.tables import Table, provenance_table
+from world2act.gates.engine.tables import Provenance, Table, provenance_table
 from world2act.gates.engine.vocabulary import at_least, between, rebuild
 from world2act.post_training.residual.params import Limits
 
@@ -28,8 +28,8 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     history = read_parquet(root / "history.parquet", ["step", "loss", "cosine", "residual"]).to_pandas()
     recorded = str(read_json(root / "config.json").get("base_sha256"))
     provenance = [
-        {"part": "artifacts/base_policy", "recorded": recorded, "found": sha256(artifacts / "base_policy")},
-        {"part": "the copy of it in post_train/base", "recorded": recorded, "found": sha256(root / "base")},
+        Provenance("artifacts/base_policy", recorded, sha256(artifacts / "base_policy")),
+        Provenance("the copy of it in post_train/base", recorded, sha256(root / "base")),
     ]
     return [_curves_table(history), _course_table(history, limits), provenance_table(provenance, _REBUILD)]
 

@@ -24,7 +24,7 @@ from world2act.world_model.imagining.recorded_clips import (
     imagine_episodes,
 )
 from world2act.world_model.judging.baselines import BASELINES, SkillBaselines
-from world2act.world_model.judging.drift import RECORDED
+from world2act.world_model.judging.rows import RECORDED
 from world2act.world_model.parts.tokenizer import VideoTokenizer
 
 

@@ -1,4 +1,4 @@
-"""chains.parquet, a row a skill of a held-out episode and a method, and what it says of drift: its schema and means."""
+"""How imagination drifts over a chain of skills: means over the rows of chains.parquet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ CHAINED = {
     "latent": "from its own last latent",
     "real start": "from the real first frame of each skill",
 }
-RECORDED = "recorded"
 
 
 def summarise_chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

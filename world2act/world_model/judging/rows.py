@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RECORDED = "recorded"
+"""The method of a row that measures the recording itself."""
+
 
 @dataclass(frozen=True)
 class HeldoutRow:
