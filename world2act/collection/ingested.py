@@ -105,7 +105,7 @@ def open_ingested() -> list[IngestedDataset]:
     for row in (row for row in ledger if row["outcome"] == TAKEN):
         folder = FOLDER / row["dataset"]
         if not folder.exists() or sha256(folder) != row["dataset_sha256"]:
-            found = "other bytes" if folder.exists() else "nothing"
-            raise BadInput(folder, "sha256", found, f"{row['dataset_sha256']}, as the ledger says", f"{_PULL} --force")
+            state = "other bytes" if folder.exists() else "nothing"
+            raise BadInput(folder, "sha256", state, f"{row['dataset_sha256']}, as the ledger says", f"{_PULL} --force")
         opened.append(IngestedDataset(row["kind"], EpisodeDataset.open(folder), row["episodes"]))
     return opened

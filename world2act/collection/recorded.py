@@ -156,7 +156,7 @@ def _check(dataset: EpisodeDataset, demos: Demos, simulator: Simulator) -> None:
     pairs: dict[str, tuple[object, object]] = {
         "robot_type": (dataset.info.get("robot_type"), embodiment.name),
         "fps": (dataset.fps, embodiment.control_hz),
-        f"features.{STATE}.names": (dataset.features.get(STATE, {}).get("names"), list(embodiment.proprio_names)),
+        f"features.{STATE}.names": (dataset.element_names(STATE), list(embodiment.proprio_names)),
         "world2act.image_convention": (convention, simulator.image_convention),
     }
     if ACTION in dataset.features:

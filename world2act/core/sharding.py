@@ -20,8 +20,9 @@ import numpy as np
 from world2act.core.errors import BadInput
 from world2act.core.identity import stage_identity
 from world2act.core.local_files import check_local_files
+from world2act.core.messages import one_message
 from world2act.core.params import Params, load_params
-from world2act.core.stage import RUNS, Metrics, one_message, run_stage
+from world2act.core.stage import RUNS, Metrics, run_stage
 from world2act.core.storage import read_tensors, write_tensors
 
 Arrays = dict[str, np.ndarray]

@@ -7,15 +7,15 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from rich.console import Console
 
 from world2act.core.errors import World2ActError
 from world2act.core.local_files import check_local_files
+from world2act.core.messages import one_message
 from world2act.core.params import Params, load_params
 from world2act.core.storage import read_json, write_json
 
@@ -40,21 +40,6 @@ def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:
         if is_main():
             write_json(METRICS / name / "metrics.json", metrics)
             write_json(REPORTS / "timing" / f"{name}.json", _cost() | _finish_runs(name))
-
-
-@contextmanager
-def one_message(name: str) -> Iterator[None]:
-    """Exit with 2 after a `World2ActError`, whose message goes to standard error without a traceback."""
-    try:
-        yield
-    except World2ActError as error:
-        if not is_main():
-            # where every rank meets the same error, the launcher ends this one before it says it again
-            time.sleep(3)
-        Console(stderr=True, soft_wrap=True).print(
-            f"{name}: {type(error).__name__}: {error}", style="red", markup=False, highlight=False
-        )
-        sys.exit(2)
 
 
 class DryRunDone(Exception):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from world2act.core.errors import BadInput
-from world2act.data.features import IMAGES
+from world2act.data.features import IMAGES, element_names
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.robot import RobotDescription
@@ -30,8 +30,8 @@ def describe_robot(dataset: EpisodeDataset) -> RobotDescription:
         tuple(dataset.cameras),
         image_side(dataset),
         dataset.info["world2act"]["image_convention"],
-        tuple(dataset.features[PROPRIO]["names"]),
-        tuple(dataset.features[ACTION]["names"]),
+        tuple(element_names(dataset.features, PROPRIO)),
+        tuple(element_names(dataset.features, ACTION)),
         dataset.fps,
     )
 

@@ -17,8 +17,9 @@ from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.robot import RobotDescription
 
 FOLDER, TYPE = "lerobot", "world2act"
-_DEVICE = ("device_processor", {"device": "cpu", "float_dtype": None})
-_PIPELINES = {
+_Step = tuple[str, dict[str, object]]
+_DEVICE: _Step = ("device_processor", {"device": "cpu", "float_dtype": None})
+_PIPELINES: dict[str, list[_Step]] = {
     "policy_preprocessor": [("rename_observations_processor", {"rename_map": {}}), ("to_batch_processor", {}), _DEVICE],
     "policy_postprocessor": [_DEVICE],
 }

@@ -19,9 +19,10 @@ from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
-from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from world2act.core.errors import BadInput
@@ -152,7 +153,8 @@ class PolicyServer:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
         return None
 
-    async def _handle(self, connection: _Connection) -> None:
+    async def _handle(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, _Connection)  # `create_connection` makes no others
         answered, previous = 0, None
         log("opened", client=_name(connection))
         try:

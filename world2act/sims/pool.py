@@ -16,7 +16,7 @@ import numpy as np
 from world2act.core.errors import InfrastructureError
 from world2act.sims.base import Environment, Observation
 from world2act.sims.checks import check_tasks
-from world2act.sims.process import Call, CallRefused, SimulatorProcess, WorkerFailed
+from world2act.sims.process import Call, CallRefused, SimulatorProcess, WorkerFailed, explain
 from world2act.sims.rig import Rig
 
 P = ParamSpec("P")
@@ -159,10 +159,7 @@ class EnvironmentPool:
 
     def _describe(self, slots: Sequence[int], failure: _SlotFailed) -> str:
         names = "; ".join(f"slot {slot}, task {self.tasks[slot]}, seed {self._seeds.get(slot)}" for slot in slots)
-        return (
-            f"simulator: {names}\n  found:    {failure}\n  expected: an answer"
-            f"\n  remedy:   run again; fewer base.workers if memory ran out\n  it printed last:\n{failure.printed}"
-        )
+        return f"simulator: {names}{explain(str(failure))}\n  it printed last:\n{failure.printed}"
 
 
 class _Bound(Generic[T]):

@@ -57,6 +57,16 @@ class Call(NamedTuple):
         return cls(environment, name, list(args), dict(kwargs))
 
 
+def explain(reason: str) -> str:
+    """What happened in a worker, what was expected, and the remedy; our own errors say the last two themselves."""
+    if "remedy:" in reason:
+        return f": {reason}"
+    return (
+        f"\n  found:    {reason}\n  expected: an answer"
+        "\n  remedy:   run the stage again; fewer base.workers if memory ran out"
+    )
+
+
 class CallRefused(BadInput):
     """A `BadInput` as the environment raised it; `call` is the index of the call in its request."""
 
@@ -73,10 +83,7 @@ class WorkerFailed(InfrastructureError):
     """
 
     def __init__(self, target: str, reason: str, call: int | None, printed: str) -> None:
-        super().__init__(
-            f"the simulator process of {target}\n  found:    {reason}\n  expected: an answer"
-            f"\n  remedy:   run the stage again; fewer base.workers if memory ran out\n  it printed last:\n{printed}"
-        )
+        super().__init__(f"the simulator process of {target}{explain(reason)}\n  it printed last:\n{printed}")
         self.reason, self.call, self.printed = reason, call, printed
 
 

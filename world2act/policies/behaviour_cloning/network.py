@@ -34,6 +34,9 @@ class Sizes:
 class Network(nn.Module):
     """In normalised units; pixels are uint8."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, sizes: Sizes, map_dropout: float = 0.0) -> None:
         super().__init__()
         self.sizes = sizes

@@ -62,7 +62,7 @@ class CloningObjective:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "behaviour cloning"))
-            self.model = Network(sizes, block.map_dropout)
+            self.model: Network = Network(sizes, block.map_dropout)
         self._chunks, self._seed, self._dropout = chunks, seed, block.proprio_dropout
         for camera, frames in enumerate(chunks.cameras):
             self.model.pixel_mean[camera], self.model.pixel_std[camera] = mean_image(frames, chunks.rows)

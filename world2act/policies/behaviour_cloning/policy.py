@@ -59,8 +59,9 @@ def from_pretrained(directory: str | Path) -> CloningPolicy:
     expected = set(Sizes.__dataclass_fields__)
     if missing := sorted(expected - config.keys()):
         raise BadInput(root / "config.json", missing[0], "nothing", "a dimension", "restore it with `dvc checkout`")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    sizes = Sizes(**{key: values[key] for key in expected})
+    sizes = Sizes(
+        **{key: config[key] for key in expected} | {key: tuple(config[key]) for key in ("cameras", "channels")}
+    )
     statistics = read_statistics(root / "statistics.json", {ACTION: sizes.action_dim, PROPRIO: sizes.proprio_dim})
     network = Network(sizes)
     load_weights(network, root / "model.safetensors")

@@ -19,13 +19,14 @@ from torch import Tensor
 from world2act.core.errors import BadInput
 
 Role = Literal["policy", "world_model", "value"]
+Kind = Literal["blank", "proprio", "image", "action", "value"]
 
 
 @dataclass(frozen=True)
 class Frame:
     """What one latent frame holds. `future`: as it is when the action chunk has been executed."""
 
-    kind: Literal["blank", "proprio", "image", "action", "value"]
+    kind: Kind
     camera: str = ""
     future: bool = False
 
@@ -42,7 +43,7 @@ class Layout:
         """The layout's names of the cameras, in the order of their frames."""
         return tuple(frame.camera for frame in self.frames[: self.given] if frame.kind == "image")
 
-    def index(self, kind: str, *, camera: str = "", future: bool = False) -> int:
+    def index(self, kind: Kind, *, camera: str = "", future: bool = False) -> int:
         return self.frames.index(Frame(kind, camera, future))
 
     def known(self, role: Role) -> list[bool]:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from world2act.world_model.parts import checkpoint
 from world2act.world_model.parts.conditioning import Prediction, denoise
 from world2act.world_model.parts.tokenizer import VideoTokenizer, load_tokenizer
 from world2act.world_model.parts.transformer import empty_transformer
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
 FAMILY = "cosmos_policy"
 SIGMA_MIN = 4.0
@@ -126,7 +129,7 @@ class CosmosPolicy:
     def __init__(
         self,
         config: CosmosPolicyConfig,
-        network: nn.Module,
+        network: CosmosTransformer3DModel,
         tokenizer: VideoTokenizer,
         statistics: Mapping[str, MinMax],
         prompts: Mapping[str, np.ndarray],

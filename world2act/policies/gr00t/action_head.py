@@ -9,6 +9,7 @@ gr00t/model/modules/{dit,embodiment_conditioned_mlp}.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -163,7 +164,7 @@ class DiffusionTransformer(nn.Module):
         self.proj_out_2 = nn.Linear(sizes.dim, sizes.hidden_dim)
 
     def attend(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [block.attn1.attend(features) for block in self.transformer_blocks[::2]]
+        return [cast(Block, block).attn1.attend(features) for block in self.transformer_blocks[::2]]
 
     def forward(self, x: Tensor, times: Tensor, context: Context) -> Tensor:
         time = self.timestep_encoder(times)

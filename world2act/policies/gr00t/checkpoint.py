@@ -149,7 +149,7 @@ def count_parameters(config: NetworkConfig) -> int:
     sizes = config.vision_language
     with torch.device("meta"):
         model = Gr00tModel(config)
-        vision = model.backbone["model"].vision_model["vision_model"].config
+        vision = model.eagle.vision_encoder.config
         pooled = Siglip2VisionModel(
             type(vision)(**{**vision.to_dict(), "num_hidden_layers": 0, "vision_use_head": True})
         )
@@ -201,7 +201,7 @@ class _Block:
         value = self.values.get(key, unsaid)
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind or (kind is int and value < 1):
+        if type(value) is not kind or (isinstance(value, int) and value < 1):
             self._refuse(
                 key, self.values.get(key, "no such key"), {int: "a count", float: "a number"}.get(kind, "a name")
             )

@@ -5,8 +5,8 @@ One network for every size. Its state_dict has the keys of NVIDIA's checkpoints:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,16 @@ class Inputs:
     noise: Tensor | None = None
 
     def to(self, device: torch.device) -> Inputs:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in values.items() if torch.is_tensor(value)})
+        """The same inputs with every tensor on `device`."""
+        return Inputs(
+            pixels=self.pixels.to(device),
+            prompt=self.prompt.to(device),
+            mask=self.mask.to(device),
+            state=self.state.to(device),
+            slot=self.slot,
+            dropped=None if self.dropped is None else self.dropped.to(device),
+            noise=None if self.noise is None else self.noise.to(device),
+        )
 
 
 class Gr00tModel(nn.Module):
@@ -55,6 +63,11 @@ class Gr00tModel(nn.Module):
             self.backbone = nn.ModuleDict({"model": Eagle(config.vision_language)})
             self.action_head = ActionHead(config.action_head, config.vision_language.language_dim)
 
+    @property
+    def eagle(self) -> Eagle:
+        """The vision-language model."""
+        return cast(Eagle, self.backbone["model"])
+
     @classmethod
     def from_config(cls, config: NetworkConfig) -> Self:
         return cls(config)
@@ -64,7 +77,7 @@ class Gr00tModel(nn.Module):
         return self.action_head(self.encode(inputs), noisy, times)
 
     def encode(self, inputs: Inputs) -> Context:
-        features = self.backbone["model"](inputs.pixels, inputs.prompt, inputs.mask)
+        features = self.eagle(inputs.pixels, inputs.prompt, inputs.mask)
         image_mask = inputs.prompt == self.config.vision_language.image_token
         return self.action_head.context(
             features, image_mask, inputs.mask, inputs.state, inputs.slot, inputs.dropped, inputs.noise
@@ -82,7 +95,6 @@ class Gr00tModel(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Compute the activations of every layer again in the backward pass instead of keeping them."""
-        eagle = self.backbone["model"]
-        for part in (eagle.vision_model["vision_model"], eagle.language_model["model"]):
+        for part in (self.eagle.vision_encoder, self.eagle.decoder):
             part.activation_checkpointing_enable({"use_reentrant": False})
         self.action_head.model.gradient_checkpointing = True

@@ -44,7 +44,7 @@ def tune(model: Gr00tModel, params: Parameters, seed: int) -> Gr00tModel:
 
 
 def _top_layers(model: Gr00tModel, count: int) -> list[nn.Module]:
-    layers = model.backbone["model"].language_model["model"].layers
+    layers = model.eagle.decoder.layers
     if count > len(layers):
         key, expected = "base_policy.gr00t.top_language_layers", f"at most {len(layers)}, all that the network has"
         raise BadInput("params.yaml", key, count, expected, "lower it")

@@ -7,6 +7,8 @@ modeling_eagle3_vl.py; its SigLIP2 runs there without windows and without rotary
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,6 +53,14 @@ class Eagle(nn.Module):
         )
         self.language_model = nn.ModuleDict({"model": Qwen3Model(language)})
 
+    @property
+    def vision_encoder(self) -> Siglip2VisionModel:
+        return cast(Siglip2VisionModel, self.vision_model["vision_model"])
+
+    @property
+    def decoder(self) -> Qwen3Model:
+        return cast(Qwen3Model, self.language_model["model"])
+
     def forward(self, pixels: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
         """Features (B, L, D) of a prompt, after the decoder's last norm.
 
@@ -59,7 +69,7 @@ class Eagle(nn.Module):
             prompt: int64 (B, L) ids, in which the image token stands once for each image token.
             mask: bool (B, L), false on padding.
         """
-        language = self.language_model["model"]
+        language = self.decoder
         embedded = language.embed_tokens(prompt)
         images = self.mlp1(self.vision(pixels.flatten(0, 1))).to(embedded.dtype)
         places = (prompt == self.image_token)[..., None].expand_as(embedded)
@@ -73,7 +83,7 @@ class Eagle(nn.Module):
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         # one row of shapes for all images, which are of one size: SigLIP2 resizes its positions in a loop over the rows
         shape = torch.tensor([[rows, columns]])
-        encoder = self.vision_model["vision_model"]
+        encoder = self.vision_encoder
         hidden = encoder(patches, pixel_attention_mask=None, spatial_shapes=shape).last_hidden_state
         grid = hidden.transpose(1, 2).unflatten(2, (rows, columns))
         return F.pixel_unshuffle(grid, UNSHUFFLE).flatten(2).transpose(1, 2)

@@ -29,9 +29,9 @@ class Gr00tLink:
 
     def __init__(self, config: RemoteConfig) -> None:
         self._config = config
-        # one a process, which nobody ends: ending it waits for every socket to be closed
-        self._context = zmq.Context.instance()
-        self._socket: zmq.Socket | None = None
+        # one per process, never terminated: termination waits for every socket to be closed
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._socket: zmq.Socket[bytes] | None = None
 
     def ask(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Mapping[str, Any]]:
         if self._socket is None:

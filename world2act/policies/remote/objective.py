@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from world2act.core.errors import BadInput
 from world2act.core.params import BasePolicy
 from world2act.core.storage import write_json
-from world2act.data.features import IMAGES
+from world2act.data.features import IMAGES, element_names
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.dataset import image_side
 from world2act.policies.normalisation import ACTION, PROPRIO
@@ -42,7 +42,7 @@ class RemoteObjective:
 def make_objective(params: BasePolicy, dataset: EpisodeDataset, chunks: object, seed: int) -> RemoteObjective:
     """See `world2act.policies.imitation.Trainable`. Raises: `BadInput`."""
     block = params.block(Parameters)
-    proprio_dim, action_dim = (len(dataset.features[name]["names"]) for name in (PROPRIO, ACTION))
+    proprio_dim, action_dim = (len(element_names(dataset.features, name)) for name in (PROPRIO, ACTION))
     size = image_side(dataset)
     served = {
         "cameras": {camera: {"key": IMAGES + camera, "size": size} for camera in dataset.cameras},

@@ -89,7 +89,8 @@ def _decode(value: dict[Any, Any]) -> Any:
 
 @lru_cache(64)
 def _numeric(name: Any) -> np.dtype:
-    dtype = np.dtype(name) if isinstance(name, str | bytes) else np.dtype(object)
+    text = name.decode() if isinstance(name, bytes) else name
+    dtype = np.dtype(text) if isinstance(text, str) else np.dtype(object)
     if dtype.kind not in _KINDS:
         raise ValueError(f"an array of {dtype} in a message")
     return dtype

@@ -69,10 +69,12 @@ class RemotePolicy:
         chunk = np.empty((self.chunk_length, self.action_dim), np.float32)
         for key, (first, end) in self.config.actions.items():
             value, width = answer.get(key), end - first
-            numeric = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.ndim == 2
+            expected = f"numbers ({self.chunk_length} or more, {width})"
+            if not isinstance(value, np.ndarray):
+                raise self._unfit(key, type(value).__name__, expected)
+            numeric = value.dtype.kind in "fiu" and value.ndim == 2
             if not numeric or value.shape[0] < self.chunk_length or value.shape[1] != width:
-                found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-                raise self._unfit(key, found, f"numbers ({self.chunk_length} or more, {width})")
+                raise self._unfit(key, f"{value.dtype} {value.shape}", expected)
             if not np.isfinite(value[: self.chunk_length]).all():
                 raise self._unfit(key, "actions that are not finite", "finite ones")
             chunk[:, first:end] = value[: self.chunk_length]

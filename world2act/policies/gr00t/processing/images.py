@@ -102,7 +102,8 @@ def prepare(
     picture = Image.fromarray(image)
     for name, factor in augmentation.jitter if augmentation else ():
         picture = recolour(picture, name, factor)
-    height, width = token_size(*image.shape[:2], token_side)
+    rows, columns = image.shape[:2]
+    height, width = token_size(rows, columns, token_side)
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
 

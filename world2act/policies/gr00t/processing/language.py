@@ -70,7 +70,9 @@ def encode(
 
 def _write(tokenizer: PreTrainedTokenizerBase, instruction: str, tokens: Sequence[int]) -> str:
     content = [{"type": "text", "text": instruction}, *({"type": "image"} for _ in tokens)]
-    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    message = [{"role": "user", "content": content}]
+    text = tokenizer.apply_chat_template(message, tokenize=False)  # type: ignore[arg-type]  # it lists text messages only
+    assert isinstance(text, str)  # since it was not to tokenize
 
     def expand(place: re.Match[str]) -> str:
         number = int(place[1])

@@ -100,7 +100,9 @@ def action_parts(
     """In the order of the modality. Raises `BadInput` as `Processor.read` does."""
     modality, steps = modalities.action, len(modalities.action.delta_indices)
     references = {part.name: part.places for part in state}
-    scalings, starts, poses = {}, {}, {}
+    scalings: dict[str, Scaling] = {}
+    starts: dict[str, list[int] | None] = {}
+    poses: dict[str, Pose | None] = {}
     for part in modality.modality_keys:
         config = modalities.config_of(part)
         moves = settings.use_relative_action and config.rep == "RELATIVE"
@@ -109,8 +111,9 @@ def action_parts(
         starts[part] = poses[part] = None
         if moves:
             starts[part] = references.get(config.state_key or part)
-            poses[part] = config.format if config.type == "EEF" else None
             _check_relative(part, scalings[part].width, starts[part], config.type, config.format)
+            if config.type == "EEF" and config.format != "DEFAULT":
+                poses[part] = config.format
     widths = {part: scaling.width for part, scaling in scalings.items()}
     places = find_numbers("action", widths, robot.actions, names.action)
     return [

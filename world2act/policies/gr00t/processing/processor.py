@@ -35,7 +35,7 @@ from world2act.policies.gr00t.processing.modality import (
     read_slot,
     read_statistics,
 )
-from world2act.policies.gr00t.processing.parts import action_parts, state_parts
+from world2act.policies.gr00t.processing.parts import ActionPart, StatePart, action_parts, state_parts
 from world2act.policies.gr00t.processing.robot import Names, Robot, find_cameras
 from world2act.policies.observations import stack_images, stack_proprio
 from world2act.sims.base import Observation
@@ -114,7 +114,7 @@ class Processor:
             augmentations: one for each of the B, in training; see `images.draw_augmentation`.
         """
         if self.settings.resizes:
-            drawn = augmentations or [None] * len(pictures)
+            drawn: Sequence[Augmentation | None] = augmentations or [None] * len(pictures)
             pictures = np.stack(
                 [
                     np.stack([images.prepare(view, self.settings, self.token_side, draw) for view in views])
@@ -178,7 +178,8 @@ class Processor:
         Raises:
             BadInput: more than a fifth of a number's frames lie far outside the box of its part.
         """
-        parts = [("state", part, proprio) for part in self._state if not part.angles]
+        parts: list[tuple[str, StatePart | ActionPart, np.ndarray]] = []
+        parts += [("state", part, proprio) for part in self._state if not part.angles]
         parts += [("action", part, actions[:, None]) for part in self._action if part.places and not part.reference]
         for modality, part, frames in parts:
             if not part.scaling.bounded:

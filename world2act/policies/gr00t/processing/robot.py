@@ -7,10 +7,11 @@ part is called as the robot's own number is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from world2act.core.errors import BadInput
+from world2act.data.features import element_names
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.policies.dataset import image_side
 from world2act.policies.normalisation import ACTION, PROPRIO
@@ -30,12 +31,16 @@ class Robot:
     @classmethod
     def of(cls, dataset: EpisodeDataset) -> Self:
         """The one that these demonstrations are of. Raises `BadInput`: pictures are not square and of one size."""
-        names = (tuple(dataset.features[feature]["names"]) for feature in (PROPRIO, ACTION))
-        return cls(tuple(dataset.cameras), image_side(dataset), *names)
+        proprio, actions = (tuple(element_names(dataset.features, feature)) for feature in (PROPRIO, ACTION))
+        return cls(tuple(dataset.cameras), image_side(dataset), proprio, actions)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        """From the values of a processor_config.json. Raises `TypeError`: a key is missing or unknown."""
+        if values.keys() != (expected := {field.name for field in fields(cls)}):
+            raise TypeError(f"robot: {sorted(values)} instead of {sorted(expected)}")
+        cameras, proprio, actions = (tuple(values[key]) for key in ("cameras", "proprio", "actions"))
+        return cls(cameras, values["image_size"], proprio, actions)
 
     def places(self, kind: Literal["proprio", "actions"], names: Sequence[str]) -> list[int]:
         """Where these names stand. Raises `BadInput` for one that the robot does not have."""
