@@ -15,11 +15,11 @@ import typer
 
 from world2act.artifacts import commands
 from world2act.core.messages import one_message
+from world2act.films import commands as films_commands
 from world2act.formats import commands as formats_commands
 from world2act.policies import commands as policies_commands
 from world2act.report import commands as report_commands
 from world2act.serving import commands as serving_commands
-from world2act.world_model import commands as world_model_commands
 
 app = typer.Typer(
     name="world2act",
@@ -40,7 +40,7 @@ app = typer.Typer(
 app.add_typer(commands.app)
 app.add_typer(report_commands.app)
 app.add_typer(formats_commands.app)
-app.add_typer(world_model_commands.app)
+app.add_typer(films_commands.app)
 app.add_typer(serving_commands.app)
 app.add_typer(policies_commands.app)
 
