@@ -58,7 +58,7 @@ def publish(
         if channel:
             registry = open_registry(store, signing=True)
             pointer = promote(registry, f"{name}@v{done.manifest.version}", channel, note)
-            words += f"; {name}@{channel} stands at v{pointer.version}"
+            words += f"; {name}@{channel} is at v{pointer.version}"
     except WorkspaceBusy as error:
         return Failed(name="Workspace busy", message=str(error))
     except (World2ActError, ReleaseError) as error:

@@ -49,7 +49,7 @@ class Work:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        self.tokenizer.latent_shape(*self.layout.view_size)  # no latent lies across two views
+        self.tokenizer.latent_shape(*self.layout.view_size)  # no latent may span two views
         return self.tokenizer.latent_shape(*self.layout.frame_size)
 
 

@@ -28,7 +28,7 @@ def main(params: Params) -> Metrics:
         cache = FrameCache.open_tiled(episodes)
         frames = [cache.episode(e.index) for e in training]
         vae = make_vae(own, seed)
-        VideoTokenizer(vae).latent_shape(*layout_of(episodes).view_size)  # no latent lies across two views
+        VideoTokenizer(vae).latent_shape(*layout_of(episodes).view_size)  # no latent may span two views
         objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
         trained = train(objective, own.training, name="tokenizer", base=params.base)
     if not is_main():

@@ -91,7 +91,7 @@ def repro() -> None:
         load_params()
     done = subprocess.run(dvc_command("repro"), env=stage_environment())
     if done.returncode:
-        typer.secho("\nThe pipeline stopped. What failed and what to do stands above.", err=True, fg="red")
+        typer.secho("\nThe pipeline stopped. The messages above say what failed and what to do.", err=True, fg="red")
         raise typer.Exit(done.returncode)
     summary()
 

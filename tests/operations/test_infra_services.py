@@ -119,7 +119,7 @@ def test_client_is_locked_as_the_project_is() -> None:
     assert {name.split("==")[0] for name in client} >= {"boto3", "cryptography", "tqdm"}
     # Windows' own package is in no lock of a Linux project
     differing = {name for name, hashes in client.items() if not whole.get(name, {""}) <= hashes} - {"colorama==0.4.6"}
-    assert not differing, "write it anew: make lock"
+    assert not differing, "write it again: make lock"
 
 
 def test_no_image_runs_as_root_and_every_base_is_pinned() -> None:

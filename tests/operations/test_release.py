@@ -291,7 +291,7 @@ def test_commands_speak_to_people(pipeline: Pipeline, tmp_path: Path) -> None:
     said = pipeline.run("world2act", "publish", "policy")
     assert "published policy@v1, 20.0 kB: 20.4 kB were new to the store" in said
     store = {"WORLD2ACT_STORE": pipeline.store}
-    assert "policy@prod stands at v1" in elsewhere.run("world2act", "promote", "policy@v1", "prod", env=store)
+    assert "policy@prod is at v1" in elsewhere.run("world2act", "promote", "policy@v1", "prod", env=store)
     listing = elsewhere.run("world2act", "list", env=store)
     assert "prod" in listing and "post_train 60%" in listing
     nowhere = elsewhere.attempt("world2act", "publish", "policy", env=store)

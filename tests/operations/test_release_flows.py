@@ -37,7 +37,7 @@ def table(state: State[Any], key: str) -> list[dict[str, Any]]:
 
 def test_published_promoted_retrieved_and_collected(pipeline: Pipeline, registry: Registry, tmp_path: Path) -> None:
     state = publish("policy", channel="prod", note="the first", return_state=True)
-    assert state.is_completed() and state.message.endswith("policy@prod stands at v1"), state.message
+    assert state.is_completed() and state.message.endswith("policy@prod is at v1"), state.message
     assert run_of(state).name == "publish policy to prod"
     rows = {row[""]: row["release"] for row in table(state, "world2act-release-policy")}
     assert rows["version"] == "v1" and rows["success"] == "base 40%  post_train 60%  random 0%"

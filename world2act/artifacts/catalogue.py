@@ -27,7 +27,7 @@ Change = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Release:
-    """One version and the channels that stand at it."""
+    """One version and the channels that are at it."""
 
     manifest: Manifest
     channels: tuple[str, ...]

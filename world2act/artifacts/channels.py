@@ -12,7 +12,7 @@ from world2act.artifacts.registry import Registry, now
 
 
 def promote(registry: Registry, reference: str, channel: str, note: str = "") -> Pointer:
-    """Make a channel stand at the version that a reference means. Standing there already, it is left alone.
+    """Move a channel to the version that a reference means. A channel that is there already is left alone.
 
     Raises:
         NotFound: no such version, or the store lacks one of its files.
@@ -31,7 +31,7 @@ def promote(registry: Registry, reference: str, channel: str, note: str = "") ->
 
 
 def rollback(registry: Registry, reference: str, note: str = "") -> Pointer:
-    """Make NAME@CHANNEL stand where it stood before its last promotion; once more goes one further back.
+    """Move NAME@CHANNEL back to where it was before its last promotion; a second call goes one further back.
 
     Raises:
         NotFound: no such channel, or it never stood anywhere else.
@@ -93,6 +93,6 @@ def _append(registry: Registry, manifest: Manifest, digest: str, channel: str, l
             f"{registry.store.url}: {manifest.name}@{channel}",
             "moved by somebody else just now",
             f"still at entry {last_serial} of its log",
-            f"see with `world2act list {manifest.name}` where it stands, then decide again",
+            f"see with `world2act list {manifest.name}` where it is, then decide again",
         )
     return pointer

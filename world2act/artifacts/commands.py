@@ -62,13 +62,13 @@ def promote(
     note: _Note = "",
     store: _Store = None,
 ) -> None:
-    """Make a channel stand at a version."""
+    """Move a channel to a version."""
     from world2act.artifacts import channels
     from world2act.artifacts.registry import open_registry
 
     with one_message():
         pointer = channels.promote(open_registry(store, signing=True), reference, channel, note)
-        typer.echo(f"{pointer.name}@{channel} stands at v{pointer.version}")
+        typer.echo(f"{pointer.name}@{channel} is at v{pointer.version}")
 
 
 @app.command()
@@ -77,13 +77,13 @@ def rollback(
     note: _Note = "",
     store: _Store = None,
 ) -> None:
-    """Make a channel stand where it stood before its last promotion."""
+    """Move a channel back to where it was before its last promotion."""
     from world2act.artifacts import channels
     from world2act.artifacts.registry import open_registry
 
     with one_message():
         pointer = channels.rollback(open_registry(store, signing=True), reference, note)
-        typer.echo(f"{reference} stands at v{pointer.version} again")
+        typer.echo(f"{reference} is at v{pointer.version} again")
 
 
 @app.command("list")

@@ -89,7 +89,7 @@ def collect_garbage(
     """Find the objects that nothing names, and delete them unless `dry_run`.
 
     Run it in a whole clone of the pipeline's git repository; references that its remotes have and it has not are
-    fetched first. Memory grows with what is kept, not with what lies in the store.
+    fetched first. Memory grows with what is kept, not with what is in the store.
 
     Args:
         grace_days: what was written later than this is kept: a run may be about to name it.

@@ -32,7 +32,7 @@ class Lineage:
     Attributes:
         out: the artifact, as DVC knows it.
         policy: the name under which `evaluate.policies` compares it with the incumbent; None where it does not.
-        gates: artifact → the gate result that stands on it ("demos" → reports/gates/demos.json).
+        gates: artifact → its gate result ("demos" → reports/gates/demos.json).
     """
 
     root: Path
@@ -107,7 +107,7 @@ def trace(repo: Repo, name: str) -> Lineage:
                     "dvc.yaml",
                     stage.addressing,
                     f"no stage writes {gates[artifact]}",
-                    "a gate behind every artifact",
+                    "a gate for every artifact",
                     f"add a stage validate_{artifact}",
                 )
             queue.append(makers[gates[artifact]].stage)

@@ -51,7 +51,7 @@ class Cached:
         return Path(self._cache.oid_to_path(self.md5)).stat().st_size
 
     def place(self, path: str) -> Path:
-        """Where the content of a file lies. Raises `BadInput` when the cache does not hold it."""
+        """The path of a file's content in the cache. Raises `BadInput` when the cache does not hold it."""
         place = Path(self._cache.oid_to_path(self.md5s[path]))
         if not place.exists():
             raise _not_cached(path, self.md5s[path])

@@ -111,7 +111,7 @@ def _push(repo: Repo, registry: Registry, sizes: Mapping[str, int]) -> int:
         f"{registry.store.url}/{object_key(missing[0])}",
         "nothing, or another size",
         f"{sizes[missing[0]]} bytes",
-        "if an object of another size lies there, delete it, then publish again",
+        "if there is an object of another size, delete it, then publish again",
     )
 
 

@@ -39,7 +39,7 @@ class Registry:
     signing_key: Ed25519PrivateKey | None = None
 
     def put_signed(self, key: str, document: Manifest | Pointer) -> bool:
-        """Sign a document and write it unless something lies there. Returns: whether it is ours."""
+        """Sign a document and write it, unless the key is taken. Returns: whether it is ours."""
         if self.signing_key is None:
             raise _no_key()
         kind = MANIFEST_TYPE if isinstance(document, Manifest) else POINTER_TYPE

@@ -15,7 +15,7 @@ from world2act.core.errors import BadInput
 
 
 def similarity(z_video: Tensor, z_action: Tensor, lengths_video: Tensor, lengths_action: Tensor) -> Tensor:
-    """Mean over time of the cosine of time-matched chunks; what lies beyond either length does not count.
+    """Mean over time of the cosine of time-matched chunks; what is beyond either length does not count.
 
     Args:
         z_video, z_action: (..., T, D), broadcastable, padded.

@@ -1,4 +1,4 @@
-"""Does the shared space find a clip's own actions? Ranks on held-out clips, beside chance."""
+"""Does the shared space find a clip's own actions? Ranks on held-out clips, compared with chance."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def read_deps(stage: str, params: Params) -> list[str]:
 
 
 def _local(values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, str]]:
-    """Key and path of what exists on this machine, but for folders whose hash stands next to their name."""
+    """Key and path of what exists on this machine, except folders whose hash is given next to their name."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _local(value, f"{prefix}{key}.")

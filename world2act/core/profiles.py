@@ -13,7 +13,7 @@ from world2act.core.params import PARAMS, PROFILES, compose, read_yaml
 _HEADER = """\
 # The parameters in force. Written by `world2act profile {name}` from conf/profile/default.yaml{overlay}, which
 # explain the keys. For a trial change a value here, or run `dvc exp run -S section.key=value`; to keep it, put it
-# into a profile and write this file anew.
+# into a profile and write this file again.
 """
 
 
@@ -67,7 +67,7 @@ def profile_in_force(root: str | Path = ".") -> tuple[str, list[str]]:
             "profile",
             name,
             f"one of {', '.join(list_profiles(root))}",
-            "write it anew: `world2act profile NAME --force`",
+            "write it again: `world2act profile NAME --force`",
         )
     return name, _differences(values, compose(name, root), "")
 

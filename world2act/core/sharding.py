@@ -36,7 +36,7 @@ def run_sharded(
 ) -> None:
     """Run a stage, or with `--shard K/N` on the command line only the K-th of N shares of its units.
 
-    Units whose result lies there are not computed again, so that a stage goes on where it, or a shard, was killed.
+    Units that have a result are not computed again, so a stage continues where it, or a shard, was killed.
 
     Args:
         plan: the units, in order; the same inputs give the same units.

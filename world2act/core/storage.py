@@ -102,7 +102,7 @@ def _swap(new: Path, target: Path) -> None:
 
 
 def file_stem(name: str) -> str:
-    """A task's name as part of a file's: the `/` behind its suite makes no folder."""
+    """A task's name as part of a file name: the `/` after its suite makes no folder."""
     return name.replace("/", ".")
 
 

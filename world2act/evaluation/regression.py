@@ -77,7 +77,7 @@ class Protocol(BaseModel):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The episodes of a policy now beside those of its record.
+    """The episodes of a policy now, next to those of its record.
 
     Attributes:
         episodes: task, seed, recorded and success; None where an infrastructure error leaves nothing to say.
@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def regressed(self) -> bool:
-        """Whether the whole interval of the difference lies below zero."""
+        """Whether the whole interval of the difference is below zero."""
         return self.difference.high < 0
 
     def figures(self) -> dict[str, Any]:
@@ -214,4 +214,4 @@ def _read_protocol(manifest: Manifest) -> Protocol:
     except ValidationError as error:
         fault = error.errors()[0]
         where, key = f"{manifest.name} v{manifest.version}", f"params.{'.'.join(map(str, fault['loc']))}"
-        raise BadInput(where, key, fault["msg"], "the protocol of its evaluation", "publish it anew") from error
+        raise BadInput(where, key, fault["msg"], "the protocol of its evaluation", "publish it again") from error

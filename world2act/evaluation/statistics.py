@@ -68,7 +68,7 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence:
 
 
 def not_worse(candidate: Sequence[bool], incumbent: Sequence[bool], confidence: float) -> bool:
-    """The promotion rule: false only where the whole interval of candidate minus incumbent lies below zero."""
+    """The promotion rule: false only where the whole interval of candidate minus incumbent is below zero."""
     return paired_difference(candidate, incumbent, confidence).high >= 0
 
 

@@ -19,7 +19,12 @@ from world2act.films.video import write_video
 from world2act.world_model.parts.guardrail import Guardrail
 from world2act.world_model.parts.tokenizer import VideoTokenizer
 
-_SIDE, _LABEL, _HEAD, _MARGIN = 256, 24, 80, 8  # pixels; players cover the lower edge, so words stand at the upper one
+_SIDE, _LABEL, _HEAD, _MARGIN = (
+    256,
+    24,
+    80,
+    8,
+)  # pixels; players cover the lower edge: words go on top
 _MOST_FPS = 15
 _PAPER, _INK, _MUTE, _SOFT, _ACCENT = (246, 247, 249), (23, 32, 44), (93, 106, 123), (205, 212, 220), (15, 138, 126)
 

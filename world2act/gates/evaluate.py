@@ -230,6 +230,6 @@ def _provenance_rows(artifacts: Path, episodes: list[dict[str, Any]], section: E
 
 
 def _folder(artifacts: Path, policy: str) -> Path:
-    """The folder of a saved policy, which is one of the artifacts or lies elsewhere."""
+    """The folder of a saved policy, which is one of the artifacts or is elsewhere."""
     path = Path(policy)
     return artifacts / path.relative_to(ARTIFACTS) if path.is_relative_to(ARTIFACTS) else artifacts.parent / path

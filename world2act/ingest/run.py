@@ -187,7 +187,7 @@ def _bring(
 
 
 def _judge(complete: Sequence[tuple[Upload, Path]], decisions: _Decisions, params: Params) -> dict[str, Path]:
-    """Decide on complete uploads. Returns: name of each dataset that is taken → where it lies."""
+    """Decide on complete uploads. Returns: name of each accepted dataset → its folder."""
     simulator = load_simulator(params.demos.simulator)
     measured, datasets = [], {}
     for upload, folder in complete:

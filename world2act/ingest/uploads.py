@@ -1,4 +1,4 @@
-"""What lies below a prefix of the store: a listing in the order of keys comes in, uploads go out one by one.
+"""The uploads below a prefix of the store, one by one, from a listing in the order of keys.
 
 An upload is the folder of one LeRobot v3.0 dataset. Its objects arrive one by one and in any order; they are told by
 their place in LeRobot's layout, and what has none is no part of it.
@@ -36,7 +36,7 @@ class Upload:
 
     @property
     def digest(self) -> str:
-        """sha256 over the names, sizes and ETags: the same digest is the same content, wherever it lies."""
+        """sha256 over the names, sizes and ETags: the same digest means the same content, wherever it is."""
         lines = (f"{name}\0{listed.size}\0{listed.etag}\n" for name, listed in sorted(self.files.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 

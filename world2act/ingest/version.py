@@ -85,7 +85,7 @@ def settle(*, commit: bool) -> None:
 
 
 def _commit() -> None:
-    """Commit the two small files, and nothing else that may stand in the index or the working tree."""
+    """Commit the two small files, and nothing else from the index or the working tree."""
     here, paths = Path(), [str(path) for path in (POINTER, INDEX) if path.exists()]
     if not git(here, "status", "--porcelain", "--", *paths):
         return

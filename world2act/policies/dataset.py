@@ -1,4 +1,4 @@
-"""What a policy takes from the dataset that it is trained on, beside the frames."""
+"""What a policy takes from the dataset that it is trained on, apart from the frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def image_side(dataset: EpisodeDataset) -> int:
     height, width = next(iter(shapes))
     if len(shapes) > 1 or height != width:
         path = dataset.path / "meta/info.json"
-        raise BadInput(path, "features", sorted(shapes), "square images of one size", "make the dataset anew")
+        raise BadInput(path, "features", sorted(shapes), "square images of one size", "make the dataset again")
     return height
 
 

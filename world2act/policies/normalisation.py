@@ -1,6 +1,6 @@
 """Minimum and maximum of a feature over the training split, and the map from that box to [-1, 1] and back.
 
-Written as statistics.json beside a policy's weights, keyed by feature: `{feature: {"min": [...], "max": [...]}}`.
+Written as statistics.json next to a policy's weights, keyed by feature: `{feature: {"min": [...], "max": [...]}}`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MinMax:
         return (self.high + self.low) / 2
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """float32 (..., D) → the box becomes [-1, 1]; what lies outside it is not clipped."""
+        """float32 (..., D) → the box becomes [-1, 1]; what is outside it is not clipped."""
         half = self._half
         return ((values - self._centre) / np.where(half > 0, half, 1)).astype(np.float32)
 

@@ -1,8 +1,8 @@
 """No process of a run outlives the one that started it: flow, DVC, stage, its ranks and its simulator processes.
 
-A stage that went on after its pipeline was killed would write beside the next run's. A parent that is killed cannot
-tidy up, so the kernel is asked to: each process of the chain has it send SIGKILL when the parent ends, however it
-ends. Only Linux can do that; elsewhere nothing is asked.
+A stage that continued after its pipeline was killed would write at the same time as the next run's stage. A killed parent
+cannot tidy up, so the kernel is asked to: each process of the chain asks it to send SIGKILL when the parent ends, however
+that happens. Only Linux can do this; elsewhere nothing is asked.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def draw_pipeline(stages: Sequence[Stage]) -> Markup:
 
 
 def _layers(stages: Sequence[Stage]) -> dict[str, int]:
-    """Stage → how many stages stand before it on its longest way."""
+    """Stage → how many stages come before it on its longest path."""
     needs = {stage.name: stage.needs for stage in stages}
     layers: dict[str, int] = {}
 
@@ -79,7 +79,7 @@ def _rows(stages: Sequence[Stage], layers: dict[str, int]) -> dict[str, int]:
 
 
 def _direct_needs(stage: Stage, stages: Sequence[Stage]) -> list[str]:
-    """What a stage needs, less what one of its other needs already stands on."""
+    """What a stage needs, without what one of its other needs already depends on."""
     needs = {each.name: each.needs for each in stages}
 
     def above(name: str) -> set[str]:

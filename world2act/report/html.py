@@ -1,4 +1,4 @@
-"""What pages share: templates, the style sheet, and pictures that stand in a page, so that it needs nothing else."""
+"""What pages share: templates, the style sheet, and pictures embedded in a page, which then needs nothing else."""
 
 from __future__ import annotations
 

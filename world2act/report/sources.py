@@ -20,7 +20,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of dvc.yaml that makes something, and the gate behind it.
+    """One stage of dvc.yaml that makes something, and its gate.
 
     Attributes:
         needs: names of the stages whose artifacts it reads.
@@ -106,7 +106,7 @@ def read_rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
 
 
 def read_params(root: Path) -> dict[str, Any]:
-    """params.yaml as it stands."""
+    """params.yaml as it is."""
     path = root / "params.yaml"
     if not path.exists():
         raise BadInput(path, "", "no such file", "the parameters in force", "run `world2act profile default`")

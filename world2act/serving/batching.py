@@ -77,7 +77,7 @@ class Batcher:
         return self._began is not None and time.monotonic() - self._began > self._timeout_s
 
     async def predict(self, observation: Observation, seed: int) -> Prediction:
-        """Answer a request, at once or behind those that came before it.
+        """Answer a request, at once or after those that came before it.
 
         Raises:
             Refused: too many wait, or it took too long.

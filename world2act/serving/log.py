@@ -1,4 +1,4 @@
-"""The server's log: one JSON object a line on standard error. Neither headers nor observations ever stand in it."""
+"""The server's log: one JSON object per line on standard error. It never holds headers or observations."""
 
 from __future__ import annotations
 

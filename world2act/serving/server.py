@@ -225,5 +225,5 @@ def _name(connection: ServerConnection) -> str:
 
 
 def _bytes(header: str) -> bytes:
-    """A header as it came over the line, where any byte may stand."""
+    """A header as it came over the line, which may hold any byte."""
     return header.encode(errors="surrogateescape")

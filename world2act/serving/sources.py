@@ -18,7 +18,7 @@ def find_policy(source: str, store: str | None = None) -> tuple[Path, str]:
     cache; where the store does not answer, it is the last version that this machine has.
 
     Args:
-        source: a folder; NAME@CHANNEL, NAME@vVERSION or NAME@latest; or one of these behind its store, as in
+        source: a folder; NAME@CHANNEL, NAME@vVERSION or NAME@latest; or one of these after its store, as in
             s3://bucket/prefix/policy@prod.
         store: the store's URL; by default what WORLD2ACT_STORE names, or DVC's default remote.
 

@@ -54,7 +54,7 @@ def align(request: Request, answer: Answer) -> list[Skill]:
 
 
 def excerpt(text: str, length: int = 60) -> str:
-    """The beginning of a text from outside, in quotation marks and printable, to stand in a reason."""
+    """The beginning of a text from outside, in quotation marks and printable, to be quoted in a reason."""
     return repr(text if len(text) <= length else f"{text[:length]}…")
 
 

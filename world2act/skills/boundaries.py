@@ -34,12 +34,12 @@ def expert_boundaries(phases: np.ndarray) -> list[int]:
         phases: (T,) index of the skill at each frame.
 
     Returns:
-        A frame for each skill after the first that is ever begun, in order; a skill that is skipped has none.
+        One frame per skill after the first that the expert starts, in order; a skipped skill has none.
     """
     found = []
     for skill in range(1, int(phases.max()) + 1):
-        behind = (phases < skill).astype(np.int8)
-        edges = np.flatnonzero(np.diff(behind, prepend=0, append=0)).reshape(-1, 2)
+        before = (phases < skill).astype(np.int8)
+        edges = np.flatnonzero(np.diff(before, prepend=0, append=0)).reshape(-1, 2)
         lasting = [end for start, end in edges if start == 0 or end - start >= _BLIP]
         if lasting and lasting[-1] < len(phases):
             found.append(int(lasting[-1]))

@@ -192,7 +192,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
 
 
 def _key(variable: str | None) -> str:
-    """The key, or "" where the server wants none. Its value stands in no message."""
+    """The key, or "" where the server wants none. Its value appears in no message."""
     if variable is None:
         return ""
     key = os.environ.get(variable, "").strip()

@@ -167,7 +167,7 @@ def save_length_plot(result: Segmentation, path: Path, bin_frames: int = 8) -> N
 
 
 def save_synchronised_plot(rates: Mapping[str, float], path: Path) -> None:
-    """Write the share of synchronised episodes by task, beside the paper's, as a CSV plot."""
+    """Write the share of synchronised episodes by task, next to the paper's, as a CSV plot."""
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["what", "synchronised"])

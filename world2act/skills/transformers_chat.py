@@ -65,7 +65,7 @@ class TransformersChat:
                 "params.yaml",
                 f"{folder} does not load: {error}",
                 "a causal language model in safetensors",
-                "save it anew with save_pretrained",
+                "save it again with save_pretrained",
                 f"{_BLOCK}.path",
             ) from None
         if tokenizer.chat_template is None:

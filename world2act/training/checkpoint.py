@@ -109,7 +109,7 @@ class _Reader:
         return self._of[key].get_tensor(key)
 
     def _damaged(self, key: str, found: str) -> BadInput:
-        return BadInput(self._folder, key, found, "a whole checkpoint", "delete the folder: the run begins anew")
+        return BadInput(self._folder, key, found, "a whole checkpoint", "delete the folder: the run starts again")
 
 
 def _steps(run: Path) -> list[int]:

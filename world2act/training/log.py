@@ -29,7 +29,7 @@ class TrainingLog:
         self.latest: dict[str, float] = {}
 
     def begin(self, step: int) -> None:
-        """Start at `step`: with an empty log at 0, behind the rows before it otherwise."""
+        """Start at `step`: with an empty log at 0, otherwise after the rows of earlier steps."""
         if not is_main():
             return
         if step == 0:

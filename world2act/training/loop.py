@@ -82,7 +82,7 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, id
                 loaded = time.monotonic()
                 loss, metrics = objective.loss(engine, batch, place)
                 engine.backward(loss)
-                engine.step()  # DeepSpeed's: moves the weights behind the last part alone
+                engine.step()  # DeepSpeed's: updates the weights only after the last micro-batch
                 seconds["data_s"] += loaded - began
                 seconds["compute_s"] += time.monotonic() - loaded
                 log.add({"loss": loss.detach(), **metrics})

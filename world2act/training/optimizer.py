@@ -18,7 +18,7 @@ AVERAGE = "average"
 
 
 def moments(decay: float) -> tuple[str, ...]:
-    """The names of what is kept beside each weight, with a moving average where `decay` is above 0."""
+    """The names of the moments kept for each weight, with a moving average where `decay` is above 0."""
     return (*MOMENTS, AVERAGE) if decay else MOMENTS
 
 

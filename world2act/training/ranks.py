@@ -16,7 +16,7 @@ from world2act.core.errors import BadInput
 
 
 def initialise() -> tuple[int, int]:
-    """Join the other ranks, as the launcher's environment says, or stand alone without one; (rank, ranks)."""
+    """Join the other ranks, as the launcher's environment says, or run alone without one; (rank, ranks)."""
     for key, value in {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -33,7 +33,7 @@ def initialise() -> tuple[int, int]:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The rows of all ranks, one rank's behind another's. Every rank must bring the same shape."""
+    """The rows of all ranks, in the order of the ranks. Every rank must pass the same shape."""
     parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)

@@ -1,7 +1,7 @@
 """Weights and optimiser moments of a DeepSpeed engine, whole and in float32, at any ZeRO stage and number of ranks.
 
 ZeRO 0 steps the parameters themselves; ZeRO 1 and 2 a rank's flat part of them; ZeRO 3 leaves a rank nothing but its
-part. Every rank must call what stands here, for the same parameters in the same order.
+part. Every rank must call these functions, for the same parameters in the same order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def whole_weight(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter) -> 
 
 
 def whole_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, name: str) -> Tensor:
-    """What the optimiser keeps beside a trained parameter."""
+    """A moment that the optimiser keeps for a trained parameter."""
     if engine.zero_optimization_stage() == 0:
         return engine.optimizer.state[parameter][name]
     return safe_get_full_optimizer_state(parameter, name)
@@ -100,7 +100,7 @@ def release(engine: deepspeed.DeepSpeedEngine, weights: Mapping[str, Tensor]) ->
 
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """What a state dict holds beside the parameters."""
+    """What a state dict holds in addition to the parameters."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return {name: value for name, value in model.state_dict().items() if name not in parameters}
 

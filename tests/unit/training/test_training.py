@@ -237,7 +237,7 @@ def test_a_checkpoint_can_run_no_code_and_a_damaged_one_is_named(tmp_path: Path)
     part = checkpoints / "10/part-00001.safetensors"
     part.write_bytes(part.read_bytes()[:-20])
     said = run(tmp_path / "run", 1, 2)
-    assert "BadInput" in said and "part-00001.safetensors" in said and "the run begins anew" in said
+    assert "BadInput" in said and "part-00001.safetensors" in said and "the run starts again" in said
 
 
 def test_other_inputs_begin_a_new_run_and_leave_the_old_one(tmp_path: Path) -> None:

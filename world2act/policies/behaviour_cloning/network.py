@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Sizes:
-    """Every dimension of the network: what stands in config.json."""
+    """Every dimension of the network, as config.json holds them."""
 
     cameras: tuple[str, ...]
     image_size: int

@@ -1,6 +1,6 @@
 """What a Cosmos Policy reads and writes of a robot, one row a kind of weights: cameras, proprioception, actions.
 
-"dataset" is the robot of the demonstrations as it stands. "libero" and "robocasa" are the robots of NVIDIA's
+"dataset" is the robot of the demonstrations as it is. "libero" and "robocasa" are the robots of NVIDIA's
 Cosmos-Policy-{LIBERO,RoboCasa}-Predict2-2B as our simulators give them: names and signs are mapped here, once.
 
 Source: cosmos-policy, `run_libero_eval.py` and `run_robocasa_eval.py` (`prepare_observation`; [0, 0, 0, 0, -1] behind

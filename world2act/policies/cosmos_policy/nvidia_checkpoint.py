@@ -1,4 +1,4 @@
-"""What comes with NVIDIA's Cosmos Policy checkpoints beside the weights: their statistics and their prompts.
+"""What comes with NVIDIA's Cosmos Policy checkpoints in addition to the weights: their statistics and their prompts.
 
 The weights are `CosmosTransformer3DModel`'s in NVIDIA's own layout: `build_transformer` opens them.
 """

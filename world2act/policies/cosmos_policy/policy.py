@@ -99,7 +99,7 @@ class CosmosPolicyConfig:
 
     @property
     def robot_interface(self) -> Interface:
-        """What lies between the robot and the network."""
+        """The interface between the robot and the network."""
         return INTERFACES[self.interface]
 
     @property

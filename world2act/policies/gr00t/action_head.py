@@ -208,7 +208,7 @@ class ActionHead(nn.Module):
         dropped: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Context:
-        """What the velocity depends on beside the chunk.
+        """What the velocity depends on, apart from the chunk.
 
         Args:
             features: of the prompt (B, L, C); image_mask, mask: bool (B, L), image tokens and whatever is no padding.

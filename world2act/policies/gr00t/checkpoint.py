@@ -191,7 +191,7 @@ def _read_backbone(folder: Path, block: _Block) -> VisionLanguageSizes:
 
 
 class _Block:
-    """A block of a JSON file that says, of a key that does not fit, where it stands."""
+    """A block of a JSON file that says, of a key that does not fit, where it is."""
 
     def __init__(self, path: Path, name: str, values: Any) -> None:
         self.path, self.name = path, name

@@ -23,8 +23,8 @@ class Inputs:
 
     Attributes:
         pixels: float (B, V, 3, H, W), images of one size, multiples of two patches, in the order of their tokens.
-        prompt: int64 (B, L) ids; `VisionLanguageSizes.image_token` stands once for each image token.
-        mask: bool (B, L), false on padding, which may stand on either side.
+        prompt: int64 (B, L) ids; `VisionLanguageSizes.image_token` appears once per image token.
+        mask: bool (B, L), false on padding, which may be on either side.
         state: float (B, T, state_dim), normalised proprioception, zero where padded; T is 1.
         slot: of the embodiment.
         dropped: bool (B,), observations whose state is hidden; noise: (B, T, D), added to the state's tokens. Both
@@ -53,7 +53,7 @@ class Inputs:
 
 
 class Gr00tModel(nn.Module):
-    """Weights drawn from `seed`, whatever the global generator stands at."""
+    """Weights drawn from `seed`, whatever the state of the global generator."""
 
     def __init__(self, config: NetworkConfig, seed: int = 0) -> None:
         super().__init__()

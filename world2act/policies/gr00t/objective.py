@@ -3,7 +3,7 @@
 Source: GR00T-N1.6 (t = (1 - Beta(1.5, 1)) · 0.999, squared error averaged over the robot's own numbers and the steps
 that there are; where the checkpoint asks for it, the state is hidden from some samples or disturbed, and pictures are
 cropped at random and recoloured). Its `draws` chunks of noise for each encoded observation are ours: the action head
-is small beside the encoder, and the gradient's noise falls for little.
+is small next to the encoder, and the gradient's noise falls for little.
 """
 
 from __future__ import annotations

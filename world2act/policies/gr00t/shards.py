@@ -53,7 +53,7 @@ def load(model: nn.Module, folder: Path, dtype: torch.dtype, unused: re.Pattern[
 
     Args:
         dtype: of the weights from now on; float32 holds bfloat16 exactly.
-        unused: the names of tensors that the folder may hold beside those of `model`.
+        unused: the names of tensors that the folder may hold in addition to those of `model`.
 
     Raises:
         BadInput: a file is missing, damaged or not in the index; a tensor is missing, unknown or of another shape.
@@ -99,7 +99,7 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
     if index.exists():
         for key, name in _weight_map(index).items():
             if not isinstance(name, str) or not _SHARD.fullmatch(name):
-                raise BadInput(index, f"weight_map.{key}", name, "the name of a safetensors file beside it", _AGAIN)
+                raise BadInput(index, f"weight_map.{key}", name, "the name of a safetensors file next to it", _AGAIN)
             files.setdefault(folder / name, set()).add(key)  # type: ignore[union-attr]
     else:
         files[folder / _WHOLE] = None

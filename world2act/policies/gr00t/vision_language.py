@@ -66,7 +66,7 @@ class Eagle(nn.Module):
 
         Args:
             pixels: (B, V, 3, H, W) in [-1, 1], the V images of a prompt in the order of their tokens.
-            prompt: int64 (B, L) ids, in which the image token stands once for each image token.
+            prompt: int64 (B, L) ids, with the image token once per image token.
             mask: bool (B, L), false on padding.
         """
         language = self.decoder

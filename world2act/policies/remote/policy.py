@@ -24,7 +24,7 @@ class Link(Protocol):
         """For each observation, what the server gave: its key → actions, (at least chunk_length, width).
 
         Raises:
-            Unreachable: no answer this time; the next call connects anew.
+            Unreachable: no answer this time; the next call connects again.
             InfrastructureError: the server says that it failed.
             BadInput: it does not take our key, or serves a policy with other inputs and outputs.
         """

@@ -78,7 +78,7 @@ class ResidualPolicy:
         return self.correct(observations, self.base_chunks(observations, seeds))
 
     def save_pretrained(self, directory: Path, base_directory: Path) -> None:
-        """Write the residual, and a copy of the base policy, so that the directory stands alone."""
+        """Write the residual, and a copy of the base policy, so that the directory needs nothing else."""
         shutil.copytree(base_directory, directory / "base")
         model = self.model
         write_json(

@@ -103,7 +103,7 @@ class WorldModel:
                 "",
                 f"the shape {tuple(conditioning.shape)} for {len(seeds)} seeds",
                 f"({len(seeds)}, latents, {channels}, height, width)",
-                "encode the first frames with the tokenizer that the world model was trained behind",
+                "encode the first frames with the tokenizer that the world model was trained with",
             )
         if len(prompt_embeds) != len(seeds):
             raise BadInput(
@@ -123,7 +123,7 @@ class WorldModel:
                 "params.yaml",
                 "world_model.max_latents",
                 f"{latents} latents asked for",
-                f"at least {conditioning.shape[1] + 1}, one behind the conditioning, and at most {self.max_latents}",
+                f"at least {conditioning.shape[1] + 1}, one after the conditioning, and at most {self.max_latents}",
                 "train the world model on longer clips",
             )
 

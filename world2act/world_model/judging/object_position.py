@@ -81,7 +81,7 @@ def scene(dataset: EpisodeDataset, episode: int) -> np.ndarray:
 def positions(
     probe: PositionProbe, clip: Clip, recorded: np.ndarray, videos: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """What the probe reads from each video of a clip, (T, C, h, w) by method, beside the truth.
+    """What the probe reads from each video of a clip, (T, C, h, w) by method, next to the truth.
 
     Args:
         recorded: (frames, K), the scene over the clip's episode.

@@ -57,7 +57,7 @@ class Batch:
 
 
 class DenoisingObjective:
-    """Draws clips of one length, drops a share of the prompts, noises the rest of the clip behind its first latents.
+    """Draws clips of one length, drops a share of the prompts, noises the clip after its first latents.
 
     Args:
         clips: the training clips.

@@ -47,7 +47,7 @@ def add_lora(network: nn.Module, lora: Lora, seed: int, key: str = "world_model.
     """Freeze the network and add an adapter, which changes nothing before it is trained.
 
     Args:
-        key: of params.yaml, where `lora` stands.
+        key: the key of params.yaml that holds `lora`.
 
     Raises:
         BadInput: no layer has the name of a target.

@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 
 
 def describe_encoding(tokenizer: Path, batch_size: int) -> dict[str, Any]:
-    """What the bytes of a clip's latents depend on, beside its frames. `tokenizer` is the artifact's folder."""
+    """What the bytes of a clip's latents depend on, apart from its frames. `tokenizer` is the artifact's folder."""
     return {
         "vae_sha256": sha256(tokenizer / "vae"),
         "latent": "mode of the posterior",
@@ -39,7 +39,7 @@ def describe_encoding(tokenizer: Path, batch_size: int) -> dict[str, Any]:
 
 
 def describe_text(tokenizer: Path, length: int) -> dict[str, Any]:
-    """What a prompt's embedding depends on, beside the prompt."""
+    """What a prompt's embedding depends on, apart from the prompt."""
     parts = ("text_encoder", "text_tokenizer")
     return {**{f"{part}_sha256": sha256(tokenizer / part) for part in parts}, "dtype": "float32", "length": length}
 

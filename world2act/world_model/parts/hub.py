@@ -21,7 +21,7 @@ def locate(source: str, key: str, patterns: Sequence[str]) -> Path:
     """The folder that `source` names; one on a hub is fetched into the local cache first, whole or not at all.
 
     Args:
-        key: of params.yaml, where `source` stands.
+        key: the key of params.yaml that holds `source`.
         patterns: of the files wanted from a hub.
 
     Raises:

@@ -139,7 +139,7 @@ def _open(encoder: Path, tokenizer: Path, length: int) -> TextEncoder:
     elif not (tokenizer / "spiece.model").is_file():
         # transformers would make one up, of no words
         expected = "a tokenizer: tokenizer.json or spiece.model"
-        raise BadInput(tokenizer, "", "neither", expected, "put the tokenizer's files beside the encoder's")
+        raise BadInput(tokenizer, "", "neither", expected, "put the tokenizer's files next to the encoder's")
     opened = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     if len(opened) > model.config.vocab_size:
         found, expected = f"{len(opened)} tokens", f"at most the encoder's {model.config.vocab_size}"

@@ -1,7 +1,7 @@
 """The video tokenizer, artifacts/tokenizer/vae: frames ↔ latents.
 
 `AutoencoderKLWan` at every size. It is causal in time: latent 0 is the first frame alone, latent k >= 1 sees no
-frame after 4k. Latents are normalised by the per-channel mean and std that stand in the VAE's config.
+frame after 4k. Latents are normalised by the per-channel mean and std in the VAE's config.
 """
 
 from __future__ import annotations

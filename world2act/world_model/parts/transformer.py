@@ -1,6 +1,6 @@
 """`CosmosTransformer3DModel` of any size: drawn from a seed, or with weights from diffusers, NVIDIA or a hub.
 
-Whatever the weights come from, the network is float32: it is what training keeps beside its bfloat16 arithmetic, and
+Whatever the weights come from, the network is float32: it is what training keeps next to its bfloat16 arithmetic, and
 what holds a bfloat16 checkpoint exactly.
 """
 
@@ -25,7 +25,7 @@ from world2act.world_model.parts.hub import locate
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
-# what NVIDIA's files hold beside weights: counters of their training, tables of the position code, TransformerEngine's
+# not weights, but in NVIDIA's files: counters of their training, tables of the position code, TransformerEngine's
 _NOT_WEIGHTS = re.compile(
     r"accum_(video_sample_counter|image_sample_counter|iteration|train_in_hours)"
     r"|pos_embedder\.(seq|dim_spatial_range|dim_temporal_range)"

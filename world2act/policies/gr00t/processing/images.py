@@ -26,7 +26,7 @@ _PIXELS = "pixels.safetensors"
 _SIGLIP = 127.5
 _MIN_TOKENS, _MAX_TOKENS = 4, 4096
 _CENTRE = 0.5
-_ROUNDING = 1e-9  # 0.1 * 30 lies just below 3
+_ROUNDING = 1e-9  # 0.1 * 30 is just below 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Augmentation:
     """One draw for all views of an observation.
 
     Attributes:
-        place: where the crop lies in what it may move through, [0, 1) from top and left.
+        place: the position of the crop within its range, [0, 1) from top and left.
         jitter: (name, factor) in the order in which they are applied; "hue" is a shift in turns.
     """
 

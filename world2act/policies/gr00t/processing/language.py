@@ -2,7 +2,7 @@
 
 Source: Eagle-Block2A-2B-v2's processor in NVIDIA's Isaac-GR00T (processing_eagle3_vl.py): the chat template writes
 <image-N> for the Nth picture, which becomes `<image N><img>`, an <IMG_CONTEXT> for each token of the picture, `</img>`.
-There padding stands on the left, for flash attention; here on the right, where no attention has a row without keys.
+Theirs pads on the left, for flash attention; ours on the right, where no attention has a row without keys.
 What is not padding comes out the same: a causal decoder sees only what is before it, and turns by distance.
 """
 

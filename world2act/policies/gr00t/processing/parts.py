@@ -1,4 +1,4 @@
-"""The parts of an embodiment's state and action: where their numbers stand in the robot's, and what is done to them.
+"""The parts of an embodiment's state and action: where their numbers are among the robot's, and how they are processed.
 
 Source: gr00t/data/state_action/state_action_processor.py of NVIDIA's Isaac-GR00T (`apply_state`, `apply_action`,
 `unapply_action`).

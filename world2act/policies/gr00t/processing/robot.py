@@ -43,7 +43,7 @@ class Robot:
         return cls(cameras, values["image_size"], proprio, actions)
 
     def places(self, kind: Literal["proprio", "actions"], names: Sequence[str]) -> list[int]:
-        """Where these names stand. Raises `BadInput` for one that the robot does not have."""
+        """The positions of these names. Raises `BadInput` for one that the robot does not have."""
         own = getattr(self, kind)
         unknown = [name for name in names if name not in own]
         if unknown:
@@ -74,7 +74,7 @@ def find_cameras(views: Sequence[str], robot: Robot, declared: Mapping[str, str]
 def find_numbers(
     modality: str, widths: Mapping[str, int], names: Sequence[str], declared: Mapping[str, Sequence[str]] | None
 ) -> dict[str, list[int]]:
-    """Where the numbers of each part stand among the robot's.
+    """Where the numbers of each part are among the robot's.
 
     Args:
         modality: "state" or "action".
