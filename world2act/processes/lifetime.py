@@ -1,7 +1,7 @@
 """No process of a run outlives the one that started it: flow, DVC, stage, its ranks and its simulator processes.
 
-A stage that continued after its pipeline was killed would write at the same time as the next run's stage. A killed parent
-cannot tidy up, so the kernel is asked to: each process of the chain asks it to send SIGKILL when the parent ends, however
+A stage that continued after its pipeline was killed would write at the same time as the next run's stage. A killed
+parent cannot tidy up, so the kernel does: each process of the chain asks for SIGKILL when its parent ends, however
 that happens. Only Linux can do this; elsewhere nothing is asked.
 """
 
