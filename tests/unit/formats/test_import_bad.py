@@ -282,8 +282,8 @@ def test_the_command_says_it_in_one_message(tmp_path: Path) -> None:
     source = unpacked("lerobot_v30", tmp_path) / "images"
     done = world2act(tmp_path, "import", str(source), "set")
     assert done.returncode == 0, done.stderr
-    assert "set holds 3 episodes, 80 frames, from lerobot v3.0" in done.stdout
-    assert "lag 0 measured and taken out" in done.stdout
+    assert "set: 3 episodes, 80 frames, from lerobot v3.0" in done.stdout
+    assert "lag 0 measured and removed" in done.stdout
     for arguments, found in (
         (("import", str(source), "set"), "a path that does not exist"),
         (("import", "nowhere", "new"), "nowhere"),
