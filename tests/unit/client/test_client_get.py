@@ -235,7 +235,7 @@ def test_offline_serves_what_it_has_and_says_so(
     (shelf.cache / "objects" / digest[:2] / digest[2:]).unlink()
     with pytest.raises(Unreachable):
         shelf.get()
-    with pytest.raises(Unreachable, match="1 files missing or damaged"):
+    with pytest.raises(Unreachable, match="1 cached files are missing or damaged"):
         shelf.get(offline=True)
 
 
