@@ -26,7 +26,7 @@ def one_message(stage: str = "") -> Iterator[None]:
         yield
     except (World2ActError, ReleaseError) as error:
         if os.environ.get("RANK", "0") != "0":
-            time.sleep(3)  # where every rank meets the same error, the launcher ends this one before it says it again
+            time.sleep(10)  # where every rank meets the same error, the launcher ends this one before it says it again
         prefix = f"{stage}: {type(error).__name__}: " if stage else ""
         typer.secho(f"{prefix}{error}", err=True, fg="red")
         sys.exit(2)
