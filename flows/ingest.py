@@ -128,9 +128,9 @@ def show(seen: Pass) -> None:
 
 def _announce(seen: Pass) -> None:
     emit_event(
-        event="world2act.collection.ingested",
+        event="world2act.data.ingested",
         resource={
-            "prefect.resource.id": "world2act.collection.ingested",
+            "prefect.resource.id": "world2act.data.ingested",
             "prefect.resource.name": f"data version {seen.index['version']}",
         },
         payload=seen.index

@@ -23,6 +23,7 @@ import boto3
 import httpx
 import pytest
 import yaml
+from dvc.repo import Repo
 from prefect import settings
 
 from tests.helpers.ceph import REGION, S3, missing_programs
@@ -80,9 +81,9 @@ def test_images_copy_what_there_is(context: Path) -> None:
 
 
 def test_image_holds_all_that_the_stages_are_made_of(context: Path) -> None:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    named = {dep for stage in stages.values() for dep in stage["deps"]}
-    ours = {dep for dep in named if not dep.startswith(("artifacts/", "reports/", "metrics/", "data/"))}
+    with Repo(str(ROOT)) as repository:
+        named = {os.path.relpath(dep.fs_path, ROOT) for stage in repository.index.stages for dep in stage.deps}
+    ours = {dep for dep in named if dep.split("/")[0] not in {"artifacts", "reports", "metrics", "data"}}
     assert ours and all((context / dep).exists() for dep in ours), [dep for dep in ours if not (context / dep).exists()]
     code = "import flows.pipeline, flows.placement, stages.evaluate, world2act, world2act_client; print(flows.__file__)"
     paths = os.pathsep.join([str(context), str(context / "client")])
