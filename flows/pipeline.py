@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from graphlib import TopologicalSorter
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from prefect import flow
@@ -33,12 +34,9 @@ from world2act.core.errors import BadInput, World2ActError
 _PARALLEL = 2
 
 
-class StagesFailed(Exception):
-    """Carries every `StageRun` of a run that failed through Prefect."""
-
-    def __init__(self, runs: list[StageRun]) -> None:
-        super().__init__(runs)
-        self.runs = runs
+# By run of the flow, in the process that ran it. The state does not carry it: when the answer to "this run has ended"
+# is lost, Prefect sends it again, is told that the run has ended already, and returns the server's state without data.
+_RUNS: dict[UUID, list[StageRun]] = {}
 
 
 @flow(name="pipeline", task_runner=ThreadPoolTaskRunner[Any](max_workers=_PARALLEL))
@@ -49,7 +47,7 @@ def pipeline(
     placement: dict[str, str] | None = None,
     spread: dict[str, int] | None = None,
     wait_for_workspace_s: float = 0,
-) -> State[list[StageRun]]:
+) -> State[None]:
     """Run every stage of dvc.yaml that changed. A stage downstream of a failed one does not run.
 
     Args:
@@ -74,7 +72,7 @@ def pipeline(
 
 def _run(
     target: str | None, pulls: bool, pushes: bool, placement: dict[str, str], spread: dict[str, int]
-) -> State[list[StageRun]]:
+) -> State[None]:
     graph = read_graph(target)
     url = remote.use_store() if pulls or pushes or placement else None
     notes = ["no DVC remote is configured: nothing is pulled or pushed"] if (pulls or pushes) and not url else []
@@ -95,14 +93,13 @@ def _run(
     done = [run.stage for run in runs if run.outcome in GOOD]
     if pushes and url and done:
         push_data(done)
+    _RUNS[UUID(flow_run.get_id())] = runs
     table = "\n\n".join([render_table(runs), *notes])
     create_markdown_artifact(table, key="world2act-pipeline", description="The stages of this run")
     bad = [run.stage for run in runs if run.outcome not in GOOD]
     if bad:
-        return Failed(
-            message=f"{len(bad)} of {len(runs)} stages are not done: {', '.join(bad)}", data=StagesFailed(runs)
-        )
-    return Completed(message=". ".join([f"{len(runs)} stages are up to date", *notes]), data=runs)
+        return Failed(message=f"{len(bad)} of {len(runs)} stages are not done: {', '.join(bad)}")
+    return Completed(message=". ".join([f"{len(runs)} stages are up to date", *notes]))
 
 
 def _check_names(placement: dict[str, str], spread: dict[str, int]) -> None:
@@ -128,14 +125,12 @@ def _run_stages(graph: dict[str, list[str]], plans: dict[str, Plan]) -> list[Sta
     return [_stage_run(stage, futures[stage]) for stage in graph]
 
 
-def runs_of(state: State[Any]) -> list[StageRun]:
-    """The outcome of each stage in a run of the flow; empty if the run was refused before the first stage."""
-    match state.result(raise_on_failure=False):
-        case list() as runs:
-            return runs
-        case StagesFailed(runs=runs):
-            return runs
-    return []
+def runs_of(state: State[None]) -> list[StageRun]:
+    """The outcome of each stage in a run of the flow, by the state that the flow returned to this process.
+
+    Empty if the run was refused before its first stage.
+    """
+    return _RUNS.get(state.state_details.flow_run_id, [])
 
 
 def _stage_run(stage: str, future: PrefectFuture[StageRun]) -> StageRun:

@@ -20,11 +20,13 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.graph import read_graph
 from flows.outcome import Outcome, StageRun
 from flows.pipeline import pipeline, runs_of
 from flows.show import render_table, show_stage
+from tests.helpers.fault_proxy import Fault, fault_proxy
 from tests.helpers.paths import ROOT
 from world2act.core.storage import write_json
 
@@ -192,6 +194,16 @@ def test_failed_stage_is_not_taken_for_a_gate(repository: Path) -> None:
     Path("gate.sh").write_text("exit 1")
     Path("right.here").touch()
     assert run("validate_left")[1]["validate_left"] is Outcome.FAILED
+
+
+def test_outcomes_survive_a_lost_answer_of_the_server(repository: Path) -> None:
+    with fault_proxy(PREFECT_API_URL.value()) as proxy:
+        proxy.faults = [Fault("/set_state"), Fault("/set_state", lose_answer=True)]  # the second says that it has ended
+        with temporary_settings({PREFECT_API_URL: f"{proxy.endpoint}/api"}):
+            state, outcomes = run("source")
+        ends = [answer for answer in proxy.log if answer.path.endswith("/set_state")]
+    assert len(ends) == 3, "Prefect sent the state whose answer was lost again"
+    assert state.is_completed() and outcomes == {"source": Outcome.RAN}
 
 
 def test_target_runs_only_what_it_needs(repository: Path) -> None:

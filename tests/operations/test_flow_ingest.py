@@ -91,7 +91,7 @@ def test_a_new_version_runs_the_pipeline_once(s3: S3, bucket: str, client: SyncP
     assert run().is_completed() and len(started(client)) == 1
     state = run()
     assert "set aside, before" in table(client, state) and "1 known before" not in str(state.message)
-    put(s3, bucket, write_upload(tmp_path / "more", episodes(2)))
+    put(s3, bucket, write_upload(tmp_path / "more", episodes(3)))
     assert run(commit=True).is_completed() and len(started(client)) == 2
     stage = {"cmd": "true", "deps": ["data/ingested.json"], "outs": ["demos.txt"]}
     Path("dvc.yaml").write_text(json.dumps({"stages": {"demos": stage}}))
