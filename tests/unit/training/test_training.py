@@ -17,7 +17,6 @@ from tests.helpers.ranks import run_ranks
 from tests.helpers.toy_training import run_toy, train_toy
 from world2act.core.params import compose, parse_params
 from world2act.core.stage import is_main
-from world2act.training.objective import Place
 from world2act.training.optimizer import AVERAGE, AveragingAdamW
 from world2act.world_model.learning.reconstruction import ReconstructionObjective, measure_latents
 from world2act.world_model.parts.tokenizer import load_tokenizer, make_vae
@@ -143,44 +142,33 @@ def test_frozen_weights_stay_as_they_are_and_the_average_follows_the_others(tmp_
     assert ((share > 0.3) & (share < 1.0)).float().mean() > 0.8
 
 
-class DoubleReconstruction(ReconstructionObjective):
-    """The training of the video VAE in float64.
-
-    In float32 two runs that sum in another order part by a share of their way that depends on the processor: 1e-5 of
-    its square with AVX-512, 1e-3 with AVX2, because Adam makes a step of full length out of a gradient that is all
-    rounding. In float64 it is 1e-11.
-    """
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.model.double()
-
-    def batch(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
-        video, noise, weights = super().batch(place)
-        return video.double(), noise.double(), weights.double()
-
-
 def train_vae(configuration: str) -> None:
     """Four steps of the video VAE, first on single frames, then on clips; rank 0 measures and saves it."""
     own = parse_params(compose("default", ROOT), "conf/profile/default.yaml").tokenizer
     own = own.model_copy(update={"base_dim": 8, "patch_size": 2, "clip_frames": 5, "image_share": 0.5})
     episodes = list(np.random.default_rng(0).integers(0, 256, (3, 12, 16, 16, 3), dtype=np.uint8))
     vae = make_vae(own, 0)
-    objective = DoubleReconstruction(vae, episodes, ["a", "b", "a"], own, 4)
+    objective = ReconstructionObjective(vae, episodes, ["a", "b", "a"], own, 4)
     run_toy(objective, configuration, {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "learning_rate": 1e-3})
     if is_main():
-        measure_latents(vae.float(), episodes)
+        measure_latents(vae, episodes)
         vae.save_pretrained("vae")
 
 
 def test_the_video_vae_trains_in_parts_as_whole(tmp_path: Path) -> None:
-    """Its forward calls encode and decode, which the hooks of ZeRO 3 do not see; it must be whole again to be saved."""
+    """Its forward calls encode and decode, which the hooks of ZeRO 3 do not see; it must be whole again to be saved.
+
+    Both stages take the same steps up to rounding. Adam makes a full step out of a gradient that is all rounding, so
+    that the squared distance between them is 1e-5 of the squared way on a processor with AVX-512 and 1e-3 on one with
+    AVX2; if one stage took other steps, it would be near 1. (In float64 it would be 1e-11, but there DeepSpeed's ZeRO 3
+    only starts on processors that cannot compute in float16.)
+    """
     for stage in (1, 3):
         assert run_ranks(tmp_path / f"run{stage}", 2, train_vae, configuration(tmp_path, stage)) == ""
     first, second = result(tmp_path / "run1"), result(tmp_path / "run3")
     error = sum((first[key] - second[key]).square().sum() for key in first if key.startswith("weights/"))
     moved = sum((first[key] - first[f"before/{key[8:]}"]).square().sum() for key in first if key.startswith("weights/"))
-    assert error < 1e-8 * moved
+    assert error < 0.05 * moved
     saved = load_tokenizer(tmp_path / "run3").vae.state_dict()
     assert all(torch.equal(value, second[f"ema/vae.{key}"]) for key, value in saved.items())
 
