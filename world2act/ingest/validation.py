@@ -1,7 +1,7 @@
 """Whether a dataset may join: a staged upload comes in, its episodes measured as the gate of `demos` measures them out.
 
-The expectations and thresholds are the gate's own (`world2act.gates.demos`, `gates.demos` in params.yaml): what is
-taken here will not turn that gate red.
+The expectations and thresholds are those of the gate of `demos` (`world2act.gates.engine.episodes`, `gates.demos` in
+params.yaml): what is taken here will not turn that gate red.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,11 +20,37 @@ from world2act.core.params import Demos, Params
 from world2act.core.params.gates import GateDemos
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.recording import ACTION, PHASE
+from world2act.gates.engine.episodes import (
+    ActionMeasures,
+    AlignmentMeasures,
+    EpisodeMeasures,
+    actions_table,
+    alignment_table,
+    episodes_table,
+    measure_actions,
+    measure_alignment,
+    measure_episode,
+)
 from world2act.ingest.staging import open_staged
 from world2act.ingest.uploads import Upload
 from world2act.sims.simulator import Simulator
 
 _AGAIN = "record the episode again"
+
+
+@dataclass(frozen=True)
+class _Episode(EpisodeMeasures):
+    upload: str
+
+
+@dataclass(frozen=True)
+class _Actions(ActionMeasures):
+    upload: str
+
+
+@dataclass(frozen=True)
+class _Alignment(AlignmentMeasures):
+    upload: str
 
 
 @dataclass(frozen=True)
@@ -35,7 +60,8 @@ class Measured:
     Attributes:
         kind: "labelled" where it has actions, else "video_only".
         sha256: of each episode's task, pixels and numbers: the same demonstration has the same one in any file.
-        rows, actions: a row an episode, for the gate's tables; alignment: of the whole upload, None without actions.
+        rows, actions: one row per episode, for the gate's tables.
+        alignment: of the whole upload, None without actions.
     """
 
     upload: Upload
@@ -43,9 +69,9 @@ class Measured:
     kind: str
     lengths: Sequence[int]
     sha256: Sequence[str]
-    rows: Sequence[dict[str, Any]]
-    actions: Sequence[dict[str, Any]]
-    alignment: dict[str, Any] | None
+    rows: Sequence[EpisodeMeasures]
+    actions: Sequence[ActionMeasures]
+    alignment: AlignmentMeasures | None
 
 
 def rules_of(params: Params) -> str:
@@ -61,8 +87,6 @@ def measure(upload: Upload, folder: Path, demos: Demos, simulator: Simulator) ->
     Raises:
         BadInput: damaged, or not recorded as this pipeline records: embodiment, features, rate, camera, tasks.
     """
-    from world2act.gates.demos import measure_actions, measure_alignment, measure_episode
-
     dataset = open_staged(folder)
     check_recording(dataset, simulator, demos)
     for record in dataset.episodes:
@@ -75,7 +99,7 @@ def measure(upload: Upload, folder: Path, demos: Demos, simulator: Simulator) ->
     sha256 = [_content(dataset, index) for index in indices]
     rows = [measure_episode(dataset, index)[0] for index in indices]
     actions = [measure_actions(dataset, index) for index in indices] if labelled else []
-    finite = all(row["finite"] for row in [*rows, *actions])
+    finite = all(row.finite for row in rows) and all(row.finite for row in actions)
     alignment = measure_alignment(dataset, indices) if labelled and finite else None
     kind = "labelled" if labelled else "video_only"
     return Measured(upload, folder, kind, dataset.lengths, sha256, rows, actions, alignment)
@@ -87,18 +111,17 @@ def find_faults(measured: Sequence[Measured], limits: GateDemos) -> dict[str, st
     Returns:
         folder of an upload → why it may not join, for those that may not.
     """
-    from world2act.gates.demos import actions_table, alignment_table, episodes_table
     from world2act.gates.engine.judge import find_failures
 
-    by_upload = [(each.upload.folder, each) for each in measured]
-    episodes = [{"upload": folder} | row for folder, each in by_upload for row in each.rows]
-    actions = [{"upload": folder} | row for folder, each in by_upload for row in each.actions]
-    alignments = [{"upload": folder} | each.alignment for folder, each in by_upload if each.alignment]
-    tables = [episodes_table(episodes, ("upload", "episode"), limits, _AGAIN)] if episodes else []
+    by_upload = [(found.upload.folder, found) for found in measured]
+    episodes = [_Episode(**vars(row), upload=upload) for upload, found in by_upload for row in found.rows]
+    actions = [_Actions(**vars(row), upload=upload) for upload, found in by_upload for row in found.actions]
+    alignments = [_Alignment(**vars(found.alignment), upload=upload) for upload, found in by_upload if found.alignment]
+    tables = [episodes_table(_Episode, episodes, ("upload", "episode"), limits, _AGAIN)] if episodes else []
     if actions:
-        tables.append(actions_table(actions, ("upload", "episode"), _AGAIN))
+        tables.append(actions_table(_Actions, actions, ("upload", "episode"), _AGAIN))
     if alignments:
-        tables.append(alignment_table(alignments, ("upload",), limits))
+        tables.append(alignment_table(_Alignment, alignments, ("upload",), limits))
     faults: dict[str, list[str]] = {}
     for failure in find_failures("ingest", tables):
         episode = f"episode {failure.row['episode']}: " if "episode" in failure.row else ""

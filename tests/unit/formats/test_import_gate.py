@@ -13,7 +13,8 @@ from world2act.core.errors import BadInput, GateFailed
 from world2act.core.params.gates import GateDemos
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.formats.importers.run import import_dataset
-from world2act.gates.demos import alignment_table, measure_alignment, sources_table
+from world2act.gates.demos import sources_table
+from world2act.gates.engine.episodes import AlignmentMeasures, alignment_table, measure_alignment
 from world2act.gates.engine.judge import find_failures, run_gate
 
 LIMITS = GateDemos(contrast=5.0, change=1.0, motion_explained=0.5, scene_r2=0.7)
@@ -28,8 +29,8 @@ def libero(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_imported_data_are_aligned_as_the_gate_measures_it(libero: Path) -> None:
     row = measure_alignment(EpisodeDataset.open(libero), range(4))
-    assert row["onset_steps"] == 0 and row["explained"] > 0.9
-    assert not find_failures("demos", [alignment_table([row], ("episodes",), LIMITS)])
+    assert row.onset_steps == 0 and row.explained > 0.9
+    assert not find_failures("demos", [alignment_table(AlignmentMeasures, [row], ("episodes",), LIMITS)])
 
 
 @pytest.mark.parametrize(("measured", "red"), [(1, False), (0, True), (None, True)])
