@@ -1,7 +1,8 @@
-"""judge: artifacts/world_model, held-out clips → metrics/judge: how good what it imagines is."""
+"""judge: artifacts/world_model, held-out clips → metrics/judge: how well the world model imagines."""
 
+from world2act.core.errors import BadInput
 from world2act.core.params import Params
-from world2act.core.stage import ARTIFACTS, METRICS, Metrics, is_main, run_stage
+from world2act.core.stage import ARTIFACTS, DRY_RUN, METRICS, Metrics, is_dry_run, is_main, run_stage
 from world2act.core.storage import atomic_directory, sha256, write_json
 from world2act.core.tables import write_rows
 from world2act.data.latent_cache import open_latents
@@ -17,6 +18,9 @@ from world2act.world_model.parts.tokenizer import load_tokenizer
 
 
 def main(params: Params) -> Metrics:
+    if is_dry_run():
+        remedy = f"leave {DRY_RUN} out: this stage trains nothing, and has no dry run"
+        raise BadInput("the command line", "", DRY_RUN, "no option for stages.judge", remedy)
     rank, ranks = initialise()
     cache, world_model = open_latents(ARTIFACTS / "latents"), load_world_model(ARTIFACTS / "world_model")
     subject = Subject(

@@ -19,20 +19,20 @@ from world2act.world_model.parts.transformer import build_transformer
 
 
 def main(params: Params) -> Metrics:
-    own, seed = params.world_model, derive(params.base.seed, "world_model")
+    section, seed = params.world_model, derive(params.base.seed, "world_model")
     cache = open_latents(ARTIFACTS / "latents")
-    training, heldout = (usable_clips(cache, subset, own.max_latents) for subset in ("train", "heldout"))
-    config = describe(own, cache, training.clips) | {"latents_sha256": sha256(ARTIFACTS / "latents")}
+    training, heldout = (usable_clips(cache, subset, section.max_latents) for subset in ("train", "heldout"))
+    config = describe(section, cache, training.clips) | {"latents_sha256": sha256(ARTIFACTS / "latents")}
     open_guardrail(config).check(cache.prompts)
 
-    def build(section: WorldModel) -> CosmosTransformer3DModel:
+    def build(parameters: WorldModel) -> CosmosTransformer3DModel:
         channels, text_dim = cache.latent_shape[0], cache.prompt_embeds.shape[2]
-        return tune(build_transformer(section, channels, text_dim, seed), section, seed)
+        return tune(build_transformer(parameters, channels, text_dim, seed), parameters, seed)
 
-    must_train(own.tuning, "world_model.tuning")
-    drawn = own.model_copy(update={"weights": None})
-    network = build_or_outline(lambda: build(own), lambda: build(drawn), own.training)
-    if own.tuning == "none":
+    must_train(section.tuning, "world_model.tuning")
+    random = section.model_copy(update={"weights": None})
+    network = build_or_outline(lambda: build(section), lambda: build(random), section.training)
+    if section.tuning == "none":
         weights = ema = network.state_dict()
     else:
         objective = DenoisingObjective(
@@ -40,23 +40,24 @@ def main(params: Params) -> Metrics:
             cache,
             training.clips,
             LatentSpace.of(config),
-            conditioning_latents=own.conditioning_latents,
-            text_dropout=own.text_dropout,
-            high_sigma_share=own.high_sigma_share,
+            conditioning_latents=section.conditioning_latents,
+            text_dropout=section.text_dropout,
+            high_sigma_share=section.high_sigma_share,
             seed=seed,
         )
-        trained = train(objective, own.training, name="world_model", base=params.base)
+        trained = train(objective, section.training, name="world_model", base=params.base)
         weights, ema = trained.weights, trained.ema
-        if own.tuning == "lora" and is_main():
+        if section.tuning == "lora" and is_main():
             weights, ema = merge(network, weights), merge(network, ema)
     if not is_main():
         return {}
     saved = type(network).from_config(network.config)
+    assert isinstance(saved, CosmosTransformer3DModel)  # without `return_unused_kwargs` it is no tuple
     with atomic_directory(ARTIFACTS / "world_model") as directory:
         for name, state in (("transformer_raw", weights), ("transformer", ema)):
             saved.load_state_dict(state)
             saved.save_pretrained(directory / name)
-        if own.tuning == "lora":
+        if section.tuning == "lora":
             save_adapter(network, trained.ema, directory / "lora")
         write_json(directory / "config.json", config)
     return {

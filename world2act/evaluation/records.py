@@ -1,4 +1,4 @@
-"""The episodes of an evaluation: one JSON file per episode, with all that is needed to run it again."""
+"""The episodes of an evaluation: one JSON file per episode, with everything that is needed to run it again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,12 +17,12 @@ from world2act.policies.base import Policy
 from world2act.sims.simulator import load_simulator
 
 
-def describe_protocol(params: Params, policy: Policy, directory: Path | None) -> dict[str, Any]:
-    """All that is needed to run the same evaluation again. `directory`: the saved policy, None for the random one."""
+def describe_protocol(params: Params, policy: Policy, directory: Path | None) -> dict[str, object]:
+    """Everything needed to run the same evaluation again. `directory`: of the saved policy, None for the random one."""
     demos, protocol = params.demos, params.demos.cameras[0].protocol
     simulator = load_simulator(demos.simulator)
     described = simulator.describe()
-    saved = {"family": "random"}
+    saved: dict[str, object] = {"family": "random"}
     if directory:
         saved = {"sha256": sha256(directory), "config": read_json(directory / "config.json")}
     return {
@@ -46,7 +45,7 @@ def describe_protocol(params: Params, policy: Policy, directory: Path | None) ->
     }
 
 
-def write_episodes(directory: Path, results: Sequence[EpisodeResult], protocol: Mapping[str, Any]) -> None:
+def write_episodes(directory: Path, results: Sequence[EpisodeResult], protocol: Mapping[str, object]) -> None:
     """Write `<task>-<seed>.json` for each episode of one policy."""
     for result in results:
         episode = {
@@ -62,7 +61,7 @@ def write_episodes(directory: Path, results: Sequence[EpisodeResult], protocol: 
 
 
 def episodes_to_arrays(results: Iterable[EpisodeResult]) -> dict[str, np.ndarray]:
-    """Episodes as named arrays, for safetensors: the actions of each, and everything else about them as JSON bytes."""
+    """Episodes as named arrays, for safetensors: their actions, and everything else about them as JSON bytes."""
     rows = [asdict(result) for result in results]
     actions = {f"actions.{i}": row.pop("actions") for i, row in enumerate(rows)}
     return {"episodes": np.frombuffer(json.dumps(rows).encode(), np.uint8), **actions}

@@ -1,17 +1,17 @@
 """Whether a released policy still does what its manifest records: a policy and a manifest in, a comparison out.
 
-The protocol is the manifest's: the simulator, camera and scenes of the record, the steps allowed, the confidence. The
-noise is seeded by the scene, so that on the machine of the record the same policy gives the same episodes, and what
-differs elsewhere is measured against chance, scene by scene.
+The manifest says how: the simulator, cameras and scenes of the record, the steps allowed, the confidence. The noise is
+seeded by the scene, so on the machine of the record the same policy gives the same episodes. Elsewhere, differences are
+compared with chance, scene by scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pydantic import BaseModel, ValidationError, model_validator
 from world2act_client.manifest import Manifest
@@ -36,7 +36,7 @@ class _Demos(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_camera(cls, values: Any) -> Any:
+    def _one_camera(cls, values: object) -> object:
         """Releases of earlier versions name one camera."""
         if isinstance(values, dict) and "camera" in values:
             return values | {"cameras": (values["camera"],)}
@@ -52,8 +52,8 @@ class _Evaluate(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fixed_set(cls, values: Any) -> Any:
-        """Releases of earlier versions evaluated the same two policies, and do not name them."""
+    def _fixed_set(cls, values: object) -> object:
+        """Releases of earlier versions evaluated two fixed policies, and do not name them."""
         if isinstance(values, dict) and "policies" not in values:
             return values | {"policies": _FIXED_SET, "incumbent": "base"}
         return values
@@ -67,26 +67,39 @@ class _Gates(BaseModel):
     evaluate: _GateEvaluate
 
 
-class Protocol(BaseModel):
-    """Of a manifest's params, what an evaluation needs; other versions of world2act may have written the rest."""
+class EvaluationParams(BaseModel):
+    """The parameters of a manifest that an evaluation needs; other versions of world2act may have written the rest."""
 
     demos: _Demos
     evaluate: _Evaluate
     gates: _Gates
 
 
+class RecordedEpisode(TypedDict):
+    """An episode in a manifest's record. `success` is None after an infrastructure error."""
+
+    task: str
+    seed: int
+    success: bool | None
+
+
+class ComparedEpisode(RecordedEpisode):
+    """An episode run again, and whether the recorded one succeeded."""
+
+    recorded: bool | None
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """The episodes of a policy now, next to those of its record.
+    """The episodes of a policy now, compared with those of its record.
 
     Attributes:
-        episodes: task, seed, recorded and success; None where an infrastructure error leaves nothing to say.
-        now, recorded: success over the scenes where both are known.
+        now, recorded: success in the scenes where both are known.
         difference: now minus recorded, paired by scene.
         errors: episodes that ended in an infrastructure error now.
     """
 
-    episodes: Sequence[dict[str, Any]]
+    episodes: Sequence[ComparedEpisode]
     now: Rate
     recorded: Rate
     difference: Difference
@@ -98,8 +111,8 @@ class Comparison:
         """Whether the whole interval of the difference is below zero."""
         return self.difference.high < 0
 
-    def figures(self) -> dict[str, Any]:
-        """What a person or an automation looks at first."""
+    def figures(self) -> dict[str, float | int | bool]:
+        """The figures that a person or an automation looks at first."""
         return {
             "success": self.now.rate,
             "recorded": self.recorded.rate,
@@ -123,20 +136,21 @@ def evaluate_release(policy: Path, manifest: Manifest, workers: int) -> Comparis
 
     Args:
         policy: the release's files.
-        workers: simulator processes; they change nothing but the time.
+        workers: simulator processes; their number changes only the time.
 
     Raises:
-        BadInput: the manifest has no record, or lacks a part of the protocol.
-        InfrastructureError: more episodes than `gates.evaluate.error_share` allows ended in one, or all of them.
+        BadInput: the manifest has no record, or lacks a parameter of its evaluation.
+        InfrastructureError: more episodes ended in an infrastructure error than `gates.evaluate.error_share` allows, or
+            all of them did.
     """
-    record, protocol = read_record(manifest), _read_protocol(manifest)
-    demos, section = protocol.demos, protocol.evaluate
+    record, params = read_record(manifest), _read_params(manifest)
+    demos, section = params.demos, params.evaluate
     states = [InitialState(episode["task"], episode["seed"]) for episode in record]
     slots = tasks_of_slots(states, section.environments)
     with EnvironmentPool(Rig.from_params(demos), slots, workers=workers) as pool:
         results = roll_out(load_policy(policy), pool, states, section.max_steps)
     comparison = compare(record, results, section.confidence)
-    allowed = protocol.gates.evaluate.error_share
+    allowed = params.gates.evaluate.error_share
     if comparison.errors > allowed * len(results) or not comparison.difference.count:
         first = next((result.error for result in results if result.error), "no pair: the record holds only errors")
         raise InfrastructureError(
@@ -147,10 +161,10 @@ def evaluate_release(policy: Path, manifest: Manifest, workers: int) -> Comparis
     return comparison
 
 
-def compare(record: Sequence[Mapping[str, Any]], results: Sequence[EpisodeResult], confidence: float) -> Comparison:
+def compare(record: Sequence[RecordedEpisode], results: Sequence[EpisodeResult], confidence: float) -> Comparison:
     """Pair results with the record by task and seed. An episode with an error, then or now, is in no pair."""
     now = {(result.task, result.seed): result.success for result in results}
-    episodes = [
+    episodes: list[ComparedEpisode] = [
         {
             "task": episode["task"],
             "seed": episode["seed"],
@@ -159,7 +173,8 @@ def compare(record: Sequence[Mapping[str, Any]], results: Sequence[EpisodeResult
         }
         for episode in record
     ]
-    pairs = [(e["success"], e["recorded"]) for e in episodes if None not in (e["success"], e["recorded"])]
+    outcomes = [(episode["success"], episode["recorded"]) for episode in episodes]
+    pairs = [(one, two) for one, two in outcomes if one is not None and two is not None]
     first, second = [one for one, _ in pairs], [two for _, two in pairs]
     return Comparison(
         episodes=episodes,
@@ -171,7 +186,7 @@ def compare(record: Sequence[Mapping[str, Any]], results: Sequence[EpisodeResult
     )
 
 
-def read_record(manifest: Manifest) -> list[dict[str, Any]]:
+def read_record(manifest: Manifest) -> list[RecordedEpisode]:
     """The release's own episodes (task, seed, success). Raises `BadInput` where the manifest has none."""
     where = f"{manifest.name} v{manifest.version}"
     if not manifest.record:
@@ -191,7 +206,7 @@ def _policy_of(manifest: Manifest) -> str:
     Raises:
         BadInput: it made several candidates, or none.
     """
-    section = _read_protocol(manifest).evaluate
+    section = _read_params(manifest).evaluate
     candidates = [name for name in section.policies if name != section.incumbent]
     if len(candidates) > 1:
         made = {out["path"] for stage in manifest.lineage for out in stage["outs"]}
@@ -203,15 +218,15 @@ def _policy_of(manifest: Manifest) -> str:
 
 
 def describe_packages(manifest: Manifest) -> dict[str, str]:
-    """Versions here of what the outcome of an episode depends on."""
-    simulator = load_simulator(_read_protocol(manifest).demos.simulator)
+    """The versions of the packages on this machine that the outcome of an episode depends on."""
+    simulator = load_simulator(_read_params(manifest).demos.simulator)
     return simulator.describe()["packages"] | {"torch": version("torch")}
 
 
-def _read_protocol(manifest: Manifest) -> Protocol:
+def _read_params(manifest: Manifest) -> EvaluationParams:
     try:
-        return Protocol.model_validate(manifest.params)
+        return EvaluationParams.model_validate(manifest.params)
     except ValidationError as error:
         fault = error.errors()[0]
         where, key = f"{manifest.name} v{manifest.version}", f"params.{'.'.join(map(str, fault['loc']))}"
-        raise BadInput(where, key, fault["msg"], "the protocol of its evaluation", "publish it again") from error
+        raise BadInput(where, key, fault["msg"], "the parameters of its evaluation", "publish it again") from error

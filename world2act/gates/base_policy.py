@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -95,15 +94,16 @@ def _success_rate(episodes: Sequence[CheckRow]) -> float:
 def _statistic_rows(root: Path) -> list[_Statistic]:
     return [
         _Statistic(feature, i, float(low), float(high))
-        for feature, box in _boxes(read_json(root / "statistics.json"), "")
-        for i, (low, high) in enumerate(zip(np.ravel(box["min"]), np.ravel(box["max"]), strict=True))
+        for feature, lows, highs in _boxes(read_json(root / "statistics.json"), "")
+        for i, (low, high) in enumerate(zip(lows, highs, strict=True))
     ]
 
 
-def _boxes(values: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every feature, which a family may keep by embodiment and by part."""
+def _boxes(values: Mapping[str, object], name: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, minimum and maximum of every feature; a family may group features by embodiment and by part."""
     if "min" in values:
-        yield name, values
-    else:
-        for key, value in sorted(values.items()):
-            yield from _boxes(value, f"{name}.{key}".lstrip("."))
+        yield name, np.ravel(np.asarray(values["min"])), np.ravel(np.asarray(values["max"]))
+        return
+    for key, value in sorted(values.items()):
+        assert isinstance(value, Mapping)
+        yield from _boxes(value, f"{name}.{key}".lstrip("."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ class RandomPolicy:
 
     def __init__(self, chunk_length: int, action_dim: int) -> None:
         self.chunk_length, self.action_dim = chunk_length, action_dim
-        self.cameras: dict[str, int] = {}
+        self.cameras: Mapping[str, int] = {}
         self.proprio_dim = 0
 
     def predict(self, observations: Sequence[Observation], seeds: Sequence[int]) -> np.ndarray:

@@ -18,14 +18,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.typing import RcKeyType
 
 from world2act.evaluation.summary import Summary
 from world2act.report.wording import label
 
-# Stand-ins for CSS variables: colours that nothing else draws with.
+# Placeholders for CSS variables: colours that nothing else uses.
 INK, MUTE, LINE, ACCENT, BASE, SOFT = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 _VARIABLES = {INK: "ink", MUTE: "mute", LINE: "line", ACCENT: "accent", BASE: "base", SOFT: "soft"}
-STYLE = {
+STYLE: dict[RcKeyType, object] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 12,
@@ -52,7 +53,7 @@ STYLE = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
 }
-FULL, HALF, THIRD = 15.0, 7.2, 4.7  # inches of 72 pixels, as wide as the page shows them: letters keep their size
+FULL, HALF, THIRD = 15.0, 7.2, 4.7  # inches of 72 pixels, as wide as on the page, so that letters keep their size
 
 Points = Sequence[tuple[float, float]]
 
@@ -88,7 +89,7 @@ def policy_colours(summary: Summary) -> dict[str, str]:
 
 
 def curves(named: Mapping[str, Points], columns: int = 3) -> Markup:
-    """Small multiples: one panel a curve over steps."""
+    """Small multiples: one panel per curve over steps."""
     rows = -(-len(named) // columns)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(rows, columns, figsize=(FULL, 2.5 * rows), squeeze=False, layout="constrained")
@@ -113,7 +114,7 @@ def together(named: Mapping[str, Points]) -> Markup:
 
 
 def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, width: float) -> Markup:
-    """Horizontal bars with their values; the highlighted ones stand out. `width` in inches."""
+    """Horizontal bars with their values, some of them in the accent colour. `width` is in inches."""
     names = list(values)[::-1]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, 3.2), layout="constrained")
@@ -127,7 +128,7 @@ def bars(values: Mapping[str, float], *, highlight: Sequence[str], xlabel: str, 
 
 
 def groups(named: Mapping[str, Mapping[str, float]]) -> Markup:
-    """Bars in groups, one a series: series → group → value. The first series stands out."""
+    """Grouped bars, one per series: series → group → value. The first series is highlighted."""
     names = list(dict.fromkeys(group for values in named.values() for group in values))
     colours = [ACCENT, BASE, *[SOFT] * len(named)]
     with plt.rc_context(STYLE):
@@ -164,7 +165,7 @@ def _line(axes: Axes, points: Points, colour: str, name: str | None = None) -> N
 
 
 def inline_svg(figure: Figure, salt: str) -> Markup:
-    """Close a figure and give it as part of a page. `salt`: not that of any other chart on the page."""
+    """Close a figure and return it as part of a page. `salt`: different for every chart on the page."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -177,5 +178,5 @@ def inline_svg(figure: Figure, salt: str) -> Markup:
     text = re.sub(r'font: (\S+) [^;"]*', r"font-size: \1", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 class="chart"', text, count=1)
-    page_wide = "c" + hashlib.sha256(salt.encode()).hexdigest()[:8]  # several charts share one page and its ids
-    return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{page_wide}-", text))
+    prefix = "c" + hashlib.sha256(salt.encode()).hexdigest()[:8]  # several charts share one page and its ids
+    return Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text))

@@ -24,14 +24,14 @@ def preview(
     dataset: Annotated[Path, typer.Argument(help="A canonical dataset: a LeRobot v3.0 folder.")] = Path(
         "artifacts/demos/labelled"
     ),
-    episodes: Annotated[int, typer.Option(min=1, help="Of each task.")] = 3,
+    episodes: Annotated[int, typer.Option(min=1, help="How many episodes of each task to show.")] = 3,
     skills: Annotated[
         Path | None,
         typer.Option(
-            help="What the stage `skills` wrote; else DATASET/../../skills, where there is one.", show_default=False
+            help="What the stage `skills` wrote; by default DATASET/../../skills, if it exists.", show_default=False
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("reports/skills_preview.html"),
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("reports/skills_preview.html"),
 ) -> None:
     """Write a page that shows how a dataset divides into skills: frames, gripper, motion, boundaries, prompts."""
     from world2act.core.params import load_params
@@ -43,8 +43,8 @@ def preview(
     with one_message():
         calibration = Calibration.of(load_params().skills)
         opened = EpisodeDataset.open(dataset)
-        beside = dataset.resolve().parents[1] / "skills"
-        known = skills or (beside if (beside / "skills.parquet").exists() else None)
+        default = dataset.resolve().parents[1] / "skills"
+        known = skills or (default if (default / "skills.parquet").exists() else None)
         page = render(opened, known, calibration, episodes)
         with atomic_file(out) as temporary:
             temporary.write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The pipeline as an inline SVG: stages of dvc.yaml in layers, with time, memory and the state of their gates."""
+"""The pipeline as an inline SVG: the stages of dvc.yaml in layers, with time, memory and the state of their gates."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _STATES = {
 
 
 def draw_pipeline(stages: Sequence[Stage]) -> Markup:
-    """Draw the stages, an arrow for every artifact read that is not read further up the same way."""
+    """Draw the stages, with arrows from the stages that each of them needs directly."""
     layers = _layers(stages)
     rows = _rows(stages, layers)
-    place = {
+    corners = {
         stage.name: (_MARGIN + layers[stage.name] * (_WIDTH + _GAP_X), _MARGIN + rows[stage.name] * (_HEIGHT + _GAP_Y))
         for stage in stages
     }
-    width = max(x for x, _ in place.values()) + _WIDTH + _MARGIN
-    height = max(y for _, y in place.values()) + _HEIGHT + _MARGIN
+    width = max(x for x, _ in corners.values()) + _WIDTH + _MARGIN
+    height = max(y for _, y in corners.values()) + _HEIGHT + _MARGIN
     arrows = "".join(
-        _arrow(place[need], place[stage.name]) for stage in stages for need in _direct_needs(stage, stages)
+        _arrow(corners[need], corners[stage.name]) for stage in stages for need in _direct_needs(stage, stages)
     )
-    boxes = "".join(_box(stage, *place[stage.name]) for stage in stages)
+    boxes = "".join(_box(stage, *corners[stage.name]) for stage in stages)
     return Markup(
         f'<svg class="pipeline" viewBox="0 0 {width} {height}" role="img" aria-label="the pipeline">'
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
@@ -56,7 +56,7 @@ def _layers(stages: Sequence[Stage]) -> dict[str, int]:
 
 
 def _rows(stages: Sequence[Stage], layers: dict[str, int]) -> dict[str, int]:
-    """Stage → row: a chain stays in its row; those that wait several layers for their reader come below all others."""
+    """Stage → row: a chain stays in one row; stages whose reader is several layers away come below all others."""
     rows: dict[str, int] = {}
     taken: set[tuple[int, int]] = set()
     readers = {
@@ -69,7 +69,7 @@ def _rows(stages: Sequence[Stage], layers: dict[str, int]) -> dict[str, int]:
         )
         for stage in stages
     }
-    for stage in sorted(stages, key=lambda each: (len(spans[each.name]), layers[each.name])):
+    for stage in sorted(stages, key=lambda stage: (len(spans[stage.name]), layers[stage.name])):
         span = spans[stage.name]
         wanted = min((rows[need] for need in _direct_needs(stage, stages) if need in rows), default=0)
         row = next(r for r in range(wanted, wanted + len(stages)) if not any((column, r) in taken for column in span))
@@ -79,13 +79,13 @@ def _rows(stages: Sequence[Stage], layers: dict[str, int]) -> dict[str, int]:
 
 
 def _direct_needs(stage: Stage, stages: Sequence[Stage]) -> list[str]:
-    """What a stage needs, without what one of its other needs already depends on."""
-    needs = {each.name: each.needs for each in stages}
+    """The stages that a stage needs, without those that another of them already depends on."""
+    needs = {other.name: other.needs for other in stages}
 
-    def above(name: str) -> set[str]:
-        return {up for need in needs[name] for up in {need, *above(need)}}
+    def upstream(name: str) -> set[str]:
+        return {stage for need in needs[name] for stage in {need, *upstream(need)}}
 
-    return [need for need in stage.needs if not any(need in above(other) for other in stage.needs)]
+    return [need for need in stage.needs if not any(need in upstream(other) for other in stage.needs)]
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""What pages share: templates, the style sheet, and pictures embedded in a page, which then needs nothing else."""
+"""What pages share: templates, the style sheet, and pictures embedded in the page, which makes it self-contained."""
 
 from __future__ import annotations
 

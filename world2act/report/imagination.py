@@ -1,21 +1,21 @@
-"""The report's part on imagination: what metrics/judge and reports/films say of it, as charts, tables and films."""
+"""The report's section on imagination: metrics/judge and reports/films as charts, tables and films."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from world2act.core.errors import BadInput
-from world2act.report import charts, sources
+from world2act.core.tables import read_rows
+from world2act.report import charts
 from world2act.report.html import data_uri
 from world2act.world_model.judging.baselines import BASELINES
 from world2act.world_model.judging.drift import CHAINED, summarise_chains
 from world2act.world_model.judging.object_position import summarise_positions
-from world2act.world_model.judging.rows import RECORDED
+from world2act.world_model.judging.rows import RECORDED, ChainRow, HeldoutRow, PositionRow
 
 _STRIPS = 6
 _MODEL, _CONTROL = "world model", "control: another clip's first frame"
@@ -40,13 +40,12 @@ _PICTURE_METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
 _READ = {RECORDED: "the recording: what the probe can read", "model": _MODEL, "shuffled": _CONTROL, **BASELINES}
 
 
-def imagination(root: Path) -> dict[str, Any]:
-    """What the template shows. Raises `BadInput` where a file is missing or damaged."""
+def imagination(root: Path) -> dict[str, object]:
+    """Values for the template, by the names that it uses. Raises `BadInput` if a file is missing or damaged."""
     judged, pictures = root / "metrics/judge/tables", root / "reports/films"
-    columns = [f"{metric}_{name}" for metric in _PICTURE_METRICS for name in _PICTURES]
-    clips = sources.read_rows(judged / "heldout.parquet", [*_ERRORS, *_CORRELATIONS, *columns])
-    errors = {label: mean([row[name] for row in clips]) for name, label in _ERRORS.items()}
-    correlations = {label: mean([row[name] for row in clips]) for name, label in _CORRELATIONS.items()}
+    clips = read_rows(judged / "heldout.parquet", HeldoutRow)
+    errors = {label: mean(_column(clips, name)) for name, label in _ERRORS.items()}
+    correlations = {label: mean(_column(clips, name)) for name, label in _CORRELATIONS.items()}
     return {
         "heldout_clips": len(clips),
         "errors": charts.bars(
@@ -58,7 +57,7 @@ def imagination(root: Path) -> dict[str, Any]:
         "correlations": charts.bars(
             correlations, highlight=[_MODEL], xlabel="correlation with the true deviation", width=charts.HALF
         ),
-        "pictured_clips": sum(row["psnr_model"] is not None for row in clips),
+        "pictured_clips": sum(clip.psnr_model is not None for clip in clips),
         "pictures": _pictures(clips),
         **_chains(judged / "chains.parquet"),
         "positions": _positions(judged / "positions.parquet"),
@@ -70,21 +69,27 @@ def imagination(root: Path) -> dict[str, Any]:
     }
 
 
-def _pictures(clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _column(clips: Sequence[HeldoutRow], name: str) -> list[float | None]:
+    return [getattr(clip, name) for clip in clips]
+
+
+def _pictures(clips: Sequence[HeldoutRow]) -> dict[str, object]:
     """A table: columns, and label → values."""
-    measured = [metric for metric in _PICTURE_METRICS if any(row[f"{metric}_model"] is not None for row in clips)]
+    measured = [
+        metric for metric in _PICTURE_METRICS if any(value is not None for value in _column(clips, f"{metric}_model"))
+    ]
     return {
         "columns": [_PICTURE_METRICS[metric] for metric in measured],
         "rows": {
-            label: [mean([row[f"{metric}_{name}"] for row in clips]) for metric in measured]
+            label: [mean(_column(clips, f"{metric}_{name}")) for metric in measured]
             for name, label in _PICTURES.items()
         },
     }
 
 
-def _chains(path: Path) -> dict[str, Any]:
-    rows = sources.read_rows(path, ["episode_index", "skill_index", "method", "error", "jump_latents", "jump_frames"])
-    summary = summarise_chains(rows)
+def _chains(path: Path) -> dict[str, object]:
+    rows = read_rows(path, ChainRow)
+    summary = summarise_chains([vars(row) for row in rows])
     drifts = {**CHAINED, "ridge": BASELINES["ridge"], "skill_mean": BASELINES["skill_mean"]}
     named = {label: summary.get(f"drift_{name.replace(' ', '_')}", {}) for name, label in drifts.items()}
     labels = {**CHAINED, **BASELINES, RECORDED: "the recording"}
@@ -94,7 +99,7 @@ def _chains(path: Path) -> dict[str, Any]:
     }
     shown = any(values[0] is not None for values in jumps.values())
     return {
-        "chained_episodes": len({row["episode_index"] for row in rows}),
+        "chained_episodes": len({row.episode_index for row in rows}),
         "drift": charts.groups(
             {
                 label: {f"skill {int(skill) + 1}": value for skill, value in errors.items()}
@@ -109,29 +114,25 @@ def _chains(path: Path) -> dict[str, Any]:
 
 def _positions(path: Path) -> dict[str, list[float]]:
     """Label → error in cm, R² and correlation at the start and at the end, correlation of the move."""
-    found = summarise_positions(
-        sources.read_rows(
-            path, ["episode_index", "task", "skill_index", "prompt", "method", "when", "true_m", "read_m"]
-        )
-    )
+    summary = summarise_positions([vars(row) for row in read_rows(path, PositionRow)])
     return {
         label: [
-            *(found[name][when][figure] for when in ("start", "end") for figure in ("error_cm", "r2", "correlation")),
-            found[name]["move"]["correlation"],
+            *(summary[name][when][figure] for when in ("start", "end") for figure in ("error_cm", "r2", "correlation")),
+            summary[name]["move"]["correlation"],
         ]
         for name, label in _READ.items()
-        if name in found
+        if name in summary
     }
 
 
 def films(folder: Path) -> list[dict[str, str]]:
-    """The mp4 files of a folder."""
+    """The mp4 files of a folder, as names and data URIs."""
     paths = sorted(folder.glob("*.mp4"))
     return [{"name": _name(path.stem), "source": data_uri(path.read_bytes(), "video/mp4")} for path in paths]
 
 
 def strips(folder: Path) -> list[dict[str, str]]:
-    """Up to six PNG strips of a folder, evenly spaced. Raises `BadInput` where there is none."""
+    """Up to six PNG strips of a folder, evenly spaced. Raises `BadInput` if there is none."""
     paths = sorted(folder.glob("*.png"))
     if not paths:
         raise BadInput(folder, "", "no picture", "PNG strips", "run `dvc repro -f films`")
@@ -140,12 +141,12 @@ def strips(folder: Path) -> list[dict[str, str]]:
 
 
 def _name(stem: str) -> str:
-    """What the writers' file names say: <task>-episode-<episode>, or <rollout>-<task>."""
+    """A caption from a file name, which is <task>-episode-<episode> or <rollout>-<task>."""
     stem = re.sub(r"^(.+)-episode-(\d+)$", r"\1, episode \2", stem)
     return re.sub(r"^(\d+)-(.+)$", r"\2, rollout \1", stem)
 
 
 def mean(values: Sequence[float | bool | None]) -> float:
-    """Of the values that there are."""
-    there = [float(value) for value in values if value is not None]
-    return sum(there) / len(there) if there else 0.0
+    """The mean of the values that are not None; 0 if there are none."""
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0

@@ -1,16 +1,18 @@
-"""reports/report.html: one page that needs nothing but itself. Every input is a file of the pipeline."""
+"""reports/report.html: one self-contained page. Every input is a file of the pipeline."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from world2act.core.storage import read_json
+from world2act.bridge.rows import RetrievalRow
+from world2act.core.storage import read_json, read_parquet
+from world2act.core.tables import read_rows
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import SkillRow
 from world2act.evaluation.summary import Summary
 from world2act.post_training.description import describe_method
 from world2act.report import charts, sources
@@ -21,6 +23,9 @@ from world2act.report.wording import verdict
 
 _FRAMES = 8
 _TRAINED = ("tokenizer", "world_model", "base_policy", "bridge", "post_train")
+
+Fields = dict[str, object]
+"""Values for the template, by the names that it uses."""
 
 
 def render(root: Path) -> str:
@@ -41,7 +46,7 @@ def render(root: Path) -> str:
     )
 
 
-def _pipeline(root: Path, stages: Sequence[sources.Stage]) -> dict[str, Any]:
+def _pipeline(root: Path, stages: Sequence[sources.Stage]) -> Fields:
     params = sources.read_params(root)
     ran = [stage for stage in stages if stage.cost]
     gates = [stage for stage in stages if stage.gate]
@@ -58,7 +63,7 @@ def _pipeline(root: Path, stages: Sequence[sources.Stage]) -> dict[str, Any]:
     }
 
 
-def _evaluation(root: Path) -> dict[str, Any]:
+def _evaluation(root: Path) -> Fields:
     summary = Summary.read(root / "artifacts/evaluate/summary.json")
     return {
         "evaluation": summary,
@@ -70,17 +75,15 @@ def _evaluation(root: Path) -> dict[str, Any]:
     }
 
 
-def _data(root: Path) -> dict[str, Any]:
+def _data(root: Path) -> Fields:
     dataset = EpisodeDataset.open(root / "artifacts/demos/labelled")
-    skills = sources.read_rows(root / "artifacts/skills/skills.parquet", ["dataset", "episode_index", "task", "prompt"])
+    skills = [row for row in read_rows(root / "artifacts/skills/skills.parquet", SkillRow) if row.dataset == "labelled"]
     examples = {episode.task: episode for episode in reversed(dataset.episodes)}
     shown = []
     for task, episode in sorted(examples.items()):
         which = np.linspace(0, episode.length - 1, _FRAMES).astype(int).tolist()
         strip = np.concatenate(list(dataset.frames(episode.index, dataset.cameras[0], which)), axis=1)
-        prompts = [
-            row["prompt"] for row in skills if row["dataset"] == "labelled" and row["episode_index"] == episode.index
-        ]
+        prompts = [row.prompt for row in skills if row.episode_index == episode.index]
         shown.append({"task": task, "instruction": episode.instruction, "prompts": prompts, "strip": png(strip)})
     return {
         "examples": shown,
@@ -90,22 +93,22 @@ def _data(root: Path) -> dict[str, Any]:
     }
 
 
-def _alignment(root: Path) -> dict[str, Any]:
-    bridge = sources.read_rows(
-        root / "artifacts/bridge/heldout.parquet", ["rank", "candidates", "rank_same_skill", "candidates_same_skill"]
-    )
-    retrieval = {}
-    for suffix, what in (("", "among all clips"), ("_same_skill", "within its skill")):
-        retrieval[what] = mean([row[f"rank{suffix}"] == 1 for row in bridge])
-        retrieval[f"chance {what}"] = mean([1 / row[f"candidates{suffix}"] for row in bridge])
+def _alignment(root: Path) -> Fields:
+    clips = read_rows(root / "artifacts/bridge/heldout.parquet", RetrievalRow)
+    retrieval = {
+        "among all clips": mean([clip.rank == 1 for clip in clips]),
+        "chance among all clips": mean([1 / clip.candidates for clip in clips]),
+        "within its skill": mean([clip.rank_same_skill == 1 for clip in clips]),
+        "chance within its skill": mean([1 / clip.candidates_same_skill for clip in clips]),
+    }
     highlight = [name for name in retrieval if "chance" not in name]
     return {
-        "bridge_clips": len(bridge),
+        "bridge_clips": len(clips),
         "retrieval_bars": charts.bars(retrieval, highlight=highlight, xlabel="share of clips", width=charts.THIRD),
     }
 
 
-def _learning(root: Path) -> dict[str, Any]:
+def _learning(root: Path) -> Fields:
     losses = {stage: sources.read_curves(root, stage)["loss"] for stage in _TRAINED}
     return {
         "losses": charts.curves({stage.replace("_", " "): points for stage, points in losses.items()}),
@@ -113,14 +116,15 @@ def _learning(root: Path) -> dict[str, Any]:
     }
 
 
-def _post_training(root: Path) -> dict[str, Any]:
-    """The method in use, and the panels that it asks for: title → chart."""
+def _post_training(root: Path) -> Fields:
+    """The method in use, and the panels that it defines: title → chart."""
     method = describe_method(str(sources.read_params(root)["post_train"]["method"]))
     columns = ["step", *(curve.name for curve in method.HISTORY)]
-    history = sources.read_rows(root / "artifacts/post_train/history.parquet", columns)
+    history = read_parquet(root / "artifacts/post_train/history.parquet", columns).to_pydict()
     panels: dict[str, dict[str, charts.Points]] = {}
     for curve in method.HISTORY:
-        panels.setdefault(curve.title, {})[curve.label] = [(row["step"], row[curve.name]) for row in history]
+        points = list(zip(history["step"], history[curve.name], strict=True))
+        panels.setdefault(curve.title, {})[curve.label] = points
     return {
         "method": method.SUMMARY,
         "post_training": {title: charts.together(curves) for title, curves in panels.items()},
@@ -142,7 +146,8 @@ def _videos(folder: Path) -> dict[str, list[dict[str, str]]]:
     return dict(sorted(videos.items()))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Dotted name → value as JSON."""
     rows: dict[str, str] = {}
     for key, value in values.items():
         rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": json.dumps(value)}

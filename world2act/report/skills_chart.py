@@ -1,12 +1,13 @@
-"""One episode's signals over its frames: gripper, speed and turn of the hand, and what was made of them.
+"""One episode's signals over its frames: gripper, speed and turn of the hand, and the skills that were found.
 
-The axes end at fixed shares of the width, so that a strip of frames above the chart keeps time with it.
+The axes end at fixed shares of the width, so that a strip of frames above the chart is aligned with it in time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,15 +20,17 @@ from world2act.skills.contact import Event
 from world2act.skills.motion import turning_angle
 
 LEFT, RIGHT = 0.075, 0.995
-"""Where the axes begin and end, shares of the chart's width."""
+"""Where the axes begin and end, as shares of the chart's width."""
 _ROW_INCHES = 1.25
 _BAND_INCHES = 0.42
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What segmentation reads of an episode, (T,), `position_m` (T, 3), and by which calibration; None where there is
-    none."""
+    """What segmentation reads from an episode, and its calibration; None if the episode or the robot has none.
+
+    All signals are (T,), except for `position_m`, (T, 3).
+    """
 
     fps: int
     opening_m: np.ndarray
@@ -40,7 +43,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Cut:
-    """What was made of an episode: (start, end) of its skills, where they begin, events, and the truth if known."""
+    """How an episode was divided: (start, end) of skills, boundaries found, events, and true boundaries if known."""
 
     spans: Sequence[tuple[int, int]]
     found: Sequence[int]
@@ -50,11 +53,13 @@ class Cut:
 
 def episode_chart(signals: Signals, cut: Cut, salt: str) -> Markup:
     """Draw an episode. `salt`: see `inline_svg`."""
-    rows = [_draw_opening]
+    rows: list[Callable[[Axes], None]] = [partial(_draw_opening, opening_m=signals.opening_m, contact=signals.contact)]
     if signals.position_m is not None:
-        rows += [_draw_speed, *([_draw_turn] if signals.motion else [])]
+        rows.append(partial(_draw_speed, position_m=signals.position_m, fps=signals.fps))
+        if signals.motion:
+            rows.append(partial(_draw_turn, position_m=signals.position_m, motion=signals.motion))
     if signals.force_n is not None:
-        rows.append(_draw_force)
+        rows.append(partial(_draw_force, force_n=signals.force_n, touch=signals.touch))
     height = _BAND_INCHES + _ROW_INCHES * len(rows) + 0.45
     ratios = [_BAND_INCHES, *[_ROW_INCHES] * len(rows)]
     with plt.rc_context(STYLE):
@@ -65,7 +70,7 @@ def episode_chart(signals: Signals, cut: Cut, salt: str) -> Markup:
         band, *panels = axes[:, 0]
         _draw_band(band, cut, len(signals.opening_m))
         for panel, draw in zip(panels, rows, strict=True):
-            draw(panel, signals)
+            draw(panel)
             _draw_boundaries(panel, cut)
         panels[-1].set_xlabel("frame")
         panels[-1].set_xlim(-0.5, len(signals.opening_m) - 0.5)
@@ -79,7 +84,7 @@ def _draw_band(axes: Axes, cut: Cut, frames: int) -> None:
         axes.text((start + end) / 2, 0.29, str(number + 1), ha="center", va="center", fontweight="bold")
     following = [*(event.frame for event in cut.events[1:]), frames]
     for event, after in zip(cut.events, following, strict=False):
-        late = after - event.frame < 0.13 * frames  # no room for the words on the right
+        late = after - event.frame < 0.13 * frames  # no room for the label on the right
         axes.plot(event.frame, 0.8, marker="v", markersize=6, color=MUTE)
         axes.annotate(
             event.kind.replace("_", " "),
@@ -96,35 +101,34 @@ def _draw_band(axes: Axes, cut: Cut, frames: int) -> None:
     axes.spines[["left", "bottom"]].set_visible(False)
 
 
-def _draw_opening(axes: Axes, signals: Signals) -> None:
-    axes.plot(1000 * signals.opening_m, color=INK)
-    if signals.contact:
-        open_width = signals.contact.open_width_m
-        onset, release = (1000 * (open_width - w) for w in (signals.contact.threshold_m, signals.contact.release_m))
+def _draw_opening(axes: Axes, opening_m: np.ndarray, contact: Contact | None) -> None:
+    axes.plot(1000 * opening_m, color=INK)
+    if contact:
+        onset, release = (1000 * (contact.open_width_m - w) for w in (contact.threshold_m, contact.release_m))
         axes.axhspan(onset, release, color=SOFT, alpha=0.35, linewidth=0)
         axes.axhline(onset, color=MUTE, linewidth=1, linestyle="--")
-    top = 1000 * max(signals.opening_m.max(), signals.contact.open_width_m if signals.contact else 0)
+    top = 1000 * max(opening_m.max(), contact.open_width_m if contact else 0)
     axes.set(ylabel="opening, mm", ylim=(0, 1.12 * top))
 
 
-def _draw_speed(axes: Axes, signals: Signals) -> None:
-    speed = np.linalg.norm(np.diff(signals.position_m, axis=0), axis=1) * signals.fps
+def _draw_speed(axes: Axes, position_m: np.ndarray, fps: int) -> None:
+    speed = np.linalg.norm(np.diff(position_m, axis=0), axis=1) * fps
     axes.plot(np.arange(len(speed)) + 0.5, speed, color=INK)
     axes.set(ylabel="speed, m/s", ylim=(0, 1.12 * speed.max() or 1))
 
 
-def _draw_turn(axes: Axes, signals: Signals) -> None:
-    axes.plot(turning_angle(signals.position_m, signals.motion), color=INK)
-    axes.axhline(signals.motion.turn_deg, color=MUTE, linewidth=1, linestyle="--")
+def _draw_turn(axes: Axes, position_m: np.ndarray, motion: Motion) -> None:
+    axes.plot(turning_angle(position_m, motion), color=INK)
+    axes.axhline(motion.turn_deg, color=MUTE, linewidth=1, linestyle="--")
     axes.set(ylabel="turn, °", ylim=(0, 180), yticks=[0, 90, 180])
 
 
-def _draw_force(axes: Axes, signals: Signals) -> None:
-    axes.plot(signals.force_n, color=INK)
-    if signals.touch:
-        axes.axhspan(signals.touch.release_n, signals.touch.threshold_n, color=SOFT, alpha=0.35, linewidth=0)
-        axes.axhline(signals.touch.threshold_n, color=MUTE, linewidth=1, linestyle="--")
-    axes.set(ylabel="force, N", ylim=(0, 1.12 * signals.force_n.max() or 1))
+def _draw_force(axes: Axes, force_n: np.ndarray, touch: Touch | None) -> None:
+    axes.plot(force_n, color=INK)
+    if touch:
+        axes.axhspan(touch.release_n, touch.threshold_n, color=SOFT, alpha=0.35, linewidth=0)
+        axes.axhline(touch.threshold_n, color=MUTE, linewidth=1, linestyle="--")
+    axes.set(ylabel="force, N", ylim=(0, 1.12 * force_n.max() or 1))
 
 
 def _draw_boundaries(axes: Axes, cut: Cut) -> None:

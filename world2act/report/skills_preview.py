@@ -1,6 +1,6 @@
-"""A page of a dataset's skills: frames, signals, boundaries, prompts and discards of some episodes; figures of all.
+"""A page about a dataset's skills: frames, signals, boundaries, prompts and discards of some episodes; figures of all.
 
-Any canonical dataset will do. Without artifacts/skills of it, the page shows the events that skills could end at.
+Any canonical dataset will do. Without its artifacts/skills, the page shows the events at which skills could end.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from world2act.core.errors import BadInput
@@ -30,10 +30,41 @@ _PIXELS = 128
 
 @dataclass(frozen=True)
 class Divided:
-    """What artifacts/skills says of one dataset: rows of skills by episode, and why the others were discarded."""
+    """What artifacts/skills records about a dataset: the skills of its episodes, and why the others were discarded."""
 
     skills: dict[int, list[SkillRow]]
     reasons: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A row of the table of tasks, over all episodes of a task; None where the dataset has not been divided.
+
+    Attributes:
+        frames, clip_frames: median lengths of episodes and of clips.
+        f1: of the boundaries, for each of `TOLERANCES`.
+    """
+
+    task: str
+    episodes: int
+    frames: float
+    synchronised: float | None
+    clips: int
+    clip_frames: float | None
+    f1: list[float | None]
+
+
+@dataclass(frozen=True)
+class _Episode:
+    """An episode on the page. `found` and `true` are boundaries, `reason` says why it was discarded."""
+
+    record: EpisodeRecord
+    strips: dict[str, str]
+    chart: Markup
+    skills: list[SkillRow]
+    found: list[int]
+    true: list[int] | None
+    reason: str | None
 
 
 def render(dataset: EpisodeDataset, skills: Path | None, calibration: Calibration, episodes_per_task: int) -> str:
@@ -41,7 +72,7 @@ def render(dataset: EpisodeDataset, skills: Path | None, calibration: Calibratio
 
     Args:
         skills: a folder as the stage `skills` writes it; None for none.
-        calibration: an embodiment that is missing has no events on the page.
+        calibration: an embodiment that is missing in it has no events on the page.
 
     Raises:
         BadInput: `skills` does not divide this dataset, or the dataset names neither opening nor fingers.
@@ -66,7 +97,7 @@ def render(dataset: EpisodeDataset, skills: Path | None, calibration: Calibratio
 
 
 def read_divided(dataset: EpisodeDataset, skills: Path) -> Divided:
-    """The rows of `skills` that belong to `dataset`, known by the dataset's folder name.
+    """The rows of `skills` that belong to `dataset`, found by the name of the dataset's folder.
 
     Raises:
         BadInput: they are not of this dataset: an episode of another task or length, or one that is missing.
@@ -94,7 +125,7 @@ def _name(dataset: EpisodeDataset) -> str:
 
 
 def _choose(dataset: EpisodeDataset, divided: Divided | None, per_task: int) -> list[EpisodeRecord]:
-    """Of each task, some that were discarded, up to half, then the first others."""
+    """For each task, discarded episodes up to half of the number, then the first of the others."""
     by_task: dict[str, list[EpisodeRecord]] = defaultdict(list)
     for record in dataset.episodes:
         by_task[record.task].append(record)
@@ -107,8 +138,7 @@ def _choose(dataset: EpisodeDataset, divided: Divided | None, per_task: int) -> 
     return sorted(chosen, key=lambda record: (record.task, record.index))
 
 
-def _tasks(dataset: EpisodeDataset, divided: Divided | None) -> list[dict[str, Any]]:
-    """A row a task, over all its episodes."""
+def _tasks(dataset: EpisodeDataset, divided: Divided | None) -> list[_Task]:
     rows = [row for skills in divided.skills.values() for row in skills] if divided else []
     scores = {t: count_boundaries({_name(dataset): dataset}, rows, t) for t in TOLERANCES}
     tasks = []
@@ -117,37 +147,37 @@ def _tasks(dataset: EpisodeDataset, divided: Divided | None) -> list[dict[str, A
         clips = [row.end - row.start + 1 for row in rows if row.task == task]
         lost = sum(record.index in divided.reasons for record in records) if divided else 0
         tasks.append(
-            {
-                "task": task,
-                "episodes": len(records),
-                "frames": float(np.median([record.length for record in records])),
-                "synchronised": 1 - lost / len(records) if divided else None,
-                "clips": len(clips),
-                "clip_frames": float(np.median(clips)) if clips else None,
-                "f1": [f1(scores[t][task]) if divided and task in scores[t] else None for t in TOLERANCES],
-            }
+            _Task(
+                task=task,
+                episodes=len(records),
+                frames=float(np.median([record.length for record in records])),
+                synchronised=1 - lost / len(records) if divided else None,
+                clips=len(clips),
+                clip_frames=float(np.median(clips)) if clips else None,
+                f1=[f1(scores[t][task]) if divided and task in scores[t] else None for t in TOLERANCES],
+            )
         )
     return tasks
 
 
 def _episode(
     dataset: EpisodeDataset, record: EpisodeRecord, divided: Divided | None, calibration: Calibration
-) -> dict[str, Any]:
+) -> _Episode:
     signals = _signals(dataset, record.index, calibration)
     events = find_events(dataset, record.index, calibration) if signals.contact else ()
     skills = divided.skills.get(record.index, []) if divided else []
     true = true_boundaries(dataset, record.index)
     found = found_boundaries(skills).get((_name(dataset), record.index), [])
     cut = Cut([(row.start, row.end) for row in skills], found, events, true)
-    return {
-        "record": record,
-        "strips": {camera: html.png(_strip(dataset, record, camera)) for camera in dataset.cameras},
-        "chart": episode_chart(signals, cut, f"episode {record.index}"),
-        "skills": skills,
-        "found": found,
-        "true": true,
-        "reason": divided.reasons.get(record.index) if divided else None,
-    }
+    return _Episode(
+        record=record,
+        strips={camera: html.png(_strip(dataset, record, camera)) for camera in dataset.cameras},
+        chart=episode_chart(signals, cut, f"episode {record.index}"),
+        skills=skills,
+        found=found,
+        true=true,
+        reason=divided.reasons.get(record.index) if divided else None,
+    )
 
 
 def _signals(dataset: EpisodeDataset, index: int, calibration: Calibration) -> Signals:
@@ -164,7 +194,7 @@ def _signals(dataset: EpisodeDataset, index: int, calibration: Calibration) -> S
 
 
 def _strip(dataset: EpisodeDataset, record: EpisodeRecord, camera: str) -> np.ndarray:
-    """Frames side by side, each from the middle of its share of the episode; no higher than 128 pixels."""
+    """Twelve frames side by side, evenly spaced over the episode; at most 128 pixels high."""
     which = ((np.arange(_FRAMES) + 0.5) * record.length / _FRAMES).astype(int).tolist()
     strip = Image.fromarray(np.concatenate(list(dataset.frames(record.index, camera, which)), axis=1))
     if strip.height > _PIXELS:

@@ -6,16 +6,40 @@ import csv
 import io
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from world2act.core.errors import BadInput
-from world2act.core.storage import read_json, read_parquet, sha256
+from world2act.core.storage import read_json, sha256
 
 Curves = dict[str, list[tuple[int, float]]]
+
+
+class Expectation(TypedDict):
+    """One expectation in reports/gates/<name>.json; `world2act.gates.engine.judge.Record` has all of its keys."""
+
+    table: str
+    expectation: str
+    column: str
+    meaning: str
+    success: bool
+    severity: str
+    observed: object
+    expected: str
+    rows: int
+    remedy: str
+
+
+class GateResult(TypedDict):
+    """reports/gates/<name>.json."""
+
+    artifact: str
+    success: bool
+    expectations: list[Expectation]
 
 
 @dataclass(frozen=True)
@@ -25,8 +49,8 @@ class Stage:
     Attributes:
         needs: names of the stages whose artifacts it reads.
         cost: reports/timing/<name>.json: wall_s and peak_memory_mib; None before its first run.
-        gate: reports/gates/<name>.json; None where there is no gate, or before its first run.
-        gate_s: wall seconds of the gate; None as above.
+        gate: reports/gates/<name>.json; None if there is no gate, or before its first run.
+        gate_s: wall seconds of the gate; None in the same cases.
     """
 
     name: str
@@ -34,7 +58,7 @@ class Stage:
     needs: tuple[str, ...]
     has_gate: bool
     cost: dict[str, float] | None
-    gate: dict[str, Any] | None
+    gate: GateResult | None
     gate_s: float | None
 
     @property
@@ -50,7 +74,7 @@ class Stage:
 
 
 def read_stages(root: Path) -> list[Stage]:
-    """The stages of dvc.yaml, gates folded into what they guard, in the order of dvc.yaml.
+    """The stages of dvc.yaml in its order, each together with its gate.
 
     Raises:
         BadInput: there is no dvc.yaml, or a result file is damaged.
@@ -100,13 +124,8 @@ def read_clip_lengths(root: Path) -> dict[str, list[tuple[float, float]]]:
     return {what: [(float(row["frames"]), float(row[what])) for row in rows] for what in list(rows[0])[1:]}
 
 
-def read_rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
-    """Some columns of a parquet file as rows."""
-    return read_parquet(path, columns).to_pylist()
-
-
-def read_params(root: Path) -> dict[str, Any]:
-    """params.yaml as it is."""
+def read_params(root: Path) -> Mapping[str, Any]:
+    """params.yaml, unchecked: the report must not fail on parameters of another version."""
     path = root / "params.yaml"
     if not path.exists():
         raise BadInput(path, "", "no such file", "the parameters in force", "run `world2act profile default`")
@@ -114,7 +133,7 @@ def read_params(root: Path) -> dict[str, Any]:
 
 
 def lineage(root: Path, stages: list[Stage]) -> dict[str, str]:
-    """The git revision and the sha256 of every artifact."""
+    """The git revision, and the sha256 of every artifact."""
     artifacts = {stage.name: root / "artifacts" / stage.name for stage in stages}
     return {"git revision": git_revision(root)} | {
         f"artifacts/{name}": sha256(path) for name, path in artifacts.items() if path.exists()
@@ -122,7 +141,7 @@ def lineage(root: Path, stages: list[Stage]) -> dict[str, str]:
 
 
 def git_revision(root: Path) -> str:
-    """The commit in force, and whether tracked files differ from it."""
+    """The current commit, and whether tracked files differ from it."""
     git = shutil.which("git")
     if git is None:
         return "unknown: git is not installed"

@@ -1,4 +1,4 @@
-"""The table at the end of a run: what DVC's stages left on disk, on the terminal."""
+"""The table at the end of a run: what the stages left on disk, printed on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from world2act.report.wording import label, memory, percent, seconds, verdict
 _COLOURS = {"green": "green", "amber": "yellow", "red": "red", "unknown": "dim", "none": "dim"}
 _NUMBER: Callable[[float], str] = "{:.3g}".format
 Figures = dict[str, tuple[str, Callable[[Any], str]]]
-# The figures of metrics/<stage>/metrics.json that tell most: what they are called here, and how they are written.
+# The most telling figures of metrics/<stage>/metrics.json: what they are called here, and how they are formatted.
 _FIGURES: dict[str, Figures] = {
     "demos": {"labelled_episodes": ("labelled", str), "video_only_episodes": ("video-only episodes", str)},
     "skills": {"clips": ("clips", str), "synchronised": ("synchronised", percent)},
@@ -56,7 +56,7 @@ def print_summary(root: Path = Path()) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     total = sum(stage.cost["wall_s"] + (stage.gate_s or 0) for stage in stages if stage.cost)
-    console.print(f"\n{seconds(total)} in all, gates included")
+    console.print(f"\n{seconds(total)} in total, including gates")
     summary = root / "artifacts/evaluate/summary.json"
     if summary.exists():
         evaluation = Summary.read(summary)
@@ -76,7 +76,7 @@ def _figures(root: Path, stage: Stage) -> str:
 
 
 def _figures_of_set(root: Path, stage: str) -> Figures:
-    """The figures of the stages whose metrics depend on what params.yaml names: a method, and a set of policies."""
+    """The figures of the two stages whose metrics depend on params.yaml: on a method, or on a set of policies."""
     if stage == "post_train":
         method = str(read_params(root)["post_train"]["method"])
         return {curve.name: (label(curve.name), _NUMBER) for curve in describe_method(method).HISTORY}

@@ -1,14 +1,12 @@
-"""Numbers as people read them, and the one sentence that the evaluation allows."""
+"""Numbers as people read them, and the one sentence that the evaluation supports."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from world2act.evaluation.summary import Summary
 
 
 def verdict(summary: Summary, candidate: str) -> tuple[str, str]:
-    """What the paired difference of a candidate and the incumbent allows one to say, and no more.
+    """The conclusion that the paired difference of a candidate and the incumbent supports, and no more.
 
     Returns:
         "better", "worse" or "noise", and the sentence.
@@ -59,7 +57,7 @@ def memory(mib: float) -> str:
     return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.1f} GiB"
 
 
-def words(observed: Any) -> str:
+def words(observed: object) -> str:
     """What a gate observed: a value, or the range of a column."""
     if not isinstance(observed, dict):
         return f"{observed:.4g}" if isinstance(observed, float) else str(observed)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Any
 
 LOGGER = logging.getLogger("world2act.serving")
 
 
-def log(event: str, **fields: Any) -> None:
-    """Log an event; inside an `except` block with `failed=True`, the traceback besides."""
+def log(event: str, **fields: object) -> None:
+    """Log an event. `failed=True`, inside an `except` block, adds the traceback."""
     LOGGER.info(event, extra={"fields": fields}, exc_info=bool(fields.pop("failed", False)))
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,7 +48,7 @@ def run(
     asyncio.run(_serve(policy, observations, metadata, host, port, limits, seed))
 
 
-def describe(policy: Policy, folder: Path, name: str, observations: Observations) -> dict[str, Any]:
+def describe(policy: Policy, folder: Path, name: str, observations: Observations) -> dict[str, object]:
     """What a client is told first: what the policy reads, under which keys, and what it gives.
 
     `revision` is the digest of the policy's folder, by which a remote policy tells whether it is the one it names.
@@ -72,7 +71,7 @@ def describe(policy: Policy, folder: Path, name: str, observations: Observations
 async def _serve(
     policy: Policy,
     observations: Observations,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     host: str,
     port: int,
     limits: Limits,

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 from uuid import uuid4
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -78,7 +77,7 @@ class PolicyServer:
         self,
         batcher: Batcher,
         observations: Observations,
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         *,
         limits: Limits,
         seed: int,

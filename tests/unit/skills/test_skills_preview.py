@@ -117,7 +117,7 @@ def test_a_dataset_that_was_never_divided(workspace: Path) -> None:
     imported = write(workspace / "data/imported/lab", robot="ur5", names=(*HAND, *FINGERS))
     page = preview(str(imported))
     assert "has not been divided into skills" in page and "synchronised</th>" not in page
-    assert page.count("<svg") == 6 and "ur5 is not calibrated" in page
+    assert page.count("<svg") == 6 and "no calibration for ur5" in page
     page = preview(str(write(workspace / "data/imported/bare", names=("gripper_opening_m",))))
     assert "contact onset" in page and "motion change" not in page and "speed" not in page
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import great_expectations as gx
 import pandas as pd
@@ -127,7 +126,7 @@ def find_failures(name: str, tables: Sequence[Table]) -> list[Failure]:
 
 def _context() -> AbstractDataContext:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    # the default configuration makes a folder for documents in /tmp and leaves it there
+    # the default configuration creates a folder for documents in /tmp and does not delete it
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(), progress_bars=ProgressBarsConfig(globally=False)
     )
@@ -149,10 +148,13 @@ def _validate(context: AbstractDataContext, artifact: str, table: Table) -> Expe
 
 
 def _expectation(check: Check, number: int) -> Expectation:
-    """A check as Great Expectations knows it; `number` is how its result is found again."""
-    arguments: dict[str, Any] = {**check.arguments}
-    arguments |= {"notes": check.meaning, "meta": {"remedy": check.remedy, "check": number}}
-    return get_expectation_impl(check.kind)(severity=FailureSeverity(check.severity), **arguments)
+    """A check as Great Expectations represents it; `number` identifies the check in its results."""
+    described = {
+        "severity": FailureSeverity(check.severity),
+        "notes": check.meaning,
+        "meta": {"remedy": check.remedy, "check": number},
+    }
+    return get_expectation_impl(check.kind).parse_obj(check.arguments | described)
 
 
 def _checks(table: Table) -> list[Check]:
@@ -160,7 +162,7 @@ def _checks(table: Table) -> list[Check]:
 
 
 def _check_of(table: Table, result: ExpectationValidationResult) -> Check:
-    """The check that a result belongs to: Great Expectations does not keep their order."""
+    """The check that a result belongs to: Great Expectations does not keep the order of checks."""
     assert result.expectation_config is not None and result.expectation_config.meta is not None
     return _checks(table)[result.expectation_config.meta["check"]]
 
