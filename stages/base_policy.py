@@ -1,4 +1,4 @@
-"""base_policy: labelled demonstrations → artifacts/base_policy, of the family that params name (docs/artifacts.md)."""
+"""base_policy: labelled demonstrations → artifacts/base_policy, of the family in params.yaml (docs/artifacts.md)."""
 
 from world2act.core.params import Params
 from world2act.core.seeds import derive
@@ -21,13 +21,13 @@ def main(params: Params) -> Metrics:
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "base_policy") as directory:
-        places = {directory: trained.ema}
+        folders = {directory: trained.ema}
         if section.training.ema_decay:
-            places[directory / "raw"] = trained.weights
-        for place, weights in places.items():
-            place.mkdir(exist_ok=True)
-            objective.save_policy(place, weights)
-            describe_robot(dataset).write(place)
+            folders[directory / "raw"] = trained.weights
+        for folder, weights in folders.items():
+            folder.mkdir(exist_ok=True)
+            objective.save_policy(folder, weights)
+            describe_robot(dataset).write(folder)
         metrics = {
             **check_against_random(
                 load_policy(directory), demos / "initial_states.parquet", params, directory / "check.parquet"

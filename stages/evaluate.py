@@ -1,4 +1,4 @@
-"""evaluate: a set of policies on the same test initial states → artifacts/evaluate, success rates."""
+"""evaluate: a set of policies, from the same initial states of the test set → artifacts/evaluate, success rates."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -48,10 +48,10 @@ def compute(params: Params, units: Sequence[tuple[str, Wave]]) -> Iterator[Array
 
 def assemble(params: Params, computed: Iterable[Arrays]) -> Metrics:
     states, section, policies = read_states(), params.evaluate, load_policies(params.evaluate)
-    found: dict[str, dict[InitialState, EpisodeResult]] = {name: {} for name in policies}
+    by_state: dict[str, dict[InitialState, EpisodeResult]] = {name: {} for name in policies}
     for (name, _), arrays in zip(plan(params), computed, strict=True):
-        found[name] |= {InitialState(e.task, e.seed): e for e in episodes_from_arrays(arrays)}
-    results = {name: [episodes[state] for state in states] for name, episodes in found.items()}
+        by_state[name] |= {InitialState(e.task, e.seed): e for e in episodes_from_arrays(arrays)}
+    results = {name: [episodes[state] for state in states] for name, episodes in by_state.items()}
     fps = load_simulator(params.demos.simulator).embodiment.control_hz // 2
     with atomic_directory(ARTIFACTS / "evaluate") as directory:
         for name, policy in policies.items():
@@ -79,7 +79,7 @@ def read_states() -> list[InitialState]:
 
 
 def folder_of(section: Evaluate, name: str) -> Path | None:
-    """Where a policy of the evaluation is saved; None for the random one."""
+    """The folder of a policy in the evaluation; None for the random one."""
     return None if name == RANDOM else Path(section.policies[name])
 
 

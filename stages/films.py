@@ -1,4 +1,4 @@
-"""films: what tokenizer, world model and rollouts show → reports/films, mp4 and PNG strips for people to look at."""
+"""films: tokenizer, world model and rollouts → reports/films, mp4 and PNG strips for people to look at."""
 
 from world2act.core.params import Params
 from world2act.core.stage import ARTIFACTS, REPORTS, Metrics, run_stage

@@ -1,6 +1,6 @@
 """latents: skill clips, prompts, VAE, text encoder → artifacts/latents, the memory-mapped cache.
 
-What the last cache holds, or a run that was killed, is not encoded again; `--shard K/N` encodes a share of the rest.
+Clips that the last cache or a killed run has encoded are not encoded again; `--shard K/N` encodes a share of the rest.
 """
 
 import shutil
@@ -35,7 +35,7 @@ SCRATCH = ArrayStore(RUNS / "latents" / "clips")
 
 @dataclass(frozen=True)
 class Work:
-    """The rows of skills.parquet and their keys, and what encodes them."""
+    """The rows of skills.parquet and their keys, and how to encode them."""
 
     skills: list[dict[str, Any]]
     keys: list[str]
@@ -65,14 +65,14 @@ def share(params: Params, first: int, count: int) -> str:
     work = read_work(params)
     missing = clips_without(work, reusable(LAST, "clips", work.keys, verify=False))
     batches = batches_of_clips(missing, params.latents.batch_size)[first::count]
-    own = {key: missing[key] for batch in batches for key in batch}
-    return f"encoded {encode(work, own, params)} of {len(own)} clips, the others were there"
+    shard = {key: missing[key] for batch in batches for key in batch}
+    return f"encoded {encode(work, shard, params)} of {len(shard)} clips, the others had been encoded before"
 
 
 def main(params: Params) -> Metrics:
     work = read_work(params)
-    there = reusable(LAST, "clips", work.keys, verify=True)
-    encoded = encode(work, clips_without(work, there), params)
+    reused = reusable(LAST, "clips", work.keys, verify=True)
+    encoded = encode(work, clips_without(work, reused), params)
     text = describe_text(MODELS, params.tokenizer.text_length)
     prompts = prompt_keys(text, [*sorted({row["prompt"] for row in work.skills}), ""])
     known = reusable(LAST, "prompts", prompts.values(), verify=True)
@@ -80,7 +80,7 @@ def main(params: Params) -> Metrics:
     with atomic_directory(LAST) as directory:
         clips, texts = ArrayStore(directory / "clips"), ArrayStore(directory / "prompts")
         for key in sorted(set(work.keys)):
-            clips.take(key, ArrayStore(LAST / "clips") if key in there else SCRATCH)
+            clips.take(key, ArrayStore(LAST / "clips") if key in reused else SCRATCH)
         for key in sorted(known):
             texts.take(key, ArrayStore(LAST / "prompts"))
         if unknown:
@@ -93,7 +93,7 @@ def main(params: Params) -> Metrics:
             "views": work.layout.to_json(),
         }
         write_index(directory, work.skills, work.keys, prompts, meta)
-    shutil.rmtree(SCRATCH.folder, ignore_errors=True)  # at worst they wait for the next run to delete them
+    shutil.rmtree(SCRATCH.folder, ignore_errors=True)  # at worst, the next run deletes them
     print(f"latents: encoded {encoded} of {len(set(work.keys))} clips, {len(unknown)} of {len(prompts)} prompts")
     lengths = [length_of(row) for row in work.skills]
     return {
@@ -105,13 +105,13 @@ def main(params: Params) -> Metrics:
     }
 
 
-def clips_without(work: Work, there: Container[str]) -> dict[str, dict[str, Any]]:
-    """Rows by key, without those that are there; clips of the same content once."""
-    return {key: row for key, row in zip(work.keys, work.skills, strict=True) if key not in there}
+def clips_without(work: Work, encoded: Container[str]) -> dict[str, dict[str, Any]]:
+    """Key → row of the clips that are not in `encoded`; clips with the same content occur once."""
+    return {key: row for key, row in zip(work.keys, work.skills, strict=True) if key not in encoded}
 
 
 def encode(work: Work, clips: Mapping[str, dict[str, Any]], params: Params) -> int:
-    """Encode the clips that no run before has. Returns: how many that were."""
+    """Encode the clips that no earlier run has encoded. Returns how many there were."""
     shape = work.latent_shape
     missing = {key: row for key, row in clips.items() if not SCRATCH.holds(key, (length_of(row), *shape))}
     store_clips(SCRATCH, work.tokenizer, work.datasets, missing, params.latents.batch_size)

@@ -1,4 +1,4 @@
-"""post_train: the base policy and what the method reads → artifacts/post_train, a better policy (docs/artifacts.md)."""
+"""post_train: the base policy and the method's inputs → artifacts/post_train, a better policy (docs/artifacts.md)."""
 
 from world2act.core.params import Params
 from world2act.core.stage import ARTIFACTS, Metrics, is_main, run_stage

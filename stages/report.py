@@ -1,4 +1,4 @@
-"""report: every artifact, gate result, metric and timing → reports/report.html, one page that needs nothing else."""
+"""report: every artifact, gate result, metric and timing → reports/report.html, one self-contained page."""
 
 from pathlib import Path
 
@@ -15,6 +15,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # no metrics and no timing: the page depends on the folders of everybody else's, and would never be up to date
+    # it writes no metrics and no timing: the page depends on the folders of both, and would never be up to date
     with one_message("report"):
         main()

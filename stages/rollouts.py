@@ -84,7 +84,7 @@ def read_seeds(params: Params, prompts: Sequence[Sequence[str]]) -> list[list[in
 
 
 def first_frames(demos: Demos, pool: EnvironmentPool, states: Sequence[InitialStateRow]) -> np.ndarray:
-    """What the cameras see in each initial state, tiled, uint8 (R, H, W, 3). The pool has one slot per task."""
+    """What the cameras see in each initial state, tiled: uint8 (R, H, W, 3). The pool has one slot per task."""
     layout = Layout.of([camera.name for camera in demos.cameras], (demos.image_size, demos.image_size))
     frames = []
     for state in states:

@@ -18,33 +18,33 @@ from world2act.world_model.parts.tokenizer import VideoTokenizer, import_vae, lo
 
 
 def main(params: Params) -> Metrics:
-    demos, own = ARTIFACTS / "demos" / "video_only", params.tokenizer
+    demos, section = ARTIFACTS / "demos" / "video_only", params.tokenizer
     seed = derive(params.base.seed, "tokenizer")
     skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
     episodes = EpisodeDataset.open(demos)
-    own_vae, own_text = (own.source == "train" and part is None for part in (own.vae, own.text_encoder))
-    if own_vae:
+    train_vae, make_text = (section.source == "train" and part is None for part in (section.vae, section.text_encoder))
+    if train_vae:
         training = [e for e in episodes.episodes if e.subset == "train"]
         cache = FrameCache.open_tiled(episodes)
         frames = [cache.episode(e.index) for e in training]
-        vae = make_vae(own, seed)
+        vae = make_vae(section, seed)
         VideoTokenizer(vae).latent_shape(*layout_of(episodes).view_size)  # no latent may span two views
-        objective = ReconstructionObjective(vae, frames, [e.task for e in training], own, own.training.steps)
-        trained = train(objective, own.training, name="tokenizer", base=params.base)
+        objective = ReconstructionObjective(vae, frames, [e.task for e in training], section, section.training.steps)
+        trained = train(objective, section.training, name="tokenizer", base=params.base)
     if not is_main():
         return {}
     with atomic_directory(ARTIFACTS / "tokenizer") as directory:
-        if own_vae:
+        if train_vae:
             objective.model.load_state_dict(trained.ema)
             measure_latents(vae, frames)
         else:
-            vae = import_vae(own)
+            vae = import_vae(section)
         vae.save_pretrained(directory / "vae")
-        if own_text:
+        if make_text:
             words = [row["prompt"] for row in skills] + [row["instruction"] for row in skills]
-            text = make_text_encoder(words, own.text_dim, own.text_layers, own.text_length, seed)
+            text = make_text_encoder(words, section.text_dim, section.text_layers, section.text_length, seed)
         else:
-            text = import_text_encoder(own)
+            text = import_text_encoder(section)
         text.save(directory)
         heldout = [row for row in skills if row["dataset"] == "video_only" and row["subset"] == "heldout"]
         return measure_reconstruction(load_tokenizer(directory), episodes, heldout, directory)

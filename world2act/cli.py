@@ -1,8 +1,8 @@
 """The `world2act` command. It runs in the root of the pipeline, the folder that holds dvc.yaml.
 
-What only reads or moves releases in the store (`world2act.artifacts.commands`), what converts demonstrations
-(`world2act.formats.commands`) or prompts (`world2act.policies.commands`) and what serves a policy
-(`world2act.serving.commands`) runs anywhere.
+Some commands run in any folder: those that only read or move releases in the store (`world2act.artifacts.commands`),
+that convert demonstrations (`world2act.formats.commands`) or policies (`world2act.policies.commands`), and that serve a
+policy (`world2act.serving.commands`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from world2act.serving import commands as serving_commands
 app = typer.Typer(
     name="world2act",
     help=(
-        "World2Act end to end: demonstrations become skills, a world model, a bridge between its latents and the "
+        "World2Act end to end: from demonstrations to skills, a world model, a bridge between its latents and the "
         "actions of a policy, and a policy post-trained without reward.\n\n"
-        "The pipeline is dvc.yaml and its knobs are params.yaml. This command writes the knobs from a profile, runs "
-        "the pipeline, shows what came out, and publishes it for robots to get. The rest is DVC's: `dvc dag` draws the "
-        "pipeline, `dvc repro STAGE` runs a part of it, `dvc metrics show` prints its metrics.\n\n"
+        "The pipeline is defined in dvc.yaml, its parameters are in params.yaml. This command writes the parameters "
+        "from a profile, runs the pipeline, shows the results, and publishes them for robots. DVC does the rest: `dvc "
+        "dag` draws the pipeline, `dvc repro STAGE` runs a part of it, `dvc metrics show` prints its metrics.\n\n"
         "Start with `world2act check`, then `world2act repro`."
     ),
     no_args_is_help=True,
@@ -56,7 +56,7 @@ def _in_pipeline_root(context: typer.Context) -> None:
 
 @app.command()
 def profile(
-    name: Annotated[str | None, typer.Argument(help="A file of conf/profile, without .yaml.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A file in conf/profile, without .yaml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a params.yaml that was edited by hand.")] = False,
 ) -> None:
     """Write params.yaml from a profile; without NAME, list the profiles and show the one in force.
@@ -71,8 +71,8 @@ def profile(
             path = write_profile(name, force=force)
             typer.echo(f"{path} now holds the profile {name}")
             return
-        for each, summary in list_profiles().items():
-            typer.echo(f"{each:<10}{summary}")
+        for listed, summary in list_profiles().items():
+            typer.echo(f"{listed:<10}{summary}")
         current, edited = profile_in_force()
         typer.echo(f"\nin force: {current}" + (f", with {', '.join(edited)} edited by hand" if edited else ""))
 
@@ -81,8 +81,8 @@ def profile(
 def repro() -> None:
     """Run what changed since the last run, then show the summary.
 
-    Exits as DVC does: not with 0 when a stage fails or a gate is red. The message above says which row, which value
-    and what to do; what the last good run wrote stays in place.
+    Exits as DVC does: with a status other than 0 when a stage fails or a gate is red. The message before it says which
+    row, which value and what to do. The results of the last good run stay in place.
     """
     from world2act.core.params import load_params
     from world2act.processes.dvc_command import dvc_command, stage_environment
@@ -107,7 +107,7 @@ def summary() -> None:
 
 @app.command()
 def check() -> None:
-    """Say what is installed and what is missing; render one frame to see that off-screen rendering works."""
+    """Show what is installed and what is missing, and render one frame to test off-screen rendering."""
     from world2act.doctor import run_checks
 
     findings = run_checks()

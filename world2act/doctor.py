@@ -1,4 +1,4 @@
-"""What `world2act check` looks at: whether this machine and environment can run the pipeline."""
+"""The checks of `world2act check`: whether this machine and environment can run the pipeline."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Finding:
 
 
 def run_checks() -> list[Finding]:
-    """Every check, in the order in which a user would mend them."""
+    """Run every check, in the order in which a user would fix them."""
     return [_python(), _packages(), _torch(), _rendering(), _dvc(), _disk()]
 
 
@@ -94,7 +94,7 @@ def _dvc() -> Finding:
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free / 2**30
     return Finding(
-        "disk", free >= DISK_GIB, f"{free:.1f} GiB free", f"the pipeline wants {DISK_GIB:.0f} GiB: free some space"
+        "disk", free >= DISK_GIB, f"{free:.1f} GiB free", f"free some space: the pipeline needs {DISK_GIB:.0f} GiB"
     )
 
 

@@ -1,4 +1,4 @@
-"""A policy against uniform random actions on a few post-training initial states → check.parquet, success rates."""
+"""A policy and uniform random actions from a few post-training initial states → check.parquet, success rates."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _SLOTS_PER_TASK = 2
 
 
 def check_against_random(policy: Policy, initial_states: Path, params: Params, table: Path) -> dict[str, float | int]:
-    """Run both from the same initial states, the test set's excepted, and write `table`.
+    """Run both policies from the same post-training initial states, and write `table`.
 
     Returns:
-        success rates over the episodes without an infrastructure error, and how many had one.
+        success rates over the episodes without an infrastructure error, and the number of such errors.
 
     Raises:
-        InfrastructureError: all episodes of a policy had one.
+        InfrastructureError: every episode of a policy ended in one.
     """
     demos = params.demos
     states = read_initial_states(initial_states, "post_training", params.base_policy.check_episodes_per_task)
     policies: dict[str, Policy] = {"base": policy, "random": RandomPolicy(policy.chunk_length, policy.action_dim)}
     slots = tasks_of_slots(states, _SLOTS_PER_TASK * len(demos.tasks))
     with EnvironmentPool(Rig.from_params(demos), slots, workers=params.base.workers) as pool:
-        results = {name: roll_out(each, pool, states, demos.max_steps) for name, each in policies.items()}
+        results = {name: roll_out(acting, pool, states, demos.max_steps) for name, acting in policies.items()}
     rows = [
-        CheckRow(name, r.task, r.seed, r.success, r.steps, r.error)
+        CheckRow(name, episode.task, episode.seed, episode.success, episode.steps, episode.error)
         for name, episodes in results.items()
-        for r in episodes
+        for episode in episodes
     ]
     write_rows(table, CheckRow, rows)
     rates = {f"success_{name}": success_rate(episodes) for name, episodes in results.items()}
@@ -43,7 +43,7 @@ def check_against_random(policy: Policy, initial_states: Path, params: Params, t
 
 
 def success_rate(results: list[EpisodeResult]) -> float:
-    """Successes over the episodes without an infrastructure error.
+    """The share of successes among the episodes without an infrastructure error.
 
     Raises:
         InfrastructureError: there is no such episode.

@@ -152,11 +152,12 @@ def evaluate_release(policy: Path, manifest: Manifest, workers: int) -> Comparis
     comparison = compare(record, results, section.confidence)
     allowed = params.gates.evaluate.error_share
     if comparison.errors > allowed * len(results) or not comparison.difference.count:
-        first = next((result.error for result in results if result.error), "no pair: the record holds only errors")
+        only_errors = "no pair of episodes to compare: the record holds only errors"
+        first = next((result.error for result in results if result.error), only_errors)
         raise InfrastructureError(
             f"{manifest.name} v{manifest.version}\n  found:    {comparison.errors} of {len(results)} episodes ended in "
-            f"an infrastructure error, the first in:\n{first}\n  expected: at most a share of {allowed}, and a pair"
-            "\n  remedy:   evaluate again; fewer workers if memory ran out"
+            f"an infrastructure error, the first with:\n{first}\n  expected: at most a share of {allowed}, and one "
+            "pair of episodes without an error\n  remedy:   evaluate again, with fewer workers if memory ran out"
         )
     return comparison
 
@@ -187,7 +188,7 @@ def compare(record: Sequence[RecordedEpisode], results: Sequence[EpisodeResult],
 
 
 def read_record(manifest: Manifest) -> list[RecordedEpisode]:
-    """The release's own episodes (task, seed, success). Raises `BadInput` where the manifest has none."""
+    """The release's own episodes (task, seed, success). Raises `BadInput` if the manifest has none."""
     where = f"{manifest.name} v{manifest.version}"
     if not manifest.record:
         expected, remedy = "the episodes of an evaluation", "evaluate a release that was compared with the incumbent"

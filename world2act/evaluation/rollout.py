@@ -1,4 +1,4 @@
-"""A policy acts in the simulator, closed loop: initial states in, results with logged actions out."""
+"""A policy acts in the simulator, in closed loop: initial states in, results with logged actions out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from world2act.sims.pool import ChunkResult, EnvironmentPool, SlotsLost
 
 @dataclass(frozen=True)
 class InitialState:
-    """One episode to run: a task, and the seed its scene is drawn from."""
+    """One episode to run: a task, and the seed of its scene."""
 
     task: str
     seed: int
@@ -31,10 +31,10 @@ class EpisodeResult:
     """How an episode ended.
 
     Attributes:
-        success: whether the task succeeded within the steps allowed; None after an error, which says nothing of the
-            policy.
+        success: whether the task succeeded within the steps allowed; None after an error, which says nothing about
+            the policy.
         actions: float32 (steps, action_dim), as executed; with the seed they replay the episode.
-        error: what failed in the simulator or its process; "" where nothing did.
+        error: what failed in the simulator or its process; "" if nothing failed.
     """
 
     task: str
@@ -68,7 +68,7 @@ def read_initial_states(path: str | Path, subset: str, per_task: int | None = No
 
 
 def tasks_of_slots(states: Sequence[InitialState], environments: int) -> list[str]:
-    """Spread a pool's slots over the tasks of `states`, at least one a task and never more than it has states."""
+    """Spread a pool's slots over the tasks of `states`: at least one per task, at most one per state of the task."""
     counts: dict[str, int] = defaultdict(int)
     for state in states:
         counts[state.task] += 1
@@ -82,7 +82,7 @@ def tasks_of_slots(states: Sequence[InitialState], environments: int) -> list[st
 def roll_out(
     policy: Policy, pool: EnvironmentPool, states: Sequence[InitialState], max_steps: int
 ) -> list[EpisodeResult]:
-    """Run every initial state once, in the order given back.
+    """Run every initial state once. Returns the results in the order of `states`.
 
     Raises:
         BadInput: no slot of the pool has the task of a state.
@@ -94,7 +94,7 @@ def roll_out(
 
 
 def waves(states: Sequence[InitialState], slots: Sequence[str]) -> list[dict[int, InitialState]]:
-    """Give initial states to slots: the episodes of a wave run together, the next wave starts when all have ended.
+    """Assign initial states to slots. The episodes of a wave run together; the next wave starts when all have ended.
 
     Args:
         slots: the task of each slot.
@@ -106,8 +106,8 @@ def waves(states: Sequence[InitialState], slots: Sequence[str]) -> list[dict[int
     for state in states:
         waiting[state.task].append(state)
     for task in waiting.keys() - set(slots):
-        found = sorted(set(slots))
-        raise BadInput("the environment pool", "tasks", found, f"a slot for {task}", "give each task a slot")
+        expected, remedy = f"a slot for {task}", "add a slot for every task"
+        raise BadInput("the environment pool", "tasks", sorted(set(slots)), expected, remedy)
     planned = []
     while any(waiting.values()):
         planned.append({slot: waiting[task].popleft() for slot, task in enumerate(slots) if waiting[task]})
@@ -119,8 +119,8 @@ def run_wave(
 ) -> dict[InitialState, EpisodeResult]:
     """Run the episodes of one wave together.
 
-    Chunks are executed open loop. The sampling noise depends on the episode's seed and the chunk's number alone, so
-    that two policies over the same states see the same scenes and the same noise.
+    Chunks are executed in open loop. The sampling noise depends only on the episode's seed and the chunk's number, so
+    two policies that start from the same states get the same scenes and the same noise.
     """
     logs: dict[int, list[np.ndarray]] = {slot: [] for slot in wave}
     results: dict[InitialState, EpisodeResult] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One check episode. `success` is None and `error` not empty where the infrastructure failed."""
+    """One check episode. If the infrastructure failed, `success` is None and `error` is not empty."""
 
     policy: str
     task: str

@@ -1,4 +1,4 @@
-"""Success rates with their intervals, and the difference of two policies over the same initial states."""
+"""Success rates with their intervals, and the difference of two policies from the same initial states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Success of one policy minus another's over `count` pairs, and its interval."""
+    """The success rate of one policy minus that of another over `count` pairs, and its interval."""
 
     count: int
     difference: float
@@ -30,14 +30,14 @@ class Difference:
 
 
 def wilson(successes: int, count: int, confidence: float) -> Rate:
-    """Wilson's score interval (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927). Nothing seen is the interval 0 to 1."""
+    """Wilson's score interval (E. B. Wilson, J. Am. Stat. Assoc. 22, 1927). Without episodes it is 0 to 1."""
     if count == 0:
         return Rate(0, 0, 0.0, 0.0, 1.0)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     p = successes / count
     centre = (p + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
-    # the ends are exact where rounding would leave 0 and 1 by a hair
+    # exact ends: rounding could miss 0 and 1 slightly
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == count else min(1.0, centre + half)
     return Rate(successes, count, p, low, high)
@@ -47,7 +47,7 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence:
     """Success of `first` minus `second`, episode by episode on the same initial states.
 
     Newcombe's method 10 (R. G. Newcombe, Statistics in Medicine 17, 1998): the two Wilson intervals, squared and
-    added with the correlation of the pairs. No pair at all is the interval -1 to 1.
+    added with the correlation of the pairs. Without pairs the interval is -1 to 1.
     """
     pairs = list(zip(first, second, strict=True))
     n = len(pairs)
@@ -68,7 +68,7 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence:
 
 
 def not_worse(candidate: Sequence[bool], incumbent: Sequence[bool], confidence: float) -> bool:
-    """The promotion rule: false only where the whole interval of candidate minus incumbent is below zero."""
+    """The promotion rule: False only if the whole interval of candidate minus incumbent is below zero."""
     return paired_difference(candidate, incumbent, confidence).high >= 0
 
 

@@ -22,7 +22,7 @@ _Pair = tuple[bool, bool]
 
 @dataclass(frozen=True)
 class Success:
-    """How often one policy succeeded. Episodes with an infrastructure error are in `errors` and in no rate."""
+    """How often one policy succeeded. Episodes with an infrastructure error count in `errors` and in no rate."""
 
     pooled: Rate
     tasks: dict[str, Rate]
@@ -34,7 +34,7 @@ class Candidate:
     """A candidate compared with the incumbent: success of the candidate minus that of the incumbent, paired by scene.
 
     Attributes:
-        pooled: over the scenes of all tasks; a pair with an infrastructure error in it is left out.
+        pooled: over the scenes of all tasks, without the pairs in which an episode had an infrastructure error.
         promote: whether the candidate may replace the incumbent.
         reason: why, in words.
     """
@@ -50,8 +50,8 @@ class Summary:
     """The evaluation of a set of policies.
 
     Attributes:
-        policies: every policy that was run, the random one included.
-        candidates: those that are compared with the incumbent.
+        policies: every policy that was run, including the random one.
+        candidates: the policies that are compared with the incumbent.
     """
 
     confidence: float
@@ -61,7 +61,7 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> Summary:
-        """Read summary.json. Raises `BadInput` where it is missing or damaged."""
+        """Read summary.json. Raises `BadInput` if it is missing or damaged."""
         try:
             return TypeAdapter(cls).validate_python(read_json(path))
         except ValidationError as error:
@@ -87,12 +87,12 @@ class Summary:
         figures: dict[str, float | bool | int] = {
             f"success_{name}": success.pooled.rate for name, success in self.policies.items()
         }
-        for name, found in self.candidates.items():
+        for name, candidate in self.candidates.items():
             figures |= {
-                f"difference_{name}": found.pooled.difference,
-                f"difference_{name}_low": found.pooled.low,
-                f"difference_{name}_high": found.pooled.high,
-                f"promote_{name}": found.promote,
+                f"difference_{name}": candidate.pooled.difference,
+                f"difference_{name}_low": candidate.pooled.low,
+                f"difference_{name}_high": candidate.pooled.high,
+                f"promote_{name}": candidate.promote,
             }
         return figures | {"errors": sum(success.errors for success in self.policies.values())}
 
@@ -147,7 +147,7 @@ def _tasks(episodes: Sequence[EpisodeResult]) -> list[str]:
 
 
 def _pairs(first: Sequence[EpisodeResult], second: Sequence[EpisodeResult]) -> dict[tuple[str, int], _Pair]:
-    """(task, seed) → both successes, where neither episode had an error."""
+    """(task, seed) → both successes, for pairs in which neither episode had an error."""
     other = {(e.task, e.seed): e.success for e in second}
     successes = {(e.task, e.seed): (e.success, other[e.task, e.seed]) for e in first}
     return {key: (one, two) for key, (one, two) in successes.items() if one is not None and two is not None}

@@ -1,4 +1,4 @@
-"""Logged episodes, replayed and filmed: mp4 for people to look at."""
+"""Films of logged episodes, which are replayed for them: mp4 for people to look at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from world2act.sims.pool import EnvironmentPool
 
 
 def choose_episodes(results: Sequence[EpisodeResult], per_task: int) -> list[EpisodeResult]:
-    """Up to `per_task` episodes of each task, successes and failures in turn, the first of each first."""
+    """Up to `per_task` episodes of each task, alternating between successes and failures, in the order of `results`."""
     chosen = []
     for task in dict.fromkeys(result.task for result in results):
         kinds = [[r for r in results if r.task == task and r.success is success] for success in (True, False)]
@@ -31,7 +31,7 @@ def film(
     size: int,
     fps: int,
 ) -> None:
-    """Replay chosen episodes at `size` pixels a side into `<policy>-<task>-<seed>-<success|failure>.mp4`."""
+    """Replay chosen episodes, `size` pixels per side, into `<policy>-<task>-<seed>-<success|failure>.mp4`."""
     directory.mkdir(parents=True, exist_ok=True)
     for result in choose_episodes(results, per_task):
         frames = pool.replay(pool.tasks.index(result.task), result.seed, result.actions, size)

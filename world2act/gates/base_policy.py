@@ -20,8 +20,8 @@ from world2act.gates.engine.vocabulary import at_least, at_most, greater, is_tru
 _REBUILD = rebuild("base_policy")
 _TRAIN = "raise base_policy.training.steps or demos.labelled_per_task"
 _READ_ERRORS = (
-    "read the column `error` of artifacts/base_policy/check.parquet: a simulator or its process failed; run the stage "
-    "again"
+    "a simulator or its process failed: read the column `error` of artifacts/base_policy/check.parquet and run the "
+    "stage again"
 )
 _BEATS_RANDOM = (
     "The base policy succeeds more often than a random one from the same check scenes (difference of success rates)."
@@ -86,7 +86,7 @@ def _compare(episodes: Sequence[CheckRow]) -> _Comparison:
 
 
 def _success_rate(episodes: Sequence[CheckRow]) -> float:
-    """Over the episodes without an infrastructure error; NaN where there is none."""
+    """The success rate over the episodes without an infrastructure error; NaN if there are none."""
     counted = [float(bool(row.success)) for row in episodes if not row.error]
     return sum(counted) / len(counted) if counted else math.nan
 

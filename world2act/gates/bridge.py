@@ -17,15 +17,15 @@ from world2act.gates.engine.vocabulary import at_least, between, greater, rebuil
 
 _REBUILD = rebuild("bridge")
 _TRAIN = (
-    "raise bridge.training.steps, or look at the world model first: its imagination is what the bridge is trained on"
+    "raise bridge.training.steps; but first check the world model, because the bridge is trained on its imagination"
 )
 _PARTS = ("video_adapter", "action_adapter", "action_decoder")
 _FINDS_ACTIONS = (
     "Imagined video finds its own actions among those of all held-out clips (top-1 retrieval, in multiples of chance)."
 )
 _FINDS_EXECUTION = (
-    "Imagined video also finds its own actions among those of clips of the same skill: the bridge tells executions "
-    "apart, not only skills (top-1 retrieval, in multiples of chance)."
+    "Imagined video also finds its own actions among clips of the same skill: the bridge distinguishes executions, not "
+    "only skills (top-1 retrieval, in multiples of chance)."
 )
 
 
@@ -40,7 +40,7 @@ class _Clip:
 
 @dataclass(frozen=True)
 class _Retrieval:
-    """Top-1 retrieval among all held-out clips and among those of the same skill, and what chance would give."""
+    """Top-1 retrieval among all held-out clips and among those of the same skill, next to the level of chance."""
 
     heldout_clips: int
     top1: float

@@ -25,8 +25,8 @@ from world2act.gates.engine.vocabulary import Check, at_least, at_most, equal, g
 
 _REBUILD = rebuild("evaluate")
 _READ_ERRORS = (
-    "read `error` of the episodes: a simulator or its process failed; run the stage again, with fewer base.workers if "
-    "memory ran out"
+    "a simulator or its process failed: read `error` in the files of artifacts/evaluate/episodes, and run the stage "
+    "again, with fewer base.workers if memory ran out"
 )
 _POLICY_KEYS = ("policy", "chunk_length")
 """The part of an episode's protocol that may differ between policies."""

@@ -1,7 +1,7 @@
 """The gate of artifacts/latents: measures the latent cache.
 
-Every file is read and hashed here, and every key is computed again from the frames; `open_latents` checks only what is
-cheap to check.
+It reads and hashes every file, and computes every key again from the frames; `open_latents` checks only what is cheap
+to check.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _TOKENIZER = "run `dvc repro tokenizer`"
 
 _CENTRED = "Latents are normalised: each channel's mean over the training clips is near 0."
 _SCALED = (
-    "Latents are normalised and no channel is dead: the standard deviation of each over the training clips is near 1."
+    "Latents are normalised, and no channel is dead: each channel's standard deviation over training clips is near 1."
 )
-_INTACT = "Every file is the one that was written: its sha256 is that in the index."
+_INTACT = "Every file is the one that was written: its sha256 is the one in the index."
 _CURRENT = (
-    "Latents belong to the frames that are in artifacts/demos now: every key is the hash of its clip's frames, of the "
-    "layout of the cameras and of the encoding."
+    "Latents belong to the frames that are now in artifacts/demos: every key is the hash of its clip's frames, the "
+    "layout of the cameras and the encoding."
 )
 _MOVE = (
     "Latents follow the video: they change from the conditioning frame to the end of the clip (mean absolute "
@@ -77,7 +77,7 @@ class _Prompt:
 
 
 def tables(artifacts: Path, params: Params) -> list[Table]:
-    """Measure artifacts/latents. Raises `BadInput` when a file is missing or cut off, or the index is wrong."""
+    """Measure artifacts/latents. Raises `BadInput` when a file is missing or truncated, or the index is wrong."""
     cache = open_latents(artifacts / "latents")
     clip_ids = ("dataset", "episode_index", "skill_index", "task")
     skill_ids = ("dataset", "episode_index", "skill_index")
@@ -93,8 +93,10 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
 
 def _channel_checks(limits: GateLatents) -> list[Check]:
     low, high = limits.std
-    wrong_mean = f"latents_mean in the VAE's config is not that of these frames: {_TOKENIZER}"
-    wrong_std = f"latents_std in the VAE's config is not that of these frames, or the channel is unused: {_TOKENIZER}"
+    wrong_mean = f"latents_mean in the VAE's config was not measured on these frames: {_TOKENIZER}"
+    wrong_std = (
+        f"latents_std in the VAE's config was not measured on these frames, or the channel is unused: {_TOKENIZER}"
+    )
     return [
         between("mean", -limits.mean, limits.mean, _CENTRED, remedy=wrong_mean),
         between("std", low, high, _SCALED, remedy=wrong_std),
@@ -141,17 +143,17 @@ def _clip_rows(artifacts: Path, cache: LatentCache) -> list[_Clip]:
 
 
 def _current_keys(artifacts: Path, cache: LatentCache) -> list[str | None]:
-    """The key that each clip would get now; None where its frames are gone."""
+    """The key that each clip would get now; None if its frames no longer exist."""
     names = sorted({clip.dataset for clip in cache.clips})
     datasets = {name: EpisodeDataset.open(artifacts / "demos" / name) for name in names}
-    there = [
+    recorded = [
         clip.episode_index < len(datasets[clip.dataset])
         and clip.end < datasets[clip.dataset].lengths[clip.episode_index]
         for clip in cache.clips
     ]
-    rows = [vars(clip) for clip, is_there in zip(cache.clips, there, strict=True) if is_there]
+    rows = [vars(clip) for clip, is_recorded in zip(cache.clips, recorded, strict=True) if is_recorded]
     keys = iter(clip_keys(datasets, rows, cache.meta["encoding"]))
-    return [next(keys) if is_there else None for is_there in there]
+    return [next(keys) if is_recorded else None for is_recorded in recorded]
 
 
 def _skill_rows(artifacts: Path, cache: LatentCache) -> list[_Skill]:
@@ -163,7 +165,7 @@ def _skill_rows(artifacts: Path, cache: LatentCache) -> list[_Skill]:
 
 
 def _identity(skill: SkillRow) -> tuple[str, int, int, int, int, str]:
-    """What must be the same in the cache."""
+    """The fields that must be the same in the cache."""
     return skill.dataset, skill.episode_index, skill.skill_index, skill.start, skill.end, skill.prompt
 
 

@@ -1,4 +1,4 @@
-"""The gate of artifacts/post_train: what holds of the policies of every method, and what the method in use adds."""
+"""The gate of artifacts/post_train: what must hold of every method's policies, and what the method in use adds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MethodGate(Protocol):
     """The part `gate` of a post-training method."""
 
     def tables(self, artifacts: Path, params: Params) -> list[Table]:
-        """Measure what is particular to the method's policies in artifacts/post_train.
+        """Measure what is specific to the method's policies in artifacts/post_train.
 
         Args:
             params: the method's limits are `params.gates.post_train.block(Limits, params.post_train.method)`.
@@ -44,7 +44,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
 
 def _history_table(path: Path) -> Table:
     history = read_parquet(path, ["step"]).to_pandas()
-    in_order = "Steps are in order and none occurs twice."
+    in_order = "Steps are in order, and no step occurs twice."
     checks = [
         expect("table_row_count_to_be_between", [], "Post-training took steps.", remedy=_REBUILD, min_value=1),
         expect("column_values_to_be_increasing", ["step"], in_order, remedy=_REBUILD, strictly=True),

@@ -25,11 +25,11 @@ _REBUILD = rebuild("rollouts")
 _SHA256 = "^[0-9a-f]{64}$"
 
 _CONDITIONING = (
-    "A rollout starts from one frame, and every later skill from as many as rollouts.conditioning_frames says "
-    "(latents)."
+    "The first skill of a rollout starts from one frame, and every later skill from rollouts.conditioning_frames "
+    "(compared as numbers of latents)."
 )
 _MOVES = (
-    "Imagined video moves: latents change from the conditioning frame on (largest mean absolute difference of a frame)."
+    "Imagined video moves: latents differ from the conditioning frame (largest mean absolute difference of a latent)."
 )
 _MEAN_AS_REAL = (
     "Imagined latents look like those of real video: the mean of each channel is near that of the training latents "
@@ -53,7 +53,7 @@ class _Skill(RolloutRow):
 
 @dataclass(frozen=True)
 class _Channel:
-    """Against the training latents: shift of the mean in their standard deviations, and ratio of the spreads."""
+    """A channel compared with the training latents: shift of the mean in standard deviations, ratio of the spreads."""
 
     channel: int
     shift: float
@@ -85,7 +85,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
 
 def _skill_checks() -> list[Check]:
     still = "the world model repeats its conditioning frame: look at reports/gates/world_model.json"
-    handed_on = "Each skill handed on to the next one what rollouts.feedback says."
+    handed_on = "Each skill passed on to the next one what rollouts.feedback says."
     distinct_noise = "No two skills were imagined from the same noise."
     return [
         is_true("finite", "Imagined latents are finite.", remedy=_REBUILD),
@@ -95,7 +95,7 @@ def _skill_checks() -> list[Check]:
             "Imagined skills follow one another in latents.npy and fill it.",
             remedy=_REBUILD,
         ),
-        equal("skill_index", "expected_skill", "The skills of a rollout are numbered from 0 on.", remedy=_REBUILD),
+        equal("skill_index", "expected_skill", "The skills of a rollout are numbered from 0.", remedy=_REBUILD),
         greater("latents", "conditioning_latents", "Something was imagined after the conditioning.", remedy=_REBUILD),
         equal("conditioning_latents", "expected_conditioning", _CONDITIONING, remedy=_REBUILD),
         equal("feedback", "expected_feedback", handed_on, remedy=_REBUILD),
@@ -124,7 +124,7 @@ def _channel_checks(limits: GateRollouts) -> list[Check]:
 
 
 def _state_checks() -> list[Check]:
-    changed = f"the demonstrations have changed since: {_REBUILD}"
+    changed = f"the demonstrations have changed since the rollouts were imagined: {_REBUILD}"
     scenes = "Rollouts start from post-training scenes, never from test scenes."
     return [
         one_of("set", ["post_training"], scenes, remedy=_REBUILD),
@@ -133,9 +133,9 @@ def _state_checks() -> list[Check]:
 
 
 def _provenance_rows(artifacts: Path, rows: Sequence[RolloutRow]) -> list[Provenance]:
-    found = sha256(artifacts / "world_model/transformer")
+    current = sha256(artifacts / "world_model/transformer")
     return [
-        Provenance(f"world model of rollout {row.rollout}, skill {row.skill_index}", row.world_model_sha256, found)
+        Provenance(f"world model of rollout {row.rollout}, skill {row.skill_index}", row.world_model_sha256, current)
         for row in rows
     ]
 

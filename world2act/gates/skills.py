@@ -30,17 +30,17 @@ from world2act.skills.boundaries import count_boundaries, f1
 
 _TOLERANCE = 5
 _REBUILD = rebuild("skills")
-_CHANGED = f"the demonstrations have changed since: {_REBUILD}"
+_CHANGED = f"the demonstrations have changed since they were divided: {_REBUILD}"
 _CONTIGUOUS = (
-    "Skills are contiguous: the first starts at frame 0, every other where the one before it ended (frames between)."
+    "Skills are contiguous: the first starts at frame 0, every other one where the previous one ended (frames between)."
 )
-_ON_GRID = "A skill spans whole latents: end - start is a multiple of 4 (frames too many)."
+_ON_GRID = "A skill spans whole latents: end - start is a multiple of 4 (frames left over)."
 _LONG_ENOUGH = "A skill is at least one latent long after its conditioning frame (frames from start to end)."
-_MOVED_LITTLE = "A boundary was moved onto the grid by less than one latent (frames)."
-_NUMBERED = "The skills of an episode are numbered 0, 1, … and are as many as skill_count says."
-_SAME_SPLIT = "Task and subset are those of the episode in artifacts/demos: nothing crossed the split."
-_EITHER_OR = "Every episode is either divided into skills or discarded: never both, never forgotten."
-_SYNCHRONISED = "Events and prompts agree in number: this share of a task's episodes was kept."
+_MOVED_LITTLE = "Moving a boundary onto the grid moved it by less than one latent (frames)."
+_NUMBERED = "The skills of an episode are numbered 0, 1, … and their number is skill_count."
+_SAME_SPLIT = "Task and subset are those of the episode in artifacts/demos, so nothing crossed the split."
+_EITHER_OR = "Every episode is either divided into skills or discarded: never both and never neither."
+_SYNCHRONISED = "Events match prompts in enough episodes (share of a task's episodes that was kept)."
 _CORRECT_PROMPTS = (
     "correct the task's entry in skills.schema_file, or the language provider's answer in transcripts.jsonl"
 )
@@ -118,7 +118,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
     rows, limits = _measure_skills(datasets, skills), params.gates.skills
     episode_checks = [
         one_of("state", ["skills", "discarded"], _EITHER_OR, remedy=_REBUILD),
-        at_least("reason", 1, "A discarded episode has its reason.", remedy=_REBUILD, of="length"),
+        at_least("reason", 1, "Every discarded episode has a reason.", remedy=_REBUILD, of="length"),
     ]
     task_checks = [at_least("synchronised", limits.synchronised, _SYNCHRONISED, remedy=_CALIBRATE)]
     return [
@@ -146,8 +146,8 @@ def _skill_checks() -> list[Check]:
 def _boundary_tables(tasks: Sequence[_TaskBoundaries], limits: GateSkills) -> list[Table]:
     """Two tables per kind of task: every task by itself, and all tasks of the kind together.
 
-    A task of a dozen episodes or so may miss the threshold by chance, so it only warns; the tasks of a kind together
-    stop the pipeline. Nothing is expected of a source that does not record where its skills begin.
+    A single task has only about a dozen episodes and may miss the threshold by chance, so it only gives a warning; all
+    tasks of a kind together can stop the pipeline. A source that does not record boundaries is not checked.
     """
     thresholds = {True: limits.boundary_f1_prehensile, False: limits.boundary_f1_non_prehensile}
     tables = []
@@ -165,7 +165,7 @@ def _boundary_tables(tasks: Sequence[_TaskBoundaries], limits: GateSkills) -> li
 
 
 def _boundary_check(scope: str, threshold: float, calibration: str, severity: Severity) -> Check:
-    meaning = f"Skills begin where the expert's do: F1 of the boundaries {scope}, right within {_TOLERANCE} frames."
+    meaning = f"Boundaries agree with the expert's within {_TOLERANCE} frames (F1 of the boundaries {scope})."
     remedy = f"look with `world2act skills preview`; calibrate skills.{calibration}, or leave the task out"
     return at_least("f1", threshold, meaning, remedy=remedy, severity=severity)
 
@@ -175,8 +175,9 @@ def _boundaries(datasets: Mapping[str, EpisodeDataset], skills: Sequence[SkillRo
     for dataset in datasets.values():
         prehensile |= dataset.info.get("world2act", {}).get("prehensile", {})
         if missing := sorted(counts.keys() - prehensile):
-            path, expected = dataset.path / "meta/info.json", "whether the expert grasps, for every task with phases"
-            raise BadInput(path, "world2act.prehensile", f"nothing of {missing}", expected, "record it")
+            path, expected = dataset.path / "meta/info.json", "for every task with phases, whether its expert grasps"
+            remedy = "add the tasks, true or false, in the program that records the dataset"
+            raise BadInput(path, "world2act.prehensile", f"no entry for {missing}", expected, remedy)
     return [
         _TaskBoundaries(task, prehensile[task], count)
         for task, count in sorted(counts.items())
@@ -223,8 +224,8 @@ def _measure_episodes(
     for name, dataset in datasets.items():
         for record in dataset.episodes:
             key = (name, record.index)
-            found = [state for state, known in (("skills", divided), ("discarded", reasons)) if key in known]
-            state = " and ".join(found) or "forgotten"
+            states = [state for state, known in (("skills", divided), ("discarded", reasons)) if key in known]
+            state = " and ".join(states) or "forgotten"
             rows.append(_Episode(name, record.index, record.task, state, reasons.get(key, "not discarded")))
     return rows
 
@@ -234,6 +235,6 @@ def _measure_tasks(episodes: Sequence[_Episode]) -> list[_Task]:
     for episode in episodes:
         states.setdefault((episode.dataset, episode.task), []).append(episode.state)
     return [
-        _Task(dataset, task, len(found), found.count("skills") / len(found))
-        for (dataset, task), found in sorted(states.items())
+        _Task(dataset, task, len(of_task), of_task.count("skills") / len(of_task))
+        for (dataset, task), of_task in sorted(states.items())
     ]

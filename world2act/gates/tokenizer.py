@@ -86,7 +86,7 @@ def _clips_table(artifacts: Path, limits: GateTokenizer) -> Table:
 
 
 def _still_psnr_db(artifacts: Path, clips: Sequence[ReconstructionRow]) -> list[float]:
-    """For each clip, the peak signal-to-noise ratio of its first frame, repeated, against one frame per latent."""
+    """For each clip, the peak signal-to-noise ratio of repeating its first frame, measured at one frame per latent."""
     dataset = EpisodeDataset.open(artifacts / "demos/video_only")
     skills = read_rows(artifacts / "skills/skills.parquet", SkillRow)
     bounds = {
@@ -98,7 +98,7 @@ def _still_psnr_db(artifacts: Path, clips: Sequence[ReconstructionRow]) -> list[
     for clip in clips:
         if (clip.episode_index, clip.skill_index) not in bounds:
             path, key = artifacts / "tokenizer/reconstruction.parquet", f"episode {clip.episode_index}"
-            found = f"skill {clip.skill_index}, which artifacts/skills does not have"
+            found = f"skill {clip.skill_index}, which is not in artifacts/skills"
             raise BadInput(path, key, found, "a clip of artifacts/skills", _REBUILD)
         start, end = bounds[clip.episode_index, clip.skill_index]
         shown = range(start, end + 1, FRAMES_PER_LATENT)

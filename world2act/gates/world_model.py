@@ -30,8 +30,8 @@ _ALWAYS = [
 _SOMETIMES = ["error_shuffled", "correlation_shuffled", "psnr_reconstruction", "psnr_model"]
 
 _SAME_CLIPS = (
-    "The held-out table belongs to these clips: the error of repeating the first frame, computed again from "
-    "artifacts/latents, is the one recorded (relative difference)."
+    "The held-out table belongs to these clips: the recorded error of repeating the first frame agrees with the error "
+    "computed from artifacts/latents (relative difference)."
 )
 _HELD_OUT = "The world model is judged on clips of video_only episodes that it was not trained on."
 _FINITE = "Errors, correlations and decibels of the imagined clips are finite numbers."
@@ -47,8 +47,8 @@ _BEATS_RIDGE = (
     "clips, below 1 is better)."
 )
 _OF_THIS_SCENE = (
-    "Imagination shows this scene: with another clip's first frame, the correlation with what happened is lower "
-    "(difference of mean correlations)."
+    "Imagination is specific to the scene: from another clip's first frame, the correlation with what happened is "
+    "lower (difference of mean correlations)."
 )
 
 
@@ -128,7 +128,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
 
 
 def _comparison_checks(limits: GateWorldModel) -> list[Check]:
-    more_than_linear = f"from so few clips a linear prediction is still better than imagination: {_TRAIN}"
+    more_than_linear = f"with so few clips, a linear prediction is still better than imagination: {_TRAIN}"
     ignores_frame = f"the model ignores its conditioning frame: {_TRAIN}"
     return [
         at_most("over_first_frame", limits.over_first_frame, _BEATS_FIRST_FRAME, remedy=_TRAIN),
@@ -141,7 +141,7 @@ def _comparison_checks(limits: GateWorldModel) -> list[Check]:
 def _chain_tables(
     chains: Sequence[ChainRow], clips: Sequence[HeldoutRow], positions: Sequence[PositionRow]
 ) -> list[Table]:
-    """The tables that have rows: chains need an episode all of whose skills are usable, positions a recorded scene."""
+    """The tables that have rows: chains need an episode whose skills are all usable, positions a recorded scene."""
     heldout = {(clip.episode_index, clip.skill_index) for clip in clips}
     tables = []
     if chains:
@@ -169,7 +169,7 @@ def _key(row: ChainRow | PositionRow | HeldoutRow) -> tuple[int, int, str]:
 
 
 def _is_sound(row: ChainRow) -> bool:
-    """Errors are finite numbers, and the recording has none; a jump may be missing but not infinite."""
+    """Whether errors are finite, and absent for the recording; a jump may be missing but not infinite."""
     error = math.nan if row.error is None else row.error
     expected = math.isnan(error) if row.method == RECORDED else math.isfinite(error)
     return expected and not (row.jump_latents is not None and math.isinf(row.jump_latents))
@@ -178,15 +178,15 @@ def _is_sound(row: ChainRow) -> bool:
 def _measured_checks(kind: str) -> list[Check]:
     return [
         is_true("finite", f"Every measurement of a {kind} is a finite number.", remedy=_REBUILD),
-        is_true("heldout", f"Every measured {kind} is of a held-out clip.", remedy=_REBUILD),
+        is_true("heldout", f"Every measured {kind} belongs to a held-out clip.", remedy=_REBUILD),
     ]
 
 
 def _measure_clips(clips: Sequence[HeldoutRow], cache: LatentCache) -> list[_Clip]:
-    found = {(clip.episode_index, clip.skill_index): clip for clip in cache.clips if clip.dataset == "video_only"}
+    cached = {(clip.episode_index, clip.skill_index): clip for clip in cache.clips if clip.dataset == "video_only"}
     rows = []
     for row in clips:
-        clip, error = found.get((row.episode_index, row.skill_index)), math.inf
+        clip, error = cached.get((row.episode_index, row.skill_index)), math.inf
         if clip is not None:
             latents = cache.latents(clip).astype(np.float64)
             error = float(np.square(latents[1:] - latents[0]).mean())

@@ -1,11 +1,11 @@
-"""Requests of several clients → one `Policy.predict`: what waits when the policy is free is run together.
+"""Requests of several clients → one `Policy.predict`: requests that wait when the policy becomes free run together.
 
-Nobody waits for others to come: a lone request runs at once, and while it runs the next batch gathers. Each request
-has its own seed, so that its answer does not depend on who else asked.
+No request waits for others to arrive: a single request runs immediately, and the next batch gathers meanwhile. Each
+request has its own seed, so that its answer does not depend on the other requests.
 
-A policy runs in a thread of its own, so that the server stays awake while it thinks. One whose last answers took a
-fifth of a millisecond at most, about what the way to that thread and back costs, runs where its request is, until it
-takes longer once: no network is so quick, a rule or a table is.
+The policy runs in a thread of its own, so that the server stays responsive. If its last answers took at most a fifth of
+a millisecond, about as long as the way to that thread and back, it runs in the thread of the request instead, until it
+takes longer once. No network is that fast, but a rule or a table is.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from world2act.policies.base import Policy
 from world2act.sims.base import Observation
 
 _QUICK_S = 2e-4
-"""About what a thread's hand-over costs, both ways."""
+"""About as long as passing a request to a thread and the answer back."""
 _QUICK_RUNS = 4
 
 
 class Refused(World2ActError):
-    """A request that the server does not answer, through no fault of what it holds."""
+    """A request that the server does not answer, although the request itself is valid."""
 
 
 class Prediction(NamedTuple):
-    """An action chunk, float32 (chunk_length, action_dim), and how it came about; times in milliseconds."""
+    """An action chunk, float32 (chunk_length, action_dim), with times in milliseconds and the size of its batch."""
 
     actions: np.ndarray
     wait_ms: float
@@ -44,16 +44,16 @@ class Prediction(NamedTuple):
 class _Request(NamedTuple):
     observation: Observation
     seed: int
-    came: float
+    arrived_s: float
 
 
 class Batcher:
     """Runs a policy in one thread of its own, used as an asynchronous context manager.
 
     Args:
-        batch: how many requests run together at most.
-        waiting: how many may wait; one more is refused.
-        timeout_s: how long a request may take, waiting included.
+        batch: the largest number of requests that run together.
+        waiting: how many requests may wait; further ones are refused.
+        timeout_s: how long a request may take, including the time that it waits.
     """
 
     def __init__(self, policy: Policy, *, batch: int, waiting: int, timeout_s: float) -> None:
@@ -73,14 +73,14 @@ class Batcher:
 
     @property
     def stuck(self) -> bool:
-        """Whether the policy has been at one batch for longer than any request may take."""
+        """Whether the policy has been busy with one batch for longer than any request may take."""
         return self._began is not None and time.monotonic() - self._began > self._timeout_s
 
     async def predict(self, observation: Observation, seed: int) -> Prediction:
-        """Answer a request, at once or after those that came before it.
+        """Answer a request, after those that arrived before it.
 
         Raises:
-            Refused: too many wait, or it took too long.
+            Refused: too many requests are waiting, or this one took too long.
             Exception: whatever the policy raised on this observation.
         """
         request = _Request(observation, seed, time.monotonic())
@@ -121,7 +121,7 @@ class Batcher:
                     future.set_result(answer)
 
     def _run(self, requests: Sequence[_Request]) -> list[Prediction | Exception]:
-        """Answer a batch; where it fails, each request by itself, so that one cannot spoil the others' answers."""
+        """Answer a batch. If it fails, answer its requests one by one, so that one cannot spoil the others' answers."""
         began = time.monotonic()
         try:
             chunks = self._policy.predict([r.observation for r in requests], [r.seed for r in requests])
@@ -131,15 +131,15 @@ class Batcher:
             if len(requests) == 1:
                 return [error]
             return [answer for request in requests for answer in self._run([request])]
-        took = time.monotonic() - began
-        self._quick_runs = self._quick_runs + 1 if took < _QUICK_S else 0
+        seconds = time.monotonic() - began
+        self._quick_runs = self._quick_runs + 1 if seconds < _QUICK_S else 0
         return [
-            Prediction(chunk, (began - request.came) * 1000, took * 1000, len(requests))
+            Prediction(chunk, (began - request.arrived_s) * 1000, seconds * 1000, len(requests))
             for request, chunk in zip(requests, chunks, strict=True)
         ]
 
     def _check(self, chunks: np.ndarray, count: int) -> None:
         expected = (count, self._policy.chunk_length, self._policy.action_dim)
-        # the sum of their squares is finite where each of them is, and a robot's actions are nowhere near 1e19
+        # if every action is finite, so is the sum of their squares: a robot's actions are nowhere near 1e19
         if chunks.shape != expected or not math.isfinite(np.vdot(chunks, chunks)):
-            raise ValueError(f"the policy gave {chunks.shape}, not {expected} finite numbers")
+            raise ValueError(f"the policy returned {chunks.shape}, not {expected} finite numbers")

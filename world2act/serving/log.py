@@ -24,11 +24,11 @@ class _Json(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Write what is logged from here on."""
+    """Write all further events to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json())
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    # below warnings it logs requests with their headers, and these hold the key
+    # at lower levels it logs requests with their headers, which contain the key
     LOGGER.getChild("websockets").setLevel(logging.WARNING)

@@ -1,14 +1,14 @@
 """A client's message → an `Observation` and its seed, or a `BadInput` that says which key is wrong.
 
-The keys are those of our data sets (LeRobot's), and openpi's for LIBERO:
+The keys are those of our datasets (LeRobot's), and openpi's for LIBERO:
 
     observation.images.CAMERA   observation/image, ...     uint8 (SIZE, SIZE, 3), as the policy was trained on
     observation.state           observation/state          floats (proprio_dim,)
     task                        prompt                     the instruction
-    seed                                                   optional: of the sampling noise
-    embodiment                                             optional: which robot asks; a policy of another refuses
+    seed                                                   optional: seed of the sampling noise
+    embodiment                                             optional: the client's robot; refused if it is another one
 
-What a policy does not read is ignored, since robots send what all of their policies may want.
+Keys that the policy does not read are ignored, since robots send what any of their policies may need.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _WHERE = "observation"
 
 
 class Observations:
-    """Reads messages as one policy wants them.
+    """Reads messages for one policy.
 
     Args:
-        cameras: an openpi key of an image → the policy's camera; without it, `observation/image` is the policy's
-            camera where it has only one.
-        embodiment: the robot that the policy was trained for, where that is known.
+        cameras: a client's key of an image → the policy's camera; by default `observation/image` → the policy's camera,
+            if it has only one.
+        embodiment: the robot that the policy was trained for; None if it is unknown.
 
     Raises:
-        BadInput: `cameras` names one that the policy does not have.
+        BadInput: `cameras` names a camera that the policy does not have.
     """
 
     def __init__(self, policy: Policy, cameras: Mapping[str, str] | None = None, embodiment: str | None = None) -> None:
@@ -56,15 +56,15 @@ class Observations:
         self._names = {key: [key, *(alias for alias, name in self.aliases.items() if name == key)] for key in keys}
 
     def read(self, message: Any) -> tuple[Observation, int | None]:
-        """Check a message, whole. Raises `BadInput`."""
+        """Check a whole message. Returns: the observation, and the seed if there is one. Raises `BadInput`."""
         if not isinstance(message, dict):
             raise BadInput(_WHERE, "", _kind(message), "a map of keys", "send a map")
         policy = self._policy
-        asks = message.get(EMBODIMENT, self._embodiment)
-        if asks != self._embodiment:
-            found = asks[:60] if isinstance(asks, str) else _kind(asks)
-            expected = self._embodiment or "no embodiment: the policy does not say its own"
-            raise BadInput(_WHERE, EMBODIMENT, found, expected, "ask a policy that was trained for this robot")
+        robot = message.get(EMBODIMENT, self._embodiment)
+        if robot != self._embodiment:
+            found = robot[:60] if isinstance(robot, str) else _kind(robot)
+            expected = self._embodiment or "no embodiment: the policy does not record its robot"
+            raise BadInput(_WHERE, EMBODIMENT, found, expected, "connect to a policy that was trained for this robot")
         images = {
             camera: _image(*self._find(message, IMAGES + camera), size) for camera, size in policy.cameras.items()
         }
@@ -75,7 +75,7 @@ class Observations:
         return Observation(images, proprio, instruction, _NONE), _seed(message.get(SEED))
 
     def _find(self, message: Mapping[Any, Any], key: str) -> tuple[str, Any]:
-        """The name under which a client sent a key, and what it sent."""
+        """The name under which the client sent a key, and the value."""
         names = self._names[key]
         sent = [name for name in names if name in message]
         if len(sent) != 1:
@@ -86,34 +86,48 @@ class Observations:
 
 def _image(key: str, value: Any, size: int) -> np.ndarray:
     if not (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.shape == (size, size, 3)):
-        raise BadInput(_WHERE, key, _kind(value), f"uint8 ({size}, {size}, 3)", "resize it as in training")
+        raise BadInput(
+            _WHERE,
+            key,
+            _kind(value),
+            f"uint8 ({size}, {size}, 3)",
+            "resize it to the size that the policy was trained on",
+        )
     return value
 
 
 def _state(key: str, value: Any, width: int) -> np.ndarray:
     expected = f"{width} finite floats"
     if not (isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape == (width,)):
-        raise BadInput(_WHERE, key, _kind(value), expected, "send what the policy was trained on, in its order")
-    # their sum: so few numbers are not worth the ways into numpy, and what is not a number is in no sum
+        raise BadInput(
+            _WHERE, key, _kind(value), expected, "send the state that the policy was trained on, in the same order"
+        )
+    # a Python sum is faster than numpy for so few numbers, and NaN makes the comparison false
     if not sum(map(abs, value.tolist())) <= _LARGEST:
         index = int(np.flatnonzero(~(np.abs(value) <= _LARGEST / width))[0])
-        raise BadInput(_WHERE, f"{key}[{index}]", value[index], expected, "look after the sensor")
+        raise BadInput(_WHERE, f"{key}[{index}]", value[index], expected, "check the sensor")
     return value.astype(np.float32)
 
 
 def _instruction(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise BadInput(_WHERE, key, _kind(value), "a string", "send the task in words")
+        raise BadInput(_WHERE, key, _kind(value), "a string", "send the task as text")
     if not value.strip() or len(value) > MAX_INSTRUCTION:
         expected = f"1 to {MAX_INSTRUCTION} characters"
-        raise BadInput(_WHERE, key, f"{len(value)} characters", expected, "send the task in a sentence")
+        raise BadInput(_WHERE, key, f"{len(value)} characters", expected, "send the task as one sentence")
     return value
 
 
 def _seed(value: Any) -> int | None:
     number = value if value is None or isinstance(value, bool) else value.item() if _is_scalar(value) else value
     if number is not None and not (type(number) is int and 0 <= number < 2**64):
-        raise BadInput(_WHERE, SEED, _kind(value), "a whole number from 0 to 2**64 - 1", "leave it out, or send one")
+        raise BadInput(
+            _WHERE,
+            SEED,
+            _kind(value),
+            "a whole number from 0 to 2**64 - 1",
+            "leave the key out, or send a whole number",
+        )
     return number
 
 
@@ -122,7 +136,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, without its content: that may be a megabyte, or nobody else's business."""
+    """The type and shape of a value, without its content, which may be large or private."""
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 

@@ -1,4 +1,4 @@
-"""From a source to a running server: find the policy, try it once, serve it until a signal comes."""
+"""From a source to a running server: find the policy, run it once, and serve it until a signal arrives."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def parse_cameras(pairs: Sequence[str]) -> dict[str, str]:
 def run(
     source: str, store: str | None, host: str, port: int, *, cameras: Mapping[str, str], seed: int, limits: Limits
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
+    """Serve until SIGTERM or SIGINT; a second signal ends the process immediately.
 
     Raises:
-        BadInput: no policy, no such camera, or no way to listen there.
-        ReleaseError: the release cannot be had.
+        BadInput: there is no such policy or camera, or the address cannot be used.
+        ReleaseError: the release cannot be fetched.
     """
     log_to_stderr()
     folder, name = find_policy(source, store)
@@ -49,10 +49,10 @@ def run(
 
 
 def describe(policy: Policy, folder: Path, name: str, observations: Observations) -> dict[str, object]:
-    """What a client is told first: what the policy reads, under which keys, and what it gives.
+    """The first message to a client: what the policy reads, under which keys, and what it returns.
 
-    `revision` is the digest of the policy's folder, by which a remote policy tells whether it is the one it names.
-    `protocol` is the robot that it was trained for (`world2act.policies.robot`), None where config.json has none.
+    `revision` is the digest of the policy's folder; a remote policy compares it with the one that it expects.
+    `protocol` describes the robot that it was trained for (`world2act.policies.robot`); None if config.json has none.
     """
     config = read_json(folder / "config.json")
     return {
@@ -90,23 +90,23 @@ async def _serve(
 
 async def _signal() -> str:
     """Wait for the first signal; the next one has its usual effect."""
-    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop, received = asyncio.get_running_loop(), asyncio.Event()
     numbers = (signal.SIGTERM, signal.SIGINT)
     names = []
 
     def stop(number: signal.Signals) -> None:
         names.append(number.name)
-        for each in numbers:
-            loop.remove_signal_handler(each)
-        came.set()
+        for handled in numbers:
+            loop.remove_signal_handler(handled)
+        received.set()
 
     for number in numbers:
         loop.add_signal_handler(number, stop, number)
-    await came.wait()
+    await received.wait()
     return names[0]
 
 
 def _warm_up(policy: Policy) -> None:
-    """One prediction before anybody waits for it: what cannot run is known at once, and kernels are built."""
+    """Predict once before any client connects: a policy that cannot run fails early, and kernels are built."""
     images = {camera: np.zeros((size, size, 3), np.uint8) for camera, size in policy.cameras.items()}
     policy.predict([Observation(images, np.zeros(policy.proprio_dim, np.float32), "warm up", np.zeros(0))], [0])

@@ -1,8 +1,8 @@
-"""openpi's websocket protocol over a policy: metadata first, then an observation in, an action chunk out.
+"""openpi's websocket protocol for a policy: metadata first, then an action chunk for every observation.
 
 Source: openpi's WebsocketPolicyServer and openpi-client's WebsocketClientPolicy, which works with this server
-unchanged. A request that cannot be answered gets a text frame that says why, then close code 1011; all other clients
-go on. `GET /healthz` says whether the policy answers.
+unchanged. A request that cannot be answered gets a text frame with the reason, then close code 1011; other clients are
+not affected. `GET /healthz` reports whether the policy answers.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ class Limits:
     """What clients may ask of a server.
 
     Attributes:
-        batch: requests that run together. waiting: requests that wait. clients: connections.
-        message_bytes: of one observation. request_s: until an answer is given, and again until it is read.
+        batch: how many requests run together.
+        waiting: how many requests may wait.
+        clients: how many connections there may be.
+        message_bytes: the size of an observation.
+        request_s: how long an answer may take, and how long the client may take to read it.
     """
 
     batch: int = 32
@@ -55,7 +58,7 @@ class Limits:
 
 class _Connection(ServerConnection):
     def send_at_once(self, message: bytes) -> bool:
-        """Send where that needs no waiting, and so neither a timeout nor a lock; else return False."""
+        """Send if that is possible without waiting, and thus without timeout and lock; otherwise return False."""
         room = self.transport.get_write_buffer_limits()[1] - self.transport.get_write_buffer_size()
         if self.protocol.state is not State.OPEN or len(message) + _FRAME_BYTES > room:
             return False
@@ -65,12 +68,12 @@ class _Connection(ServerConnection):
 
 
 class PolicyServer:
-    """Serves what `batcher` runs.
+    """Serves the policy that `batcher` runs.
 
     Args:
         metadata: the first message to every client; JSON-like values.
-        seed: of the sampling noise where a client sends none: chunk i of a connection then has seed (seed, i).
-        api_key: what clients must send as `Authorization: Api-Key ...`; None: nothing.
+        seed: for clients that send no seed of the sampling noise: chunk i of a connection has a seed from (seed, i).
+        api_key: the key that clients must send as `Authorization: Api-Key ...`; None if they need none.
     """
 
     def __init__(
@@ -94,13 +97,13 @@ class PolicyServer:
 
     @asynccontextmanager
     async def listening(self, host: str, port: int) -> AsyncIterator[int]:
-        """Serve while the block runs, on the port that it is given; then answer what is under way, and close.
+        """Serve while the block runs, and yield the port; then answer the requests in progress, and close.
 
         Args:
-            port: 0: one that is free.
+            port: 0 for any free port.
 
         Raises:
-            BadInput: `host` can be reached from elsewhere, and there is no API key; or the port is taken.
+            BadInput: `host` is not loopback and there is no API key, or the port is taken.
         """
         if self._expected is None and not _is_loopback(host):
             expected = f"a loopback address, or a key in {API_KEY}"
@@ -116,7 +119,7 @@ class PolicyServer:
                 max_size=self._limits.message_bytes,
                 max_queue=1,
                 close_timeout=_CLOSE_TIMEOUT_S,
-                # a page in a browser on this machine reaches loopback too, and always says where it comes from
+                # a browser on this machine can reach loopback too, and always sends the origin of its page
                 origins=[None],
                 logger=LOGGER.getChild("websockets"),
             )
@@ -137,7 +140,7 @@ class PolicyServer:
         await server.wait_closed()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer a health check; refuse whoever has no key, and one client too many."""
+        """Answer a health check; refuse clients without a valid key, and clients beyond the limit."""
         if request.path == "/healthz":
             if self._batcher.stuck:
                 return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "the policy does not answer\n")
@@ -153,7 +156,7 @@ class PolicyServer:
         return None
 
     async def _handle(self, connection: ServerConnection) -> None:
-        assert isinstance(connection, _Connection)  # `create_connection` makes no others
+        assert isinstance(connection, _Connection)  # see `create_connection`
         answered, previous = 0, None
         log("opened", client=_name(connection))
         try:
@@ -187,7 +190,7 @@ class PolicyServer:
         except Exception:
             number = uuid4().hex[:8]
             log("failed", client=_name(connection), answered=answered, number=number, failed=True)
-            await self._fail(connection, f"internal error {number}; the server's log has the rest")
+            await self._fail(connection, f"internal error {number}; see this number in the server's log")
 
     def _read(self, message: str | bytes) -> tuple[Observation, int | None]:
         if isinstance(message, str):
@@ -207,7 +210,7 @@ class PolicyServer:
     async def _fail(self, connection: _Connection, why: str) -> None:
         try:
             await self._send(connection, why)
-            await connection.close(CloseCode.INTERNAL_ERROR, "the frame before says why")
+            await connection.close(CloseCode.INTERNAL_ERROR, "the previous frame says why")
         except (ConnectionClosed, TimeoutError):
             connection.transport.abort()
 
@@ -224,5 +227,5 @@ def _name(connection: ServerConnection) -> str:
 
 
 def _bytes(header: str) -> bytes:
-    """A header as it came over the line, which may hold any byte."""
+    """A header as it was received; it may contain any byte."""
     return header.encode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""What `world2act serve` is asked for → a folder with a policy: one that is there, or a signed release, fetched."""
+"""The argument of `world2act serve` → the folder of a policy: a local one, or that of a signed release."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from world2act.core.errors import BadInput
 def find_policy(source: str, store: str | None = None) -> tuple[Path, str]:
     """The folder of a policy, and its name for clients.
 
-    A release is fetched as `world2act get` does it, every byte verified, into the folder `served` of the client's
-    cache; where the store does not answer, it is the last version that this machine has.
+    A release is fetched into the folder `served` of the client's cache, and every byte is verified, as with
+    `world2act get`. If the store does not answer, the last version on this machine is used.
 
     Args:
         source: a folder; NAME@CHANNEL, NAME@vVERSION or NAME@latest; or one of these after its store, as in
@@ -23,8 +23,8 @@ def find_policy(source: str, store: str | None = None) -> tuple[Path, str]:
         store: the store's URL; by default what WORLD2ACT_STORE names, or DVC's default remote.
 
     Raises:
-        BadInput: it is neither.
-        ReleaseError: the release cannot be had.
+        BadInput: `source` is neither a folder nor a release.
+        ReleaseError: the release cannot be fetched.
     """
     if Path(source).is_dir():
         return Path(source), Path(source).resolve().name

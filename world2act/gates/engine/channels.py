@@ -19,7 +19,7 @@ class Channel:
 
 
 def measure_channels(cache: LatentCache) -> list[Channel]:
-    """Mean and standard deviation of each channel over the training clips of both datasets."""
+    """The mean and standard deviation of each channel over the training clips of both datasets."""
     values = np.concatenate([cache.latents(clip) for clip in cache.clips if clip.subset == "train"])
     with np.errstate(invalid="ignore"):  # an infinite latent gives NaN, which is reported as unmeasured
         mean, std = values.mean((0, 2, 3), np.float64), values.std((0, 2, 3), np.float64)

@@ -34,7 +34,7 @@ _ALIGNED = (
     "action t (onset of the fitted impulse response, in control steps)."
 )
 _SHIFTED = (
-    "observations are shifted against actions (negative: the observation was stored after the step): correct the "
+    "observations are shifted against actions (negative: each observation was stored after the step): correct the "
     "source or the importer"
 )
 _EXPLAINED = (
@@ -154,7 +154,7 @@ def episodes_table(
 
 def actions_table(row: type[RowT], rows: Sequence[RowT], ids: tuple[str, ...], remedy: str) -> Table:
     """What must hold of the actions of every labelled episode. `row`: `ActionMeasures`, or a subclass."""
-    clip = "clip the expert's actions where the demonstrations are made"
+    clip = "clip the actions in the program that records the demonstrations"
     checks = [
         is_true("finite", "Actions are finite numbers.", remedy=remedy),
         at_most("largest_action", 1, "Actions are in [-1, 1], the box of the environment.", remedy=clip),

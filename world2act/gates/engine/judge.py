@@ -35,7 +35,7 @@ _ALL_MEASURED = one_of(
     _UNMEASURED,
     [""],
     "Every column that is checked has a value in every row.",
-    remedy="the artifact holds NaN or missing numbers there: delete it and run its stage again",
+    remedy="the artifact has NaN or missing numbers in these columns: delete it and run its stage again",
 )
 
 Row = Mapping[str, Scalar | list[Scalar]]
@@ -47,8 +47,8 @@ class Record:
     """One expectation in reports/gates/<artifact>.json.
 
     Attributes:
-        column: the column judged, or both of a pair joined by "and".
-        observed: the aggregate that was judged, or the range of the column that was judged row by row.
+        column: the column that was judged, or both of a pair joined by "and".
+        observed: the aggregate that was judged, or the range of a column that was judged row by row.
         rows: the number of rows in the table.
         failing: how many of them fail; failing_rows: the first of them.
     """
@@ -69,7 +69,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that failed a check: the row's ids, the value found, and what was expected."""
+    """A row that failed a check: the row's ids, the value found, and the check."""
 
     row: Row
     found: Scalar | list[Scalar]
@@ -77,15 +77,15 @@ class Failure:
 
 
 def run_gate(artifact: str, tables: Sequence[Table]) -> dict[str, int]:
-    """Judge the tables, write the results and the Data Docs, and stop the pipeline on a failed check.
+    """Judge the tables, write the results and the Data Docs, and stop the pipeline if a check failed.
 
-    Checks of severity "warning" are reported and stop nothing.
+    Failed checks of severity "warning" are reported, but do not stop the pipeline.
 
     Returns:
         counts: expectations, warnings, rows.
 
     Raises:
-        GateFailed: a critical check failed; both outputs are written.
+        GateFailed: a critical check failed; both outputs have been written.
     """
     context = _context()
     results = [(table, _validate(context, artifact, table)) for table in tables]

@@ -1,4 +1,4 @@
-"""Measurements that several gates take of an artifact."""
+"""Measurements of artifacts that several gates need."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Weight:
 
 
 def readable(pixels: np.ndarray, targets: np.ndarray, folds: int = 5) -> np.ndarray:
-    """How well each target can be read from pictures: R² of ridge regression, on pictures it was not fitted to.
+    """How well targets can be read from pictures: R² of ridge regression, on pictures that it was not fitted to.
 
     Args:
         pixels: (N, P).
-        targets: (N, K), each column varying.
+        targets: (N, K); every column varies.
 
     Returns:
         (K,): 1 is perfect, 0 is no better than the mean.
@@ -62,16 +62,11 @@ def weight_rows(directory: Path, files: Sequence[str]) -> list[Weight]:
     """
     rows = []
     for pattern in files:
-        found = sorted(directory.glob(pattern))
-        if not found:
-            raise BadInput(
-                directory / pattern,
-                "",
-                "nothing",
-                "safetensors weights",
-                "run the stage that writes it: `dvc repro`, or `dvc pull`",
-            )
-        for file in found:
+        matching = sorted(directory.glob(pattern))
+        if not matching:
+            remedy = "run the stage that writes it: `dvc repro`, or `dvc pull`"
+            raise BadInput(directory / pattern, "", "no such file", "safetensors weights", remedy)
+        for file in matching:
             rows += [
                 Weight(file.relative_to(directory).as_posix(), name, is_finite(values), _largest(values))
                 for name, values in read_tensors(file).items()
@@ -80,5 +75,5 @@ def weight_rows(directory: Path, files: Sequence[str]) -> list[Weight]:
 
 
 def _largest(values: np.ndarray) -> float:
-    """The largest magnitude of the finite values; another check covers those that are not finite."""
+    """The largest magnitude of the finite values; another check covers values that are not finite."""
     return float(np.abs(values[np.isfinite(values)].astype(np.float64)).max(initial=0.0))

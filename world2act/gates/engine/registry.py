@@ -1,4 +1,4 @@
-"""Which gates there are: the modules of `world2act.gates`, and the entry points in the group of that name."""
+"""The gates that exist: the modules of `world2act.gates`, and the entry points in the group of that name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gate_names() -> list[str]:
 
 
 def find_gate(artifact: str) -> Gate:
-    """The gate of an artifact; one of ours goes before one of the same name in another package.
+    """The gate of an artifact. Ours takes precedence over one of the same name in another package.
 
     Raises:
         BadInput: there is no such gate.

@@ -1,4 +1,4 @@
-"""What a gate measured, and the two tables that several gates have: weights and provenance."""
+"""The tables that a gate judges, and two that several gates share: weights and provenance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Table:
     """What a gate measured.
 
     Attributes:
-        name: what a row is, in the plural: "episodes", "clips".
+        name: what the rows are: "episodes", "clips".
         frame: the rows.
         ids: the columns that tell a person which row it is.
         checks: what must hold of the rows.
@@ -32,15 +32,15 @@ class Table:
     def of(
         cls, name: str, row: type[RowT], rows: Iterable[RowT], ids: tuple[str, ...], checks: Sequence[Check]
     ) -> Table:
-        """A table of dataclass rows. `row` is their class: a table without rows has columns too."""
+        """A table of dataclass rows. `row` is their class, from which even a table without rows gets its columns."""
         columns = column_names(row)
-        values = [[getattr(each, name) for name in columns] for each in rows]
+        values = [[getattr(item, column) for column in columns] for item in rows]
         return cls(name, pd.DataFrame(values, columns=columns), ids, checks)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """A part that an artifact was made from: its sha256 as recorded then and as found now."""
+    """A part that an artifact was made from: its sha256 as it was recorded, and as it is now."""
 
     part: str
     recorded: str
@@ -48,7 +48,7 @@ class Provenance:
 
 
 def weights_table(rows: Sequence[Weight], remedy: str) -> Table:
-    """The tensors of a model and what must hold of any model."""
+    """The tensors of a model, and what must hold of any model."""
     diverged = f"training diverged: lower the learning rate or clip_norm; {remedy}"
     return Table.of(
         "weights",
@@ -64,5 +64,5 @@ def weights_table(rows: Sequence[Weight], remedy: str) -> Table:
 
 def provenance_table(rows: Sequence[Provenance], remedy: str) -> Table:
     """The artifact was made from the artifacts that exist now."""
-    meaning = "The artifact was made from the other artifacts as they are now (sha256 recorded and found)."
+    meaning = "The artifacts that this one was made from have not changed since (sha256 as recorded and as found)."
     return Table.of("provenance", Provenance, rows, ("part",), [equal("recorded", "found", meaning, remedy=remedy)])

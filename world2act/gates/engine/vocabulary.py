@@ -1,5 +1,5 @@
-"""What a gate can expect of a table. Each function returns one `Check`, written in words and as an expectation of
-Great Expectations, which is imported only where checks are judged (`world2act.gates.engine.judge`).
+"""What a gate can expect of a table. Each function returns one `Check`, described in words and as an expectation of
+Great Expectations, which is imported only to judge checks (`world2act.gates.engine.judge`).
 
 Every check takes its meaning, a sentence that is true of a good artifact, and a remedy, what to do when it is not.
 """
@@ -78,7 +78,8 @@ def between(
 ) -> Check:
     """Every value is in [low, high], or one statistic of the column is; None leaves that side open.
 
-    `of`: "values" for each of them, "length" for the length of each (a text), "median" or "largest" for one number.
+    Args:
+        of: "values" checks every value, "length" the length of every text, "median" and "largest" that one statistic.
     """
     options = {key: value for key, value in (("min_value", low), ("max_value", high)) if value is not None}
     return Check(_RANGES[of], (column,), {**options}, meaning, remedy, severity)
@@ -150,12 +151,12 @@ def expect(
 
 
 def rebuild(artifact: str, stage: str = "") -> str:
-    """The remedy that always helps: make the artifact again. `stage`: the last one that is needed, if not its own."""
+    """The remedy that always helps: make the artifact again. `stage`: the last stage to run, if not the artifact's."""
     return f"delete artifacts/{artifact} and run `dvc repro {stage or artifact}`"
 
 
 def plain(value: object) -> Scalar | list[Scalar]:
-    """A value as JSON can hold it, numbers rounded to what a person reads; None for a number that is not finite."""
+    """A value for JSON, with numbers rounded to six digits; None for a number that is not finite."""
     if isinstance(value, (list, tuple, set)):
         return [_plain_scalar(item) for item in value]
     return _plain_scalar(value)
