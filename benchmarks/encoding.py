@@ -2,10 +2,10 @@
 
     python -m benchmarks.encoding WORKSPACE [--episodes 60] [--new 10] [--repeats 3]
 
-WORKSPACE is a folder where the pipeline has run. Of its video-only episodes the first so many are taken; a side is the
-stage `latents` itself, in this process, from the frames to the index of the artifact: keys, checks and links are in it.
-Every side ends with the same artifact, whose bytes are compared. Beside it stands the VAE alone: clips a second one at
-a time, in the batches of the parameters, and in batches four times as large.
+WORKSPACE is a folder where the pipeline has run; the benchmark uses its first `--episodes` video-only episodes. Every
+side runs the stage `latents` in this process, from the frames to the index of the artifact, including keys, checks and
+links. All sides end with the same artifact, whose bytes are compared. The VAE is also measured alone, in clips per
+second: one clip at a time, in batches of the size in params.yaml, and in batches four times as large.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def stage(params: Params, rows: Sequence[dict], old: Sequence[dict], repeats: int) -> None:
-    """Print the seconds of the stage on each side, and how many times as fast as all from scratch the others are."""
+    """Print the seconds of the stage on every side, and how much faster than encoding everything the others are."""
     digests: set[str] = set()
 
     def run(clips: Sequence[dict]) -> float:
@@ -70,9 +70,9 @@ def stage(params: Params, rows: Sequence[dict], old: Sequence[dict], repeats: in
         shutil.rmtree(CACHE, ignore_errors=True)
         if before:
             run(before)
-        took = run(rows)
+        wall_s = run(rows)
         digests.add(sha256(CACHE))
-        return took
+        return wall_s
 
     figures = by_turns({ALL: lambda: side([]), NEW: lambda: side(old), NONE: lambda: side(rows)}, repeats)
     print(f"stage, {len(rows)} clips, of which {len(rows) - len(old)} of new episodes")
@@ -84,7 +84,7 @@ def stage(params: Params, rows: Sequence[dict], old: Sequence[dict], repeats: in
 
 
 def vae(params: Params, rows: Sequence[dict], repeats: int) -> None:
-    """Print clips a second through the VAE alone, by the size of a batch."""
+    """Print clips per second of the VAE alone, by the size of the batch."""
     dataset, tokenizer = EpisodeDataset.open("artifacts/demos/video_only"), load_tokenizer("artifacts/tokenizer")
     clips = {str(i): row for i, row in enumerate(rows)}
     frames = {

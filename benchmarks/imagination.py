@@ -1,15 +1,15 @@
-"""Imagination: ours against `diffusers.Cosmos2VideoToWorldPipeline`, by turns; error against steps; linear cost.
+"""Imagination: ours against `diffusers.Cosmos2VideoToWorldPipeline`, in alternation; error by steps; linear cost.
 
     python -m benchmarks.imagination [--world-model DIR --latents DIR] [--steps 35] [--repeats 3] [--out DIR]
 
-Speed needs no trained weights: the same random network, VAE and T5 on both sides, at the default size and at a larger
-one, with guidance 7. One thread computes, and its CPU time counts. Both get a first frame and a prompt. The pipeline
-has its own scheduler and decodes, as it does; the sides after it show what each difference between it and ours is
-worth. A stand-in for the safety checker does nothing, since the constructor refuses None.
+Speed needs no trained weights: both sides have the same random network, VAE and T5, at the default size and at a larger
+one, with guidance 7. One thread computes, and its CPU time is measured. Both get a first frame and a prompt. The
+pipeline uses its own scheduler and decodes its result; the sides after it show the effect of each difference between it
+and ours. A safety checker that does nothing takes the place of the real one, since the constructor refuses None.
 
-Error needs a trained world model and the latents it was trained on: root mean square distance, in normalised latents,
-from what 256 second-order steps give from the same noise, for our two orders and for the pipeline's scheduler; written
-to DIR/error_by_steps.csv and .png.
+Error needs a trained world model and the latents it was trained on. It is the root mean square distance, in normalised
+latents, from the result of 256 second-order steps from the same noise, for our two orders and for the pipeline's
+scheduler, and is written to DIR/error_by_steps.csv and .png.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from world2act.world_model.parts.transformer import build_transformer
 
 PROMPT = "push the mug under the coffee machine"
 SIZES = {
-    "default": {"patch_size": 2},  # as the released network cuts, which the pipeline can run
+    "default": {"patch_size": 2},  # as in the released network; the pipeline cannot run others
     "larger": {"patch_size": 2, "heads": 8, "head_dim": 32, "layers": 4, "adaln_lora_dim": 64},
 }
 GUIDANCE, EPISODES, CURVE = 7.0, 8, (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Of this process, whose one thread computes: another process' load does not count."""
+    """CPU seconds of this process, whose only thread computes: the load of other processes does not count."""
     began = time.process_time()
     work()
     return time.process_time() - began
@@ -85,7 +85,7 @@ class NoChecker:
 
 
 class TwoPasses(nn.Module):
-    """A network that is shown the clips with and without their prompts one after the other."""
+    """A network that processes the clips with and without their prompts in two passes."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -95,8 +95,8 @@ class TwoPasses(nn.Module):
         halves = [
             dict(zip(inputs, part, strict=True)) for part in zip(*(x.chunk(2) for x in inputs.values()), strict=True)
         ]
-        alike = {"padding_mask": padding_mask, "fps": fps, "return_dict": return_dict}
-        return (torch.cat([self.network(**half, **alike)[0] for half in halves]),)
+        shared = {"padding_mask": padding_mask, "fps": fps, "return_dict": return_dict}
+        return (torch.cat([self.network(**half, **shared)[0] for half in halves]),)
 
 
 class Speed:
@@ -105,13 +105,15 @@ class Speed:
     def __init__(
         self, name: str, params: Params, size: dict[str, int], arguments: argparse.Namespace, fewer: int | None
     ) -> None:
-        own = params.world_model.model_copy(update=size | {"weights": None, "parameters": None})
+        settings = params.world_model.model_copy(update=size | {"weights": None, "parameters": None})
         self.name, self.arguments, self.fewer, self.side = name, arguments, fewer, params.demos.image_size
         self.tokenizer = VideoTokenizer(make_vae(params.tokenizer, 0))
         self.text = make_text_encoder(
             [PROMPT], params.tokenizer.text_dim, params.tokenizer.text_layers, params.tokenizer.text_length, 0
         )
-        self.network = build_transformer(own, params.tokenizer.latent_channels, params.tokenizer.text_dim, 0).eval()
+        self.network = build_transformer(
+            settings, params.tokenizer.latent_channels, params.tokenizer.text_dim, 0
+        ).eval()
         self.latents = latents_of(arguments.frames)
         self.frame = np.random.default_rng(0).integers(0, 256, (self.side, self.side, 3), np.uint8)
         self.prompt, self.nothing = self.text.embed([PROMPT, ""])
@@ -126,7 +128,7 @@ class Speed:
         steps = self.arguments.steps
         embedded = {"prompt_embeds": self.prompt[None], "negative_prompt_embeds": self.nothing[None]}
         written = {"prompt": PROMPT, "negative_prompt": ""}
-        ours, batched = "and text keys and modulations once: ours", f"ours, {EPISODES} episodes a batch"
+        ours, batched = "and text keys and modulations once: ours", f"ours, {EPISODES} episodes per batch"
         sides: dict[str, Callable[[], object]] = {
             "pipeline": lambda: self.theirs(**written),
             "pipeline without decoding": lambda: self.theirs(**written, output_type="latent"),
@@ -145,10 +147,10 @@ class Speed:
         for side in sides.values():
             side()
         skills = {name: EPISODES if "episodes" in name else 1 for name in sides}
-        found = by_turns(
+        cpu_s = by_turns(
             {name: lambda side=side: cpu_seconds(side) for name, side in sides.items()}, self.arguments.repeats
         )
-        rates = {name: [60 * skills[name] / value for value in values] for name, values in found.items()}
+        rates = {name: [60 * skills[name] / value for value in values] for name, values in cpu_s.items()}
         for name, values in rates.items():
             print(f"  {name}: {spread(values, 1)} skills/min")
             if name in against:
@@ -207,19 +209,19 @@ class Speed:
         )
 
     def measure_growth(self) -> None:
-        """Cost by skills of an episode and by episodes, with few steps: a line fits."""
+        """Fit a line to the cost by skills of an episode and by episodes, with few steps."""
         for what, amounts, work in (
             ("skills of one episode", (1, 2, 4, 8), lambda n: self.ours(1, 4, 1, skills=n)),
             ("episodes", (8, 16, 32, 64), lambda n: self.ours(n, 4, 1)),
         ):
-            found = by_turns(
+            cpu_s = by_turns(
                 {str(n): lambda n=n, work=work: cpu_seconds(lambda: work(n)) for n in amounts}, self.arguments.repeats
             )
-            times = [statistics.median(found[str(n)]) for n in amounts]
+            times = [statistics.median(cpu_s[str(n)]) for n in amounts]
             slope, start = np.polyfit(amounts, times, 1)
             explained = np.corrcoef(amounts, times)[0, 1] ** 2
             series = ", ".join(f"{n}: {value:.2f}" for n, value in zip(amounts, times, strict=True))
-            print(f"  seconds by {what}, 4 passes: {series}; {slope:.3f} each and {start:.3f}, R2 {explained:.4f}")
+            print(f"  seconds by {what}, 4 passes: {series}; {slope:.3f} for each and {start:.3f}, R2 {explained:.4f}")
 
 
 def make_pipeline(network: nn.Module, tokenizer: VideoTokenizer, text: TextEncoder) -> Any:
@@ -229,7 +231,7 @@ def make_pipeline(network: nn.Module, tokenizer: VideoTokenizer, text: TextEncod
     pipeline = Cosmos2VideoToWorldPipeline(
         text.model, text.tokenizer, network, tokenizer.vae, make_scheduler(), NoChecker()
     )
-    # it takes one level for each temporal one, which holds for Wan2.1's VAE and not for one with patches
+    # the pipeline derives the spatial scale from the temporal one, which is right only for a VAE without patches
     pipeline.vae_scale_factor_spatial = tokenizer.downscale
     pipeline.video_processor = VideoProcessor(vae_scale_factor=tokenizer.downscale)
     pipeline.set_progress_bar_config(disable=True)
@@ -243,7 +245,11 @@ def make_scheduler() -> Any:
 
 
 def measure_error(world_model: WorldModel, arguments: argparse.Namespace, clips: int = 16) -> int:
-    """Print and write the error by passes; the fewest second-order passes no worse than the scheduler's at `steps`."""
+    """Print and write the error by passes.
+
+    Returns:
+        the fewest second-order passes whose error is no larger than that of the pipeline's scheduler at `steps`.
+    """
     cache = open_latents(arguments.latents)
     chosen = [clip for clip in cache.select("video_only", "heldout") if clip.latents >= 3][:clips]
     length = min(clip.latents for clip in chosen)
@@ -291,8 +297,10 @@ def measure_error(world_model: WorldModel, arguments: argparse.Namespace, clips:
 def by_their_scheduler(
     world_model: WorldModel, conditioning: Tensor, prompts: Tensor, length: int, seeds: Sequence[int], steps: int
 ) -> Tensor:
-    """`WorldModel.imagine` without guidance, with the pipeline's scheduler set as the pipeline sets it. Its last pass
-    leads nowhere: the latents stay at the lowest noise level."""
+    """`WorldModel.imagine` without guidance, with the pipeline's scheduler, configured as in the pipeline.
+
+    Its last pass has no effect: the latents stay at the lowest noise level.
+    """
     scheduler, space = make_scheduler(), world_model.space
     scheduler.register_to_config(
         sigma_max=SIGMA_MAX, sigma_min=SIGMA_MIN, sigma_data=1.0, final_sigmas_type="sigma_min"

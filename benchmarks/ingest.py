@@ -1,10 +1,11 @@
-"""What a pass of ingest costs at 1,000 and at 10,000 objects: seconds, and peak memory, which shall not grow.
+"""What a pass of ingest costs at 1,000 and at 10,000 objects: seconds, and peak memory, which should not grow.
 
     python -m benchmarks.ingest [--repeats 3] [--recordings 10]
 
-One S3 server (Ceph, as the tests start it). In a store of its own for each size, a few recordings arrive and are
-taken; then copies of them arrive until there are as many objects, five an upload. The first pass over these decides
-on every one (they are known by their ETags); the next ones find nothing new. Each pass is a process of its own.
+There is one S3 server (Ceph, as the tests start it) with a separate store for each size. A few recordings arrive and
+are taken; then copies of them arrive until the store has that many objects, five per upload. The first pass over the
+copies decides on all of them (it knows them by their ETags); later passes find nothing new. Every pass is a separate
+process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from world2act_client.store import Store
 from world2act.ingest.run import run_pass
 from world2act.core.params import load_params
 
-def peak_mib():  # not ru_maxrss, which begins with the parent's
+def peak_mib():  # not ru_maxrss, which starts at the parent's value
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) / 1024
 
@@ -56,26 +57,26 @@ def main() -> None:
         folder, bucket = Path(name), s3.make_bucket()
         uploads = [write_upload(folder / f"upload-{i}", episodes(i)) for i in range(arguments.recordings)]
         stores = {size: f"s3://{bucket}/{size}" for size in SIZES}
-        places = {size: make_workspace(folder / f"workspace-{size}", stores[size]) for size in SIZES}
+        workspaces = {size: make_workspace(folder / f"workspace-{size}", stores[size]) for size in SIZES}
         for size in SIZES:
             _put(s3, bucket, size, uploads)
-            taken = _pass(places[size], stores[size])
+            taken = _pass(workspaces[size], stores[size])
             assert taken["decided"] == len(uploads), taken
-            print(f"{size:,}: taking {len(uploads)} uploads: {taken['s'] / len(uploads):.2f} s each, all in")
+            print(f"{size:,}: taking {len(uploads)} uploads: {taken['s'] / len(uploads):.2f} s per upload in total")
             _copy(s3, bucket, size, uploads)
-            decided = _pass(places[size], stores[size])
+            decided = _pass(workspaces[size], stores[size])
             assert (decided["objects"], decided["reads"]) == (size, 0), decided
             print(f"{size:,} objects: the pass that decides on {decided['decided']:,} uploads: {decided['s']:.1f} s")
         figures: dict[int, list[dict[str, Any]]] = {size: [] for size in SIZES}
         for _ in range(arguments.repeats):
             for size in SIZES:
-                figures[size].append(_pass(places[size], stores[size]))
-    for size, found in figures.items():
-        assert all((each["objects"], each["reads"], each["decided"]) == (size, 0, 0) for each in found)
-        columns = {key: spread([each[key] for each in found]) for key in ("s", "cpu_s", "mib", "before_mib")}
+                figures[size].append(_pass(workspaces[size], stores[size]))
+    for size, passes in figures.items():
+        assert all((one["objects"], one["reads"], one["decided"]) == (size, 0, 0) for one in passes)
+        columns = {key: spread([one[key] for one in passes]) for key in ("s", "cpu_s", "mib", "before_mib")}
         print(f"{size:,} objects, nothing new: s: {columns['s']}; CPU s: {columns['cpu_s']}")
         print(f"{size:,} objects, peak MiB: {columns['mib']}; before the pass: {columns['before_mib']}")
-    small, large = ([each["mib"] for each in figures[size]] for size in SIZES)
+    small, large = ([one["mib"] for one in figures[size]] for size in SIZES)
     print(f"peak memory, {SIZES[1]:,} / {SIZES[0]:,} objects: {ratio(large, small)}")
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, sides measured by turns, and ratios with their spread."""
+"""What the benchmarks share: a description of the machine, measuring in alternation, and ratios with their spread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 
 def describe_machine(*packages: str) -> str:
-    """Processor, memory, Python and the versions of packages that matter, on one line."""
+    """Processor, memory, Python and the versions of some packages, on one line."""
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
     versions = "".join(f", {package} {version(package)}" for package in packages)
     load = f"load before: {os.getloadavg()[0]:.1f}"
@@ -30,7 +30,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def by_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Measure every side once, then every side again, `repeats` times, so that a busy minute hits all of them."""
+    """Measure every side once, then every side again, `repeats` times, so that a busy minute affects all of them."""
     figures: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, measure in sides.items():
@@ -39,11 +39,11 @@ def by_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """median, min and max, in words."""
+    """Median, minimum and maximum, as text."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"median {middle:.{digits}f}, min {low:.{digits}f}, max {high:.{digits}f}"
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> str:
-    """The spread of the ratios turn by turn."""
+    """The spread of the ratios of one repetition each."""
     return spread([one / other for one, other in zip(above, below, strict=True)])

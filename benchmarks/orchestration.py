@@ -1,10 +1,11 @@
-"""What Prefect and DVC cost on top of the stages themselves.
+"""What Prefect and DVC cost in addition to the stages themselves.
 
     python -m benchmarks.orchestration [--repeats 3]
 
-The project's own graph and dependencies, in a temporary copy, with stages that only write small files. By turns: the
-stages by hand, `dvc repro`, and the flow, each from scratch; then the flow with nothing to do, with a server running
-and with the one that it brings along. Figures are seconds a stage, and seconds.
+It uses the project's graph and dependencies in a temporary copy, with stages that only write small files. In
+alternation, it runs the stages by hand, `dvc repro` and the flow, all from scratch; then the flow with nothing to do,
+once with a running server and once with the temporary server that the flow starts. Figures are seconds, and seconds per
+stage.
 """
 
 from __future__ import annotations
@@ -58,24 +59,24 @@ def main() -> None:
                 "nothing": lambda: seconds(lambda: run(flow, root, with_server)),
                 "nothing, alone": lambda: seconds(lambda: run(flow, root, alone)),
             }
-            found = by_turns(sides, repeats)
+            wall_s = by_turns(sides, repeats)
     count = len(stages)
     print(f"{count} stages, {repeats} repeats; whole runs from scratch, s:")
     for side in ("by hand", "dvc", "flow"):
-        print(f"  {side}: {spread(found[side])}")
-    print(f"dvc repro over the stages by hand, s a stage: {spread(over(found, 'dvc', 'by hand', count))}")
-    print(f"flow over dvc repro, s a stage: {spread(over(found, 'flow', 'dvc', count))}")
-    print(f"flow with nothing to do, server running, s: {spread(found['nothing'])}")
-    print(f"flow with nothing to do, with a server of its own, s: {spread(found['nothing, alone'])}")
+        print(f"  {side}: {spread(wall_s[side])}")
+    print(f"dvc repro over the stages by hand, s per stage: {spread(over(wall_s, 'dvc', 'by hand', count))}")
+    print(f"flow over dvc repro, s per stage: {spread(over(wall_s, 'flow', 'dvc', count))}")
+    print(f"flow with nothing to do, server running, s: {spread(wall_s['nothing'])}")
+    print(f"flow with nothing to do, with a server of its own, s: {spread(wall_s['nothing, alone'])}")
 
 
-def over(found: dict[str, list[float]], above: str, below: str, stages: int) -> list[float]:
-    """What one side takes more than another, a stage, turn by turn."""
-    return [(one - other) / stages for one, other in zip(found[above], found[below], strict=True)]
+def over(wall_s: dict[str, list[float]], above: str, below: str, stages: int) -> list[float]:
+    """How much longer one side takes than another, per stage, for every repetition."""
+    return [(one - other) / stages for one, other in zip(wall_s[above], wall_s[below], strict=True)]
 
 
 def make_stubs(root: Path) -> dict[str, Any]:
-    """Copy the tree; every stage keeps its dependencies and outputs, and only writes the outputs. Returns: stages."""
+    """Copy the tree. Every stage keeps its dependencies and outputs, but only writes the outputs.."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def make_stubs(root: Path) -> dict[str, Any]:
     pipeline = yaml.safe_load((root / "dvc.yaml").read_text())
     for stage in pipeline["stages"].values():
         outputs = [*stage["outs"], *stage.get("metrics", [])]
-        paths = [next(iter(each)) if isinstance(each, dict) else each for each in outputs]
+        paths = [next(iter(output)) if isinstance(output, dict) else output for output in outputs]
         stage["cmd"] = " && ".join(map(_write, paths))
     pipeline.pop("plots")
     (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
@@ -99,7 +100,7 @@ def _write(output: str) -> str:
 
 
 def clean(root: Path) -> None:
-    """Leave the sources alone."""
+    """Delete everything but the sources."""
     for name in ("artifacts", "metrics", "reports", ".dvc/cache", ".dvc/tmp"):
         shutil.rmtree(root / name, ignore_errors=True)
     (root / "dvc.lock").unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pipeline [--profile tiny] [--runs 1]
 
-Clones the repository's HEAD into a temporary folder, runs `dvc repro` there, and prints one line a figure with the
-machine and the spread over the runs. Peak memory is the sum of the proportional set sizes of all processes at one
+Clones the repository's HEAD into a temporary folder, runs `dvc repro` there, and prints one line per figure, with
+the machine and the spread over the runs. Peak memory is the sum of the proportional set sizes of all processes at one
 moment, sampled every half second.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, float]:
-    """Run a command to its end; wall seconds, and the peak memory of its processes in GiB."""
+    """Run a command to its end. Returns wall seconds, and the peak memory of its processes in GiB."""
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)})
     peak = 0.0
@@ -67,7 +67,7 @@ def tree_memory(root: psutil.Process) -> int:
         try:
             total += process.memory_full_info().pss
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue  # it ended while we looked
+            continue  # it has ended meanwhile
     return total
 
 

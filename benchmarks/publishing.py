@@ -1,10 +1,10 @@
-"""What publishing a version costs that changes one file of many: bytes that move, seconds, bytes stored.
+"""What it costs to publish a version that changes one file of many: bytes sent, seconds, bytes stored.
 
     python -m benchmarks.publishing [--files 20] [--megabytes 50] [--repeats 3] [--objectstore bluestore]
 
-A small real pipeline (the tests') makes the artifact; one S3 server (Ceph, as the tests start it) holds the store,
-behind a proxy that counts the bodies of requests. Each turn begins with an empty store: the first version is
-published, one file changes, the second version is published, and the same files are uploaded whole by boto3.
+A small real pipeline (that of the tests) makes the artifact. One S3 server (Ceph, as the tests start it) holds the
+store; a proxy in front of it counts the bodies of requests. Every repetition starts with an empty store: the first
+version is published, one file changes, the second version is published, and boto3 uploads all of the same files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIRST, SECOND, WHOLE = "first version", "second version, one file changed", "bot
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=20)
-    parser.add_argument("--megabytes", type=int, default=50, help="of each file")
+    parser.add_argument("--megabytes", type=int, default=50, help="size of each file")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--objectstore", default="bluestore", choices=["memstore", "bluestore"])
     arguments = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _turn(s3: S3, proxy: FaultProxy, pipeline: Pipeline, turn: int) -> dict[str, tuple[int, float]]:
-    """One turn with a store of its own: side → bytes that clients sent, wall seconds."""
+    """One repetition with a new store: side → bytes that clients sent, wall seconds."""
     bucket = s3.make_bucket()
     pipeline = Pipeline(pipeline.root, f"s3://{bucket}/store").use_store()
     figures = {FIRST: _counted(proxy, lambda: pipeline.run("world2act", "publish", "policy"))}
@@ -74,7 +74,7 @@ def _turn(s3: S3, proxy: FaultProxy, pipeline: Pipeline, turn: int) -> dict[str,
     pipeline.set(post_train={"seeds": [turn, *[0] * (count - 1)]}).repro()
     figures[SECOND] = _counted(proxy, lambda: pipeline.run("world2act", "publish", "policy"))
     pages = s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="store/files/")
-    sizes = [found["Size"] for page in pages for found in page["Contents"]]
+    sizes = [listed["Size"] for page in pages for listed in page["Contents"]]
     large = [size for size in sizes if size > 10**6]
     assert len(large) == count + 1, f"{len(large)} large objects for two versions of {count} files"
     print(f"turn {turn}: two versions of {count} files are {len(large)} objects, {sum(sizes) / 1e6:.3f} MB")

@@ -1,12 +1,13 @@
-"""Reading clips for training: our frame cache against the readers of stable-worldmodel and LeRobot, by turns.
+"""Reading clips for training: our frame cache against the readers of stable-worldmodel and LeRobot, in alternation.
 
     python -m benchmarks.reading DATASET [--peers PYTHON] [--frames 17] [--batch 16] [--batches 50] [--repeats 3]
 
 DATASET is a LeRobot v3 folder of this pipeline, such as artifacts/demos/video_only of a finished run. PYTHON is the
-interpreter of an environment with stable-worldmodel[format] and lerobot, whichever installs; what does not import is
-left out and named. Each side hands out batches of clips, uint8 (B, T, C, H, W), contiguous, in its library's own way;
-one process and one thread read, the data lies in the page cache, and importing and opening are not counted. Every side
-reads the same clips. stable-worldmodel's Lance writer stores JPEG of quality 95: nearly the same pixels.
+interpreter of an environment with stable-worldmodel[format] and lerobot, or one of them; a library that cannot be
+imported is left out, and the output says so. Every side returns batches of clips, uint8 (B, T, C, H, W), contiguous, in
+the way of its library. One process and one thread read, the data are in the page cache, and importing and opening are
+not counted. All sides read the same clips. stable-worldmodel's Lance writer stores JPEG of quality 95: nearly the same
+pixels.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def main() -> None:
         frames = next((root / "ours").rglob("frames.npy"))
         sizes = {OURS: frames.stat().st_size, PNG: size_of(arguments.dataset / "data")}
         for name in PEERS if arguments.peers else ():
-            own = root / name.replace(" ", "-")
-            peer = Peer([arguments.peers, name, own, arguments.dataset.resolve(), frames], arguments.frames, dataset)
+            files = root / name.replace(" ", "-")
+            peer = Peer([arguments.peers, name, files, arguments.dataset.resolve(), frames], arguments.frames, dataset)
             if peer.refusal:
                 print(f"{name}: left out, {peer.refusal}")
                 continue
@@ -77,33 +78,33 @@ def main() -> None:
                 digests[name] = result["digest"]
                 return result["seconds"]
 
-            found = by_turns({name: lambda name=name: measure(name) for name in sides}, arguments.repeats)
+            wall_s = by_turns({name: lambda name=name: measure(name) for name in sides}, arguments.repeats)
             clips = arguments.batch * arguments.batches
-            for name, values in found.items():
+            for name, values in wall_s.items():
                 rates = [clips / value for value in values]
                 pixels = "the same pixels" if digests[name] == digests[OURS] else "other pixels"
                 print(
                     f"{order}, {name}: {spread(rates, 0)} clips/s, {np.median(rates) * arguments.frames:.0f} frames/s, "
                     f"{sizes[name] / 2**20:.0f} MiB, {pixels}"
                 )
-            for name in found.keys() - {OURS}:
-                print(f"{order}: ours is {ratio(found[name], found[OURS])} times as fast as {name}")
+            for name in wall_s.keys() - {OURS}:
+                print(f"{order}: ours is {ratio(wall_s[name], wall_s[OURS])} times as fast as {name}")
 
 
 def plan_batches(lengths: list[int], arguments: argparse.Namespace, order: str) -> list[list[tuple[int, int]]]:
-    """Batches of (episode, first frame): clips in the order of the data, or drawn from everywhere."""
+    """Batches of (episode, first frame): clips in the order of the data, or drawn at random."""
     steps = 1 if order == "shuffled" else arguments.frames
-    places = [(i, j) for i, length in enumerate(lengths) for j in range(0, length - arguments.frames + 1, steps)]
+    starts = [(i, j) for i, length in enumerate(lengths) for j in range(0, length - arguments.frames + 1, steps)]
     count = arguments.batch * arguments.batches
     if order == "shuffled":
-        chosen = np.random.default_rng(0).integers(0, len(places), count).tolist()
+        chosen = np.random.default_rng(0).integers(0, len(starts), count).tolist()
     else:
-        chosen = [k % len(places) for k in range(count)]
-    return [[places[k] for k in chosen[i : i + arguments.batch]] for i in range(0, count, arguments.batch)]
+        chosen = [k % len(starts) for k in range(count)]
+    return [[starts[k] for k in chosen[i : i + arguments.batch]] for i in range(0, count, arguments.batch)]
 
 
 def timed(plan: str, read: Callable[[list[int], list[int]], np.ndarray]) -> dict[str, Any]:
-    """Read all batches; the digest is of the first."""
+    """Read all batches. Returns the seconds, and the digest of the first batch."""
     batches = json.loads(plan)
     first = to_tensor(read(*map(list, zip(*batches[0], strict=True))))
     began = time.monotonic()
@@ -121,7 +122,7 @@ def size_of(folder: Path) -> int:
 
 
 class Peer:
-    """Another library's reader, in its own interpreter; `refusal` says why it cannot read here."""
+    """Another library's reader, in its own interpreter. `refusal` says why it cannot read the dataset."""
 
     def __init__(self, command: Sequence[str | Path], steps: int, dataset: EpisodeDataset) -> None:
         python, *arguments = map(str, command)

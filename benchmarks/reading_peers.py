@@ -1,9 +1,10 @@
-"""One peer of benchmarks.reading, run by the peer's own interpreter: it imports nothing of this project.
+"""One peer of benchmarks.reading. The peer's interpreter runs it, so it imports nothing of this project.
 
     python reading_peers.py NAME FOLDER DATASET FRAMES STEPS
 
-First line in: the lengths of the episodes; it writes the peer's file into FOLDER from FRAMES (.npy), or opens DATASET,
-and answers with its size. Every further line: batches of (episode, first frame); it answers with seconds and a digest.
+The first line of its input holds the lengths of the episodes: it writes the peer's file into FOLDER from FRAMES (.npy),
+or opens DATASET, and answers with the size. Every further line holds batches of (episode, first frame): it answers with
+seconds and a digest.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ def make_reader(name: str, folder: Path, dataset: Path, frames: Path, lengths: l
     if name == "LeRobot":
         data, camera = lerobot(dataset, steps)
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        # frames come as float in [0, 1]; back to bytes, so that every side hands out the same
+        # frames are floats in [0, 1]: convert them to bytes, as on the other sides
         return lambda batch: default_collate(
             [(data[int(starts[e] + s)][camera] * 255).round().to(torch.uint8) for e, s in batch]
         )
     data = stable_worldmodel(name.split()[-1], folder, np.load(frames, mmap_mode="r"), lengths, steps)
-    place = {tuple(map(int, where)): i for i, where in enumerate(data.clip_indices)}
+    row_of = {tuple(map(int, clip)): i for i, clip in enumerate(data.clip_indices)}
 
     def read(batch: list[tuple[int, int]]) -> Any:
-        rows = [place[e, s] for e, s in batch]
+        rows = [row_of[e, s] for e, s in batch]
         samples = data.__getitems__(rows) if hasattr(data, "__getitems__") else [data[row] for row in rows]
         return default_collate([sample["pixels"] for sample in samples])
 
@@ -75,11 +76,11 @@ def main() -> None:
     try:
         read = make_reader(name, folder, dataset, frames, lengths, steps)
         read([(0, 0)])
-    except Exception as error:  # whatever another library does not do here is said, and its side left out
+    except Exception as error:  # whatever fails in another library is reported, and its side is left out
         print(json.dumps({"refusal": f"{type(error).__name__}: {error}"[:300]}), flush=True)
         return
-    place = dataset / "data" if name == "LeRobot" else folder
-    size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    stored = dataset / "data" if name == "LeRobot" else folder
+    size = sum(file.stat().st_size for file in stored.rglob("*") if file.is_file())
     print(json.dumps({"size": size}), flush=True)
     for line in sys.stdin:
         batches = json.loads(line)

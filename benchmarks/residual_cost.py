@@ -1,16 +1,16 @@
-"""What post-training costs when the policy acts: a base policy's predict and the post-trained one's, by turns.
+"""What post-training costs when the policy acts: predictions of the base and the post-trained policy in alternation.
 
     python -m benchmarks.residual_cost [--family gr00t cosmos_policy] [--size tiny full] [--depth 1.0] [--repeats 5]
 
-One observation at a time, as on a robot. "tiny": both families as the default profile makes them, 64 pixels. "full":
-GR00T-N1.6-3B at 256 pixels, 4 steps (2.96 B parameters: those of 3.29 B that act), and Cosmos Policy 2B with the Wan2.1
-VAE at 224 pixels, 5 passes; two cameras, chunks of 16, weights of small random numbers in bfloat16 (6 GB and 4 GB), and
-the residual at the paper's size: 2 layers, 4 heads, 32 wide, 53 numbers of proprioception (9 for Cosmos Policy).
-`--depth` keeps that share of all layers.
+There is one observation at a time, as on a robot. "tiny": both families at the size of the default profile, 64 pixels.
+"full": GR00T-N1.6-3B at 256 pixels, 4 steps (2.96 B parameters: those of 3.29 B that act), and Cosmos Policy 2B with
+the Wan2.1 VAE at 224 pixels, 5 passes; two cameras, chunks of 16, weights of small random numbers in bfloat16 (6 GB and
+4 GB), and the residual at the paper's size: 2 layers, 4 heads, 32 wide, 53 numbers of proprioception (9 for Cosmos
+Policy). `--depth` keeps that share of all layers.
 
-Printed: the time of both predictions and their ratio turn by turn; the residual's own time in the same calls, whose
-share does not drown in the spread of a base policy that takes seconds; and both sides' arithmetic, which is the share
-that no machine's overheads touch. The paper: 3.6 → 4.0 ms (+9 %) on GR00T, 20.8 → 20.5 Hz (+1.5 %) on Cosmos Policy.
+It prints the time of both predictions and their ratio; the residual's own time in the same calls, which is visible even
+if a base policy takes seconds and varies by more; and the arithmetic of both, which no machine's overhead affects. The
+paper: 3.6 → 4.0 ms (+9 %) on GR00T, 20.8 → 20.5 Hz (+1.5 %) on Cosmos Policy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def main() -> None:
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["tiny"])
     parser.add_argument("--depth", type=float, default=1.0, help="share of the full network's layers")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--predictions", type=int, default=20, help="a turn, of the tiny size; the full one takes one")
+    parser.add_argument(
+        "--predictions",
+        type=int,
+        default=20,
+        help="per repetition, at the tiny size",
+    )
     arguments = parser.parse_args()
     machine = describe_machine("torch", "diffusers", "transformers")
     print(f"machine: {machine}, {torch.get_num_threads()} threads of torch")
@@ -76,10 +81,10 @@ def compare(name: str, base: Policy, size: str, arguments: argparse.Namespace) -
     if size == "full":
         context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
     count = arguments.predictions if size == "tiny" else 1
-    own: list[float] = []
+    shares: list[float] = []
 
     def act(whole: bool) -> float:
-        """Milliseconds of a prediction, the mean of `count`."""
+        """The mean milliseconds of `count` predictions. `whole`: with the residual."""
         spent = 0.0
         with context():
             for seed in range(count):
@@ -91,7 +96,7 @@ def compare(name: str, base: Policy, size: str, arguments: argparse.Namespace) -
                 ended = time.perf_counter()
                 spent += ended - began
                 if whole:
-                    own.append((ended - between) / (between - began) * 100)
+                    shares.append((ended - between) / (between - began) * 100)
         return spent * 1000 / count
 
     with context():
@@ -102,9 +107,9 @@ def compare(name: str, base: Policy, size: str, arguments: argparse.Namespace) -
     )
     times = by_turns({"base": lambda: act(False), "post-trained": lambda: act(True)}, arguments.repeats)
     for side, values in times.items():
-        print(f"{name}, {side}: {spread(values)} ms a prediction")
+        print(f"{name}, {side}: {spread(values)} ms per prediction")
     print(f"{name}: post-trained takes {ratio(times['post-trained'], times['base'])} times as long")
-    print(f"{name}: the residual takes {spread(own, 3)} % of the base policy's time in the same call")
+    print(f"{name}: the residual takes {spread(shares, 3)} % of the base policy's time in the same call")
 
 
 def post_trained(base: Policy) -> ResidualPolicy:
@@ -136,7 +141,7 @@ def flops(work: Callable[[], object]) -> int:
 
 
 def tiny(family: str, folder: Path) -> Policy:
-    """An untrained policy of the default profile's size, by way of the family's own files."""
+    """An untrained policy of the default profile's size, saved and loaded by its family."""
     return untrained(family, folder, ["corner2"], 64, proprio=4, actions=4, chunk_length=None)
 
 
@@ -175,7 +180,7 @@ def build(params: BasePolicy, dataset: EpisodeDataset, folder: Path) -> Policy:
 
 
 def demonstrations(folder: Path, cameras: Sequence[str], size: int, proprio: int, actions: int) -> EpisodeDataset:
-    """Two episodes of noise: a policy's statistics have to come from somewhere."""
+    """Two episodes of noise, from which the policy's statistics are computed."""
     rng = np.random.default_rng(0)
     features = {
         **{f"observation.images.{camera}": image_feature(size, size) for camera in cameras},
@@ -213,7 +218,7 @@ def full_gr00t(depth: float) -> Policy:
     eye = VisionLanguageSizes(
         1152, share(27, depth), 16, 4304, 14, 16, 2048, share(16, depth), 16, 8, 128, 6144, 1e6, 151680, image_token
     )
-    # pairs of cross- and self-attention, words and pictures in turn
+    # pairs of cross- and self-attention, alternating between words and pictures
     head = ActionHeadSizes(4 * share(8, depth), 32, 48, 1024, 32, 1024, state_dim=128, action_dim=128, horizon=50)
     proprio, actions = PROPRIO["gr00t"], 7
     robot = Robot(
@@ -239,7 +244,7 @@ def full_gr00t(depth: float) -> Policy:
 
 
 def full_cosmos_policy(folder: Path, depth: float) -> Policy:
-    """The policy of the default size on these pictures, in which the networks are exchanged for the published ones."""
+    """The policy of the default size on these pictures, with networks of the published size in place of its own."""
     from diffusers import AutoencoderKLWan
 
     from world2act.policies.cosmos_policy.params import Parameters
@@ -270,7 +275,7 @@ def share(layers: int, depth: float) -> int:
 
 
 def drawn(make: Callable[[], nn.Module]) -> nn.Module:
-    """A network whose weights are small random numbers in bfloat16, never held in anything wider."""
+    """A network whose weights are small random numbers, created directly in bfloat16."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):

@@ -2,9 +2,10 @@
 
     python -m benchmarks.retrieval [--megabytes 1000] [--files 20] [--repeats 5] [--objectstore memstore]
 
-One S3 server (Ceph, as the tests start it) holds the release as `dvc push` left it, and the same files under their
-names for the tools that know no DVC. Each side is a process of its own, into an empty folder with empty caches; sides
-take turns. Then the same get again, through a proxy that counts the bytes of payload: there have to be none.
+One S3 server (Ceph, as the tests start it) holds the release as `dvc push` stores it, and the same files under their
+names for the tools that do not know DVC. Every side is a separate process and fetches into an empty folder with empty
+caches; the sides alternate. Then the same get runs again through a proxy that counts the bytes of payload, which must
+be zero.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ OURS = "world2act-client get"
 PLAIN_BOTO3 = """
 import boto3, pathlib, sys
 client, (bucket, out) = boto3.client("s3"), sys.argv[1:]
-for found in client.list_objects_v2(Bucket=bucket, Prefix="plain/")["Contents"]:
-    client.download_file(bucket, found["Key"], str(pathlib.Path(out) / pathlib.Path(found["Key"]).name))
+for listed in client.list_objects_v2(Bucket=bucket, Prefix="plain/")["Contents"]:
+    client.download_file(bucket, listed["Key"], str(pathlib.Path(out) / pathlib.Path(listed["Key"]).name))
 """
 
 
@@ -62,11 +63,11 @@ def main() -> None:
             if side != OURS:
                 print(f"{side} / {OURS}: {ratio(values, figures[OURS])}")
         warm, payload = bench.warm(arguments.repeats)
-        print(f"{OURS} once more, s: {spread(warm)}; bytes of payload read: {payload}")
+        print(f"{OURS} again, s: {spread(warm)}; bytes of payload read: {payload}")
 
 
 def _install_aws(folder: Path) -> Path:
-    """The AWS command line in an environment of its own: it pins another botocore."""
+    """The AWS command line in a separate environment, because it pins another botocore."""
     venv.create(folder / "aws", with_pip=True)
     python = folder / "aws" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "awscli"], check=True, capture_output=True)
@@ -120,7 +121,7 @@ class Bench:
         return f"s3://{self.bucket}/store"
 
     def sides(self) -> dict[str, Callable[[], float]]:
-        """Each way to fetch the release, cold. Measures wall seconds."""
+        """The ways to fetch the release without caches: name → wall seconds."""
         out = str(self.folder / "out")
         return {
             OURS: lambda: self.cold(sys.executable, "-m", "world2act_client.cli", "get", "policy@v1", out),
@@ -134,22 +135,22 @@ class Bench:
         }
 
     def cold(self, *command: str, make_out: bool = False) -> float:
-        """Seconds of a command that finds nothing of the release on this machine."""
+        """Wall seconds of a command when no part of the release is on this machine."""
         for name in ("out", "home", "clone"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.run("git", "clone", "--quiet", str(self.folder / "repository"), str(self.folder / "clone"))
         (self.folder / "home").mkdir()
         if make_out:
             (self.folder / "out").mkdir()
-        os.sync()  # what the last side wrote is not this one's to wait for
+        os.sync()  # so that this side does not wait for what the last one wrote
         taken = seconds(lambda: self.run(*command))
-        found = sorted(path for path in (self.folder / "out").rglob("file-*"))
+        fetched = sorted(path for path in (self.folder / "out").rglob("file-*"))
         expected = sorted((self.folder / "repository" / "data").iterdir())
-        assert [path.name for path in found] == [path.name for path in expected], f"{command[0]}: {found}"
+        assert [path.name for path in fetched] == [path.name for path in expected], f"{command[0]}: {fetched}"
         return taken
 
     def warm(self, repeats: int) -> tuple[list[float], int]:
-        """Seconds, and bytes of payload read, of getting what is there."""
+        """Seconds and bytes of payload of getting a release that is already there."""
         get = (sys.executable, "-m", "world2act_client.cli", "get", "policy@v1", str(self.folder / "out"))
         self.cold(*get)
         with fault_proxy(self.s3.endpoint) as proxy:

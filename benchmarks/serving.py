@@ -1,13 +1,13 @@
-"""`world2act serve` beside openpi's own server on the same policy: latency and actions a second, by turns.
+"""`world2act serve` and openpi's own server on the same policy: latency and actions per second, in alternation.
 
     python -m benchmarks.serving --openpi FOLDER [--clients 1 8 32] [--requests 320] [--repeats 3]
 
 FOLDER holds openpi-client and openpi's server class, from the registry:
-`pip install --no-deps --target FOLDER openpi-client openpi-server`. Both servers run at once, each in a process of its
-own on loopback; one of them is asked at a time, by this process, over as many connections as there are clients, each of
-which sends its next observation when it has its answer. Two policies: "instant" costs nothing, so that only the servers
-are measured; "network" reads 50 MB of weights a call, as a policy on an accelerator does, and so gains from a batch.
-Both sides answer the same actions. openpi's server does not check its observations; ours does.
+`pip install --no-deps --target FOLDER openpi-client openpi-server`. Both servers run at the same time on loopback, in
+separate processes. This process sends requests to one of them at a time, over one connection per client; a client sends
+its next observation when it has received its answer. There are two policies: "instant" costs nothing, so that only the
+servers are measured; "network" reads 50 MB of weights per call, as a policy on an accelerator does, and thus gains from
+batches. Both sides return the same actions. openpi's server does not check its observations; ours does.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Dummy:
         return hidden.reshape(-1, CHUNK, ACTIONS)
 
     def infer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """What openpi's server asks for."""
+        """The method that openpi's server calls."""
         image, state = message["observation/image"], message["observation/state"]
         return {"actions": self.predict([Observation({"agentview": image}, state, message["prompt"], state)], [0])[0]}
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--openpi", required=True, help="the folder with openpi-client and openpi-server")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, default=320, help="of all clients together, a turn")
+    parser.add_argument("--requests", type=int, default=320, help="per repetition, of all clients together")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--serve", nargs=3, metavar=("SIDE", "POLICY", "PORT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -85,9 +85,9 @@ def compare(policy: str, ports: dict[str, int], clients: int, arguments: argpars
     actions: dict[str, np.ndarray] = {}
 
     def turn(name: str) -> float:
-        took, found, actions[name] = asyncio.run(ask(ports[name], clients, arguments.requests // clients))
-        latencies[name] += found
-        return len(found) * CHUNK / took
+        wall_s, measured, actions[name] = asyncio.run(ask(ports[name], clients, arguments.requests // clients))
+        latencies[name] += measured
+        return len(measured) * CHUNK / wall_s
 
     rates = by_turns({name: lambda name=name: turn(name) for name in ports}, arguments.repeats)
     np.testing.assert_allclose(actions[OURS], actions[OPENPI], atol=1e-5)
@@ -98,8 +98,8 @@ def compare(policy: str, ports: dict[str, int], clients: int, arguments: argpars
     print(f"{policy}, {clients} clients: ours gives {ratio(rates[OURS], rates[OPENPI])} times as many actions")
 
 
-async def ask(port: int, clients: int, each: int) -> tuple[float, list[float], np.ndarray]:
-    """Seconds for all requests, the seconds of each, and the last actions."""
+async def ask(port: int, clients: int, requests: int) -> tuple[float, list[float], np.ndarray]:
+    """Send `requests` from every client. Returns the wall seconds, the latencies, and the last actions."""
     rng = np.random.default_rng(0)
     message = pack(
         {
@@ -112,9 +112,9 @@ async def ask(port: int, clients: int, each: int) -> tuple[float, list[float], n
     latencies: list[float] = []
     answer = b""
 
-    async def one(connection: ClientConnection) -> None:
+    async def run_client(connection: ClientConnection) -> None:
         nonlocal answer
-        for _ in range(each):
+        for _ in range(requests):
             began = time.perf_counter()
             await connection.send(message)
             answer = await connection.recv()
@@ -123,15 +123,15 @@ async def ask(port: int, clients: int, each: int) -> tuple[float, list[float], n
     for connection in connections:
         await connection.recv()
     began = time.perf_counter()
-    await asyncio.gather(*map(one, connections))
-    took = time.perf_counter() - began
+    await asyncio.gather(*map(run_client, connections))
+    wall_s = time.perf_counter() - began
     await asyncio.gather(*(connection.close() for connection in connections))
-    return took, latencies, unpack(answer)["actions"]
+    return wall_s, latencies, unpack(answer)["actions"]
 
 
 @contextmanager
 def server(side: str, policy: str, openpi: str) -> Iterator[int]:
-    """A server in a process of its own; yields its port."""
+    """Run a server in a separate process; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "benchmarks.serving", "--openpi", openpi, "--serve", side, policy, str(port)]
@@ -168,7 +168,7 @@ def serve_ours(policy: Dummy, port: int) -> None:
 
 
 def serve_openpi(policy: Dummy, port: int, folder: str) -> None:
-    # behind the other packages: openpi-client pins older ones than there are
+    # last on the path, because openpi-client pins older packages than those of this environment
     sys.path.append(folder)
     from openpi_server.websocket_policy_server import WebsocketPolicyServer  # type: ignore[import-not-found]
 

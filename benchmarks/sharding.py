@@ -1,11 +1,11 @@
-"""What shards bring: a stage in one process against the same in shards on as many processes, and over Dask.
+"""What shards gain: a stage in one process, in shards in several processes, and in shards over Dask.
 
     python -m benchmarks.sharding WORKSPACE [--stages latents rollouts] [--shards 2] [--repeats 3]
 
-WORKSPACE is a folder where the pipeline of this revision has run; its artifacts are copied into a clone of HEAD. Every
-process has one torch thread, on every side. A side ends when the artifact is written, whose bytes are compared; Dask's
-holds the start of its cluster, but not that of the Prefect server, which runs anyway where flows do. A process takes
-seconds to start, so that shards pay where a stage has minutes of work.
+WORKSPACE is a folder where the pipeline of this revision has run; its artifacts are copied into a clone of HEAD. On all
+sides, every process has one torch thread. A side ends when the artifact is written, and the bytes are compared. The
+time of Dask includes the start of its cluster, but not of the Prefect server, which runs anyway wherever flows run. A
+process takes seconds to start, so shards are worth it if a stage has minutes of work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.measure import by_turns, describe_machine, ratio, seconds, sprea
 from world2act.core.storage import sha256
 
 ROOT = Path(__file__).parents[1]
-WHOLE, SHARDS, DASK = "one process", "shards, a process each", "shards over Dask"
+WHOLE, SHARDS, DASK = "one process", "shards, one process each", "shards over Dask"
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure(clone: Path, stage: str, shards: int, repeats: int, server: str) -> None:
-    """Print the seconds of each side for one stage, and how many times as fast as the whole the others are."""
+    """Print the seconds of every side for one stage, and how many times as fast as one process the others are."""
     start = partial(
         subprocess.Popen,
         cwd=clone,
@@ -67,14 +67,14 @@ def measure(clone: Path, stage: str, shards: int, repeats: int, server: str) -> 
             run(*before)
             run([f"stages.{stage}"])
 
-        took = seconds(work)
+        wall_s = seconds(work)
         digests.add(sha256(clone / "artifacts" / stage))
-        return took
+        return wall_s
 
-    apart = [[f"stages.{stage}", "--shard", f"{k + 1}/{shards}"] for k in range(shards)]
+    commands = [[f"stages.{stage}", "--shard", f"{k + 1}/{shards}"] for k in range(shards)]
     sides = {
         WHOLE: side,
-        SHARDS: lambda: side(*apart),
+        SHARDS: lambda: side(*commands),
         DASK: lambda: side(["flows.spread", stage, "--shards", str(shards)]),
     }
     figures = by_turns(sides, repeats)

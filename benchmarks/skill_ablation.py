@@ -1,17 +1,17 @@
-"""The paper's central ablation: a world model of skills (Skill-WM) against one of whole episodes (Base-WM).
+"""The paper's central ablation: a world model of skills (Skill-WM) and one of whole episodes (Base-WM).
 
     python -m benchmarks.skill_ablation WORKSPACE [--steps 425 850 1700] [--seeds 0 1] [--samples 4]
 
-WORKSPACE is the folder of a finished run: its demos, skills, tokenizer and latents are read, and nothing in it is
-changed. The settings are those of params.yaml here. Both models see the same frames of the same video-only episodes for
-the same number of optimiser steps of as many clips; every number of steps is a training of its own. Both then imagine
-held-out episodes from their first frame: Skill-WM skill by skill, each in its true length, from its own last frame;
-Base-WM in one go, in the true length of the whole, by the instruction. So Skill-WM is told when skills end, and Base-WM
-is not; a clip of Base-WM is longer, and so a step of it costs more.
+WORKSPACE is the folder of a finished run: its demos, skills, tokenizer and latents are read, and nothing in it changes.
+The settings are those of params.yaml in the current folder. Both models see the same frames of the same video-only
+episodes, for the same number of optimiser steps and of clips per step; every number of steps is a separate training.
+Both then imagine held-out episodes from their first frame: Skill-WM skill by skill, every skill in its true length and
+from its own last frame; Base-WM all at once, in the true length of the episode, from the instruction. So Skill-WM is
+told when skills end, and Base-WM is not. A clip of Base-WM is longer, so a step of it costs more.
 
-Error and correlation are of the mean of the samples, in the latents that each model works in, cut at the same skill
-boundaries and next to the mean training video of the same; PSNR is of one sample against the recorded frames, which is
-one measure for both.
+Error and correlation are measured on the mean of the samples, in the latents of each model, cut at the same skill
+boundaries, and compared with the mean training video of the same. PSNR is measured on one sample, against the recorded
+frames, which are the same for both.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SKILL, BASE = "Skill-WM", "Base-WM"
 
 @dataclass(frozen=True)
 class Data:
-    """What both models are compared on. `chains`: the held-out episodes, as the skills of each."""
+    """The data on which the models are compared. `chains`: the held-out episodes, as lists of skills."""
 
     episodes: EpisodeDataset
     tokenizer: VideoTokenizer
@@ -71,7 +71,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workspace", type=Path)
     parser.add_argument(
-        "--steps", type=int, nargs="+", help="trainings of so many steps each; else as params.yaml says"
+        "--steps",
+        type=int,
+        nargs="+",
+        help="numbers of steps, one training per number; by default that of params.yaml",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--samples", type=int, default=4)
@@ -85,28 +88,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         data = read(artifacts, params, Path(folder) / "whole")
-        found: dict[tuple[str, int], list[dict[str, float]]] = {}
+        measured: dict[tuple[str, int], list[dict[str, float]]] = {}
         for steps in arguments.steps or [settings.steps]:
             for seed in arguments.seeds:
                 for name, cache in data.caches.items():
-                    own = params.world_model.model_copy(
+                    section = params.world_model.model_copy(
                         update={
                             "max_latents": max(clip.latents for clip in cache.clips),
                             "training": settings.model_copy(update={"steps": steps, "checkpoint_every": steps}),
                         }
                     )
-                    row = run(name, own, params, data, seed, arguments.samples)
-                    found.setdefault((name, steps), []).append(row)
+                    row = run(name, section, params, data, seed, arguments.samples)
+                    measured.setdefault((name, steps), []).append(row)
                     print(f"{name}, {steps} steps, seed {seed}: {words(row)}", flush=True)
         print("\nmean over seeds (and range of the error)")
-        for (name, steps), rows in found.items():
-            together = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        for (name, steps), rows in measured.items():
+            means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
             errors = [row["error"] for row in rows]
-            print(f"{name}, {steps} steps: {words(together)}; error {min(errors):.4f} to {max(errors):.4f}")
+            print(f"{name}, {steps} steps: {words(means)}; error {min(errors):.4f} to {max(errors):.4f}")
 
 
 def read(artifacts: Path, params: Params, folder: Path) -> Data:
-    """The cache of the workspace, and one of the same episodes left whole, encoded now."""
+    """The cache of the workspace, and a new one of the same episodes without division into skills."""
     episodes, tokenizer = EpisodeDataset.open(artifacts / "demos/video_only"), load_tokenizer(artifacts / "tokenizer")
     skills = open_latents(artifacts / "latents")
     chains = episodes_of([clip for clip in skills.clips if clip.dataset == "video_only"])
@@ -124,29 +127,29 @@ def read(artifacts: Path, params: Params, folder: Path) -> Data:
     store_clips(ArrayStore(folder / "clips"), tokenizer, datasets, dict(zip(keys, rows, strict=True)), 1)
     store_prompts(ArrayStore(folder / "prompts"), encoder, prompts)
     write_index(folder, rows, keys, prompts, skills.meta)
-    held = [chain for chain in chains if chain[0].subset == "heldout"]
-    return Data(episodes, tokenizer, {SKILL: skills, BASE: open_latents(folder)}, held)
+    heldout = [chain for chain in chains if chain[0].subset == "heldout"]
+    return Data(episodes, tokenizer, {SKILL: skills, BASE: open_latents(folder)}, heldout)
 
 
-def run(name: str, own: WorldModel, params: Params, data: Data, seed: int, samples: int) -> dict[str, float]:
-    """Train one model, and measure it."""
+def run(name: str, section: WorldModel, params: Params, data: Data, seed: int, samples: int) -> dict[str, float]:
+    """Train one model and measure it."""
     cache = data.caches[name]
-    clips = usable_clips(cache, "train", own.max_latents).clips
-    config = describe(own, cache, clips)
-    network = build_transformer(own, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
+    clips = usable_clips(cache, "train", section.max_latents).clips
+    config = describe(section, cache, clips)
+    network = build_transformer(section, cache.latent_shape[0], cache.prompt_embeds.shape[2], seed)
     objective = DenoisingObjective(
         network,
         cache,
         clips,
         LatentSpace.of(config),
-        conditioning_latents=own.conditioning_latents,
-        text_dropout=own.text_dropout,
-        high_sigma_share=own.high_sigma_share,
+        conditioning_latents=section.conditioning_latents,
+        text_dropout=section.text_dropout,
+        high_sigma_share=section.high_sigma_share,
         seed=seed,
     )
     base = params.base.model_copy(update={"seed": seed, "ranks": 1})
     began = time.process_time()
-    trained = train(objective, own.training, name="ablation", base=base, identity=f"{name}-{seed}")
+    trained = train(objective, section.training, name="ablation", base=base, identity=f"{name}-{seed}")
     seconds = time.process_time() - began
     network.load_state_dict(trained.ema)
     imagination = make_imagination(make_world_model(network, config), cache, params.judge.sampler)
@@ -173,7 +176,7 @@ def evaluate(
     ]
     means = {}
     for clip in {clip.prompt: clip for chain in chains for clip in chain}.values():
-        same = [cache.latents(each) for each in train_clips if each.prompt == clip.prompt]
+        same = [cache.latents(other) for other in train_clips if other.prompt == clip.prompt]
         means[clip.prompt] = SkillBaselines(same, [video[0] for video in same])
     rows: list[dict[str, float]] = []
     for i, (skills, chain) in enumerate(zip(data.chains, chains, strict=True)):
@@ -194,7 +197,7 @@ def evaluate(
 
 
 def cut(skills: Sequence[Clip], videos: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """A chain's videos as they are; a whole episode's at the boundaries of its skills, which lie on the grid."""
+    """A chain's videos unchanged, or the video of a whole episode cut at the boundaries of its skills."""
     if len(videos) == len(skills):
         return list(videos)
     edges = [clip.end // FRAMES_PER_LATENT for clip in skills]
@@ -202,7 +205,7 @@ def cut(skills: Sequence[Clip], videos: Sequence[np.ndarray]) -> list[np.ndarray
 
 
 def psnr(data: Data, skills: Sequence[Clip], videos: Sequence[np.ndarray]) -> float:
-    """Of decoded frames, one a latent, against the recorded ones."""
+    """PSNR of decoded frames, one per latent, against the recorded ones."""
     frames = [data.tokenizer.decode(torch.from_numpy(video[None]))[0, ::FRAMES_PER_LATENT][1:] for video in videos]
     which = range(FRAMES_PER_LATENT, skills[-1].end + 1, FRAMES_PER_LATENT)
     return picture_metrics(np.concatenate(frames), read_frames(data.episodes, skills[0].episode_index, which), None)[

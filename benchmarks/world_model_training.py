@@ -1,15 +1,15 @@
-"""Training the world model: our step from cached latents against a plain diffusers fine-tuning loop, by turns.
+"""Training the world model: our steps from cached latents and a plain diffusers fine-tuning loop, in alternation.
 
     python -m benchmarks.world_model_training [ROOT] [--steps 6] [--warmup 2] [--repeats 3]
 
-ROOT is the folder of a finished run of this pipeline (params.yaml, artifacts/); it is only read. One process and one
-thread; the figure is samples a second of processor time, which other work on the machine does not touch. Every side
-trains the same transformer from the same weights on the same clips, with the same AdamW and the same clipping:
+ROOT is the folder of a finished run of this pipeline (params.yaml, artifacts/), which is only read. There is one
+process with one thread; the figure is samples per second of CPU time, which other work on the machine does not affect.
+All sides train the same transformer from the same weights on the same clips, with the same AdamW and the same clipping:
 
-    ours   `world2act.training.loop.train` as it stands: DeepSpeed, moving average, curves, clips from the cache
+    ours   `world2act.training.loop.train`: DeepSpeed, moving average, curves, clips from the cache
     bare   the same batches and loss in a loop of five lines, without DeepSpeed, average or curves
-    plain  what diffusers' training examples do: frames through the VAE and prompts through T5 at every step, then
-           the same five lines; frames are decoded pictures in memory, no average is kept
+    plain  like diffusers' training examples: frames through the VAE and prompts through T5 at every step, then the
+           same five lines; frames are decoded pictures in memory, and no average is kept
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def main() -> None:
 
 
 class Enough(Exception):
-    """As many steps were taken as are measured; the whole training would take many more."""
+    """The steps to measure have been taken; the whole training would take many more."""
 
 
 class Clock:
-    """Processor time at the beginning of every step and at the end of the last."""
+    """CPU time at the beginning of every step and at the end of the last one."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
@@ -93,7 +93,7 @@ class Clock:
 
 @contextmanager
 def scratch() -> Iterator[None]:
-    """A working directory for checkpoints and curves, beside a link to the DeepSpeed configurations."""
+    """A working directory for checkpoints and curves, with a link to the DeepSpeed configurations."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "infra").symlink_to(Path(__file__).parents[1] / "infra")
@@ -108,10 +108,10 @@ class Subject:
     """What is trained, and the three ways to do it."""
 
     def __init__(self, params: Params, artifacts: Path) -> None:
-        self._params, self._own = params, params.world_model
+        self._params, self._section = params, params.world_model
         self._cache: LatentCache = open_latents(artifacts / "latents")
-        self.clips: list[Clip] = usable_clips(self._cache, "train", self._own.max_latents).clips
-        self._space = LatentSpace.of(describe(self._own, self._cache, self.clips))
+        self.clips: list[Clip] = usable_clips(self._cache, "train", self._section.max_latents).clips
+        self._space = LatentSpace.of(describe(self._section, self._cache, self.clips))
         self._tokenizer = load_tokenizer(artifacts / "tokenizer")
         self._text = load_text_encoder(artifacts / "tokenizer", params.tokenizer.text_length)
         demos = EpisodeDataset.open(artifacts / "demos" / "video_only")
@@ -120,19 +120,19 @@ class Subject:
             self._frames = {clip.episode_index: np.array(frames.episode(clip.episode_index)) for clip in self.clips}
 
     def network(self) -> nn.Module:
-        own, (channels, *_) = self._own, self._cache.latent_shape
-        return build_transformer(own, channels, self._cache.prompt_embeds.shape[2], 0)
+        channels = self._cache.latent_shape[0]
+        return build_transformer(self._section, channels, self._cache.prompt_embeds.shape[2], 0)
 
     def objective(self) -> DenoisingObjective:
-        own = self._own
+        section = self._section
         return DenoisingObjective(
             self.network(),
             self._cache,
             self.clips,
             self._space,
-            conditioning_latents=own.conditioning_latents,
-            text_dropout=own.text_dropout,
-            high_sigma_share=own.high_sigma_share,
+            conditioning_latents=section.conditioning_latents,
+            text_dropout=section.text_dropout,
+            high_sigma_share=section.high_sigma_share,
             seed=0,
         )
 
@@ -148,7 +148,7 @@ class Subject:
 
         objective.batch = batch  # type: ignore[method-assign]
         with suppress(Enough):
-            train(objective, self._own.training, name="benchmark", base=self._params.base, identity="benchmark")
+            train(objective, self._section.training, name="benchmark", base=self._params.base, identity="benchmark")
 
     def bare(self, clock: Clock, steps: int) -> None:
         objective = self.objective()
@@ -158,7 +158,7 @@ class Subject:
         objective = self.objective()
 
         def batch(place: Place) -> Batch:
-            drawn = objective.batch(place)  # for the same noise; what it reads of the cache is not used
+            drawn = objective.batch(place)  # for the same noise; the latents that it reads are not used
             clips = [self.clips[index] for index in objective.choose(place)]
             frames = np.stack([self._frames[clip.episode_index][clip.start : clip.end + 1] for clip in clips])
             latents = self._tokenizer.encode(frames).transpose(1, 2)
@@ -168,16 +168,16 @@ class Subject:
         self._loop(objective, batch, clock, steps)
 
     def _loop(self, objective: DenoisingObjective, batch: Callable[[Place], Batch], clock: Clock, steps: int) -> None:
-        own, network = self._own.training, objective.model
+        training, network = self._section.training, objective.model
         optimizer = torch.optim.AdamW(
-            network.parameters(), lr=own.learning_rate, betas=own.betas, weight_decay=own.weight_decay
+            network.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay
         )
         for step in range(steps):
             clock.tick()
-            place = Place.of(self._params.base.seed, step, own.batch_size)
+            place = Place.of(self._params.base.seed, step, training.batch_size)
             loss: Tensor = objective.loss(network, batch(place), place)[0]
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), own.clip_norm)
+            nn.utils.clip_grad_norm_(network.parameters(), training.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
         clock.tick()
