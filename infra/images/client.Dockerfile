@@ -1,4 +1,4 @@
-# What a robot needs to fetch a release: no git, no DVC, no torch. In the project's root:
+# What a robot needs to fetch a release: no git, no DVC, no torch. Build it in the project's root:
 #   docker build -f infra/images/client.Dockerfile -t world2act-client .
 #   docker run --rm --env-file robot.env -v "$PWD/policy:/policy" world2act-client get policy@prod /policy/current
 ARG PYTHON=3.11.14-slim-bookworm
@@ -24,7 +24,7 @@ COPY --from=packages /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER $UID
 WORKDIR /home/robot
-# it fetches and ends: there is no service whose health could be asked
+# it fetches and exits, so there is no service to check
 HEALTHCHECK NONE
 ENTRYPOINT ["world2act-client"]
 CMD ["--help"]

@@ -1,4 +1,4 @@
-# An S3 server for one machine: Ceph's gateway over a single OSD, from Debian's packages. In the project's root:
+# An S3 server for one machine: Ceph's gateway with a single OSD, from Debian's packages. Build it in the project's root:
 #   docker build -f infra/images/s3.Dockerfile -t world2act-s3 .
 FROM debian:bookworm-20251020-slim
 # hadolint ignore=DL3008
@@ -10,7 +10,7 @@ LABEL org.opencontainers.image.title="world2act-s3" \
       org.opencontainers.image.description="Ceph RGW on one machine: versioning, conditional writes, IAM policies" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY infra/images/s3.sh /usr/local/bin/s3
-# the user ceph of the package
+# the user ceph of Debian's package
 USER 64045
 WORKDIR /data
 ENV S3_DATA=/data

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One S3 server on one machine: a Ceph monitor, an OSD and the gateway over one folder. The first start makes the
-# store; later ones go on with it. SIGTERM stops the gateway first, then the OSD, so that nothing written is lost.
+# One S3 server on one machine: a Ceph monitor, an OSD and the gateway, which keep their data in one folder. The first
+# start creates the store; later ones use it. SIGTERM stops the gateway first, then the OSD, so that no write is lost.
 #   S3_DATA                                     the folder
 #   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY    the keys of the owner, who may also write IAM policies of other users
-#   S3_ADDRESS, S3_PORT, S3_GIGABYTES           where it listens, and the room it may take (0.0.0.0, 9000, 100)
+#   S3_ADDRESS, S3_PORT, S3_GIGABYTES           where it listens, and how much space it may use (0.0.0.0, 9000, 100)
 #   S3_MONITOR_PORTS                            the monitor's two ports on loopback ("3300 6789")
 set -euo pipefail
 data=${S3_DATA:?names the folder of the store}
@@ -71,7 +71,7 @@ make_osd() {
     ceph-osd -i 0 --mkfs --osd-uuid "$identity"
 }
 
-# as a process that this script waits for; a daemon that ends by itself ends the server
+# runs a daemon as a process that this script waits for; if one ends by itself, the server ends
 start() { "$@" -f & }
 
 make_owner() {
@@ -85,7 +85,7 @@ make_owner() {
 
 mkdir -p "$data"/{mon,osd,rgw,run}
 if [ ! -e "$data/made" ]; then
-    # a first start that was cut short begins anew: it holds no object yet
+    # a first start that was interrupted starts over: the store holds no object yet
     rm -rf "$data"/{mon,osd,rgw}/* "$data/keyring"
     cat /proc/sys/kernel/random/uuid >"$data/fsid"
     write_configuration

@@ -4,18 +4,18 @@ variable "region" {
 }
 
 variable "bucket" {
-  description = "Name of the bucket to make; with `prefix` it is the store: s3://bucket/prefix"
+  description = "Name of the bucket to create; with `prefix` it is the store: s3://bucket/prefix"
   type        = string
 }
 
 variable "prefix" {
-  description = "Folder of the store in the bucket, without slashes at its ends; empty for the whole bucket"
+  description = "Folder of the store in the bucket, without leading or trailing slash; empty for the whole bucket"
   type        = string
   default     = ""
 }
 
 variable "principals" {
-  description = "Who may assume each role: ARNs of IAM users, roles or account roots. A role without any is not made."
+  description = "Who may assume each role: ARNs of IAM users, roles or account roots. A role without any is not created."
   type = object({
     publisher = optional(list(string), [])
     worker    = optional(list(string), [])
@@ -55,7 +55,7 @@ variable "kubernetes" {
 }
 
 variable "kms_key_arn" {
-  description = "Encrypt with this KMS key, which the roles then may use; null for S3's own keys (SSE-S3)"
+  description = "KMS key for encryption, which the roles may then use; null for S3's own keys (SSE-S3)"
   type        = string
   default     = null
 
@@ -72,7 +72,7 @@ variable "log_bucket" {
 }
 
 variable "noncurrent_days" {
-  description = "Days for which a deleted or overwritten object can still be brought back"
+  description = "Days for which a deleted or overwritten object can still be restored"
   type        = number
   default     = 30
 
@@ -83,7 +83,7 @@ variable "noncurrent_days" {
 }
 
 variable "handover_days" {
-  description = "Days after which what placed stages handed over to their flow is deleted"
+  description = "Days after which results that stages on work pools handed over to their flow are deleted"
   type        = number
   default     = 14
 
@@ -94,7 +94,7 @@ variable "handover_days" {
 }
 
 variable "tags" {
-  description = "Tags of everything made here"
+  description = "Tags of everything created here"
   type        = map(string)
   default     = { project = "world2act" }
 }

@@ -9,7 +9,7 @@ terraform {
     }
   }
 
-  # The state names the bucket and the roles; it holds no key. Keep it where the team can lock it, with
+  # The state contains the names of the bucket and the roles, but no key. Keep it where the team can lock it:
   #   terraform init -backend-config=bucket=... -backend-config=key=world2act -backend-config=region=...
   backend "s3" {
     use_lockfile = true

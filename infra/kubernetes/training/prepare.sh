@@ -1,5 +1,5 @@
-# One workspace for all nodes, on the shared volume: the first node checks out $REVISION of $SOURCE and pulls what the
-# stages $INPUTS wrote; the others wait for it.
+# Prepares one workspace for all nodes, on the shared volume: the first node checks out $REVISION of $SOURCE and pulls the
+# outputs of the stages $INPUTS; the other nodes wait for it.
 set -eu
 ready=training.ready
 if [ "$WORLD2ACT_NODE_RANK" != 0 ]; then

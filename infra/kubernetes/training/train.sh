@@ -1,5 +1,5 @@
-# The first node runs the stage by DVC, whose command starts its share of the ranks; the others start theirs as soon as
-# it trains (world2act.training.launch). What it wrote goes to the store, what DVC recorded stays in its dvc.lock.
+# The first node runs the stage with DVC, which starts this node's ranks; the other nodes start theirs as soon as it trains
+# (world2act.training.launch). The outputs go to the store; what DVC recorded stays in dvc.lock of the workspace.
 set -eu
 cd training
 if [ "$WORLD2ACT_NODE_RANK" != 0 ]; then
