@@ -33,6 +33,9 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 PEERS = ("stable-worldmodel HDF5", "stable-worldmodel Lance", "LeRobot")
 OURS, PNG = "our frame cache", "our PNGs in parquet"
 
+Side = Callable[[str], dict[str, Any]]
+"""Reads the batches of a plan, and returns `seconds` and `digest`."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,7 +54,7 @@ def main() -> None:
         root = Path(folder)
         cache = FrameCache.open(dataset, camera, root / "ours")
         print(f"data: {len(cache.frames)} frames of {cache.frames.shape[1:]}, {len(dataset)} episodes")
-        sides: dict[str, Callable[[str], dict[str, Any]]] = {
+        sides: dict[str, Side] = {
             OURS: lambda plan: timed(plan, lambda e, s: cache.clips(e, s, arguments.frames)),
             PNG: lambda plan: timed(
                 plan,
@@ -70,25 +73,32 @@ def main() -> None:
                 continue
             sides[name], sizes[name] = peer.read, peer.size
         for order in ("shuffled", "sequential"):
-            plan = json.dumps(plan_batches(dataset.lengths, arguments, order))
-            digests: dict[str, str] = {}
+            compare(order, sides, sizes, dataset.lengths, arguments)
 
-            def measure(name: str, plan: str = plan, digests: dict[str, str] = digests) -> float:
-                result = sides[name](plan)
-                digests[name] = result["digest"]
-                return result["seconds"]
 
-            wall_s = by_turns({name: lambda name=name: measure(name) for name in sides}, arguments.repeats)
-            clips = arguments.batch * arguments.batches
-            for name, values in wall_s.items():
-                rates = [clips / value for value in values]
-                pixels = "the same pixels" if digests[name] == digests[OURS] else "other pixels"
-                print(
-                    f"{order}, {name}: {spread(rates, 0)} clips/s, {np.median(rates) * arguments.frames:.0f} frames/s, "
-                    f"{sizes[name] / 2**20:.0f} MiB, {pixels}"
-                )
-            for name in wall_s.keys() - {OURS}:
-                print(f"{order}: ours is {ratio(wall_s[name], wall_s[OURS])} times as fast as {name}")
+def compare(
+    order: str, sides: dict[str, Side], sizes: dict[str, int], lengths: list[int], arguments: argparse.Namespace
+) -> None:
+    """Read the same batches on every side, and print the rates."""
+    plan = json.dumps(plan_batches(lengths, arguments, order))
+    digests: dict[str, str] = {}
+
+    def measure(name: str) -> float:
+        result = sides[name](plan)
+        digests[name] = result["digest"]
+        return result["seconds"]
+
+    wall_s = by_turns({name: lambda name=name: measure(name) for name in sides}, arguments.repeats)
+    clips = arguments.batch * arguments.batches
+    for name, values in wall_s.items():
+        rates = [clips / value for value in values]
+        pixels = "the same pixels" if digests[name] == digests[OURS] else "other pixels"
+        print(
+            f"{order}, {name}: {spread(rates, 0)} clips/s, {np.median(rates) * arguments.frames:.0f} frames/s, "
+            f"{sizes[name] / 2**20:.0f} MiB, {pixels}"
+        )
+    for name in wall_s.keys() - {OURS}:
+        print(f"{order}: ours is {ratio(wall_s[name], wall_s[OURS])} times as fast as {name}")
 
 
 def plan_batches(lengths: list[int], arguments: argparse.Namespace, order: str) -> list[list[tuple[int, int]]]:

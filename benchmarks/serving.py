@@ -170,7 +170,7 @@ def serve_ours(policy: Dummy, port: int) -> None:
 def serve_openpi(policy: Dummy, port: int, folder: str) -> None:
     # last on the path, because openpi-client pins older packages than those of this environment
     sys.path.append(folder)
-    from openpi_server.websocket_policy_server import WebsocketPolicyServer  # type: ignore[import-not-found]
+    from openpi_server.websocket_policy_server import WebsocketPolicyServer  # type: ignore[import-not-found]  # is in `folder`
 
     WebsocketPolicyServer(policy, "127.0.0.1", port).serve_forever()
 

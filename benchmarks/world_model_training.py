@@ -146,7 +146,7 @@ class Subject:
                 raise Enough
             return draw(place)
 
-        objective.batch = batch  # type: ignore[method-assign]
+        objective.batch = batch  # type: ignore[method-assign]  # to count the steps
         with suppress(Enough):
             train(objective, self._section.training, name="benchmark", base=self._params.base, identity="benchmark")
 

@@ -6,18 +6,20 @@ Clips that the last cache or a killed run has encoded are not encoded again; `--
 import shutil
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from world2act.core.params import Params
 from world2act.core.sharding import run_shares
 from world2act.core.stage import ARTIFACTS, RUNS, Metrics
-from world2act.core.storage import atomic_directory, read_parquet
+from world2act.core.storage import atomic_directory
+from world2act.core.tables import read_rows
 from world2act.data.array_store import ArrayStore
 from world2act.data.latent_cache import CacheMeta
 from world2act.data.latent_index import clip_keys, reusable, write_index
 from world2act.data.lerobot_v3 import EpisodeDataset
+from world2act.data.skill_table import SkillRow
 from world2act.data.tiling import Layout, layout_of
 from world2act.world_model.parts.encoding import (
+    Row,
     batches_of_clips,
     describe_encoding,
     describe_text,
@@ -37,11 +39,11 @@ SCRATCH = ArrayStore(RUNS / "latents" / "clips")
 class Work:
     """The rows of skills.parquet and their keys, and how to encode them."""
 
-    skills: list[dict[str, Any]]
+    skills: list[SkillRow]
     keys: list[str]
     datasets: dict[str, EpisodeDataset]
     tokenizer: VideoTokenizer
-    encoding: dict[str, Any]
+    encoding: dict[str, object]
 
     @property
     def layout(self) -> Layout:
@@ -54,11 +56,12 @@ class Work:
 
 
 def read_work(params: Params) -> Work:
-    skills = read_parquet(ARTIFACTS / "skills" / "skills.parquet").to_pylist()
-    names = sorted({row["dataset"] for row in skills})
+    skills = read_rows(ARTIFACTS / "skills" / "skills.parquet", SkillRow)
+    names = sorted({skill.dataset for skill in skills})
     datasets = {name: EpisodeDataset.open(ARTIFACTS / "demos" / name) for name in names}
     encoding = describe_encoding(MODELS, params.latents.batch_size)
-    return Work(skills, clip_keys(datasets, skills, encoding), datasets, load_tokenizer(MODELS), encoding)
+    keys = clip_keys(datasets, map(vars, skills), encoding)
+    return Work(skills, keys, datasets, load_tokenizer(MODELS), encoding)
 
 
 def share(params: Params, first: int, count: int) -> str:
@@ -74,7 +77,7 @@ def main(params: Params) -> Metrics:
     reused = reusable(LAST, "clips", work.keys, verify=True)
     encoded = encode(work, clips_without(work, reused), params)
     text = describe_text(MODELS, params.tokenizer.text_length)
-    prompts = prompt_keys(text, [*sorted({row["prompt"] for row in work.skills}), ""])
+    prompts = prompt_keys(text, [*sorted({skill.prompt for skill in work.skills}), ""])
     known = reusable(LAST, "prompts", prompts.values(), verify=True)
     unknown = {prompt: key for prompt, key in prompts.items() if key not in known}
     with atomic_directory(LAST) as directory:
@@ -92,10 +95,10 @@ def main(params: Params) -> Metrics:
             "text_shape": [params.tokenizer.text_length, texts.shape(prompts[""])[1]],
             "views": work.layout.to_json(),
         }
-        write_index(directory, work.skills, work.keys, prompts, meta)
+        write_index(directory, [vars(skill) for skill in work.skills], work.keys, prompts, meta)
     shutil.rmtree(SCRATCH.folder, ignore_errors=True)  # at worst, the next run deletes them
     print(f"latents: encoded {encoded} of {len(set(work.keys))} clips, {len(unknown)} of {len(prompts)} prompts")
-    lengths = [length_of(row) for row in work.skills]
+    lengths = [length_of(vars(skill)) for skill in work.skills]
     return {
         "clips": len(lengths),
         "latents": sum(lengths),
@@ -105,12 +108,12 @@ def main(params: Params) -> Metrics:
     }
 
 
-def clips_without(work: Work, encoded: Container[str]) -> dict[str, dict[str, Any]]:
+def clips_without(work: Work, encoded: Container[str]) -> dict[str, Row]:
     """Key → row of the clips that are not in `encoded`; clips with the same content occur once."""
-    return {key: row for key, row in zip(work.keys, work.skills, strict=True) if key not in encoded}
+    return {key: vars(skill) for key, skill in zip(work.keys, work.skills, strict=True) if key not in encoded}
 
 
-def encode(work: Work, clips: Mapping[str, dict[str, Any]], params: Params) -> int:
+def encode(work: Work, clips: Mapping[str, Row], params: Params) -> int:
     """Encode the clips that no earlier run has encoded. Returns how many there were."""
     shape = work.latent_shape
     missing = {key: row for key, row in clips.items() if not SCRATCH.holds(key, (length_of(row), *shape))}

@@ -40,7 +40,7 @@ class Card:
 
 
 def write_card(directory: Path, params: Params, card: Card) -> None:
-    """Write README.md next to a policy's config.json, which names its family and its protocol."""
+    """Write README.md next to a policy's config.json, which names its family and its robot."""
     family, robot = read_json(directory / "config.json")["family"], RobotDescription.read(directory)
     demos, episodes = params.demos, read_json(ARTIFACTS / "demos/labelled/meta/info.json")
     text = f"""---
@@ -56,19 +56,7 @@ Open it with `world2act.policies.base.load_policy(FOLDER)`; serve it with `world
 `lerobot_policy_world2act` installed, LeRobot opens it: `--policy.path=FOLDER/lerobot`.
 
 ## Protocol
-{
-        _table(
-            ("", ""),
-            {
-                "embodiment": robot.embodiment,
-                "cameras": ", ".join(robot.cameras),
-                "pictures": f"{robot.image_size} x {robot.image_size} pixels, {robot.image_convention}",
-                "proprioception": ", ".join(robot.proprio),
-                "actions": ", ".join(robot.actions),
-                "control": f"{robot.control_hz} Hz",
-            },
-        )
-    }
+{_table(("", ""), _describe(robot))}
 It does nothing sensible for another robot, another camera or other units.
 
 ## Data
@@ -97,6 +85,17 @@ Seed {params.base.seed}.
 def _table(head: tuple[str, str], rows: Mapping[str, str]) -> str:
     lines = [head, ("---", "---"), *rows.items()]
     return "".join(f"| {key} | {value} |\n" for key, value in lines)
+
+
+def _describe(robot: RobotDescription) -> dict[str, str]:
+    return {
+        "embodiment": robot.embodiment,
+        "cameras": ", ".join(robot.cameras),
+        "pictures": f"{robot.image_size} x {robot.image_size} pixels, {robot.image_convention}",
+        "proprioception": ", ".join(robot.proprio),
+        "actions": ", ".join(robot.actions),
+        "control": f"{robot.control_hz} Hz",
+    }
 
 
 def _digests(card: Card) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from world2act.core.params.evaluation import RANDOM
@@ -17,6 +17,7 @@ from world2act.report.sources import Stage, read_params, read_stages
 from world2act.report.wording import label, memory, percent, seconds, verdict
 
 _COLOURS = {"green": "green", "amber": "yellow", "red": "red", "unknown": "dim", "none": "dim"}
+_COLUMNS: dict[str, JustifyMethod] = {"stage": "left", "time": "right", "memory": "right", "gate": "left", "": "left"}
 _NUMBER: Callable[[float], str] = "{:.3g}".format
 Figures = dict[str, tuple[str, Callable[[Any], str]]]
 # The most telling figures of metrics/<stage>/metrics.json: what they are called here, and how they are formatted.
@@ -45,8 +46,8 @@ def print_summary(root: Path = Path()) -> None:
     """
     stages = read_stages(root)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column, justify in (("stage", "left"), ("time", "right"), ("memory", "right"), ("gate", "left"), ("", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for column, justify in _COLUMNS.items():
+        table.add_column(column, justify=justify)
     for stage in stages:
         time, peak = (
             (seconds(stage.cost["wall_s"]), memory(stage.cost["peak_memory_mib"])) if stage.cost else ("not run", "")

@@ -41,8 +41,8 @@ def run(
     log_to_stderr()
     folder, name = find_policy(source, store)
     policy = load_policy(folder)
-    protocol = read_json(folder / "config.json").get("protocol") or {}
-    observations = Observations(policy, cameras, protocol.get("embodiment"))
+    robot = read_json(folder / "config.json").get("protocol") or {}
+    observations = Observations(policy, cameras, robot.get("embodiment"))
     _warm_up(policy)
     metadata = describe(policy, folder, name, observations)
     asyncio.run(_serve(policy, observations, metadata, host, port, limits, seed))
