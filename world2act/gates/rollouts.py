@@ -25,8 +25,8 @@ _REBUILD = rebuild("rollouts")
 _SHA256 = "^[0-9a-f]{64}$"
 
 _CONDITIONING = (
-    "The first skill of a rollout starts from one frame, and every later skill from rollouts.conditioning_frames "
-    "(compared as numbers of latents)."
+    "The first skill of a rollout starts from one frame, and every later skill from as many frames as "
+    "rollouts.conditioning_frames (compared in latents)."
 )
 _MOVES = (
     "Imagined video moves: latents differ from the conditioning frame (largest mean absolute difference of a latent)."
@@ -85,7 +85,7 @@ def tables(artifacts: Path, params: Params) -> list[Table]:
 
 def _skill_checks() -> list[Check]:
     still = "the world model repeats its conditioning frame: look at reports/gates/world_model.json"
-    handed_on = "Each skill passed on to the next one what rollouts.feedback says."
+    connected = "Every skill started from what rollouts.feedback says: frames or latents of the previous one."
     distinct_noise = "No two skills were imagined from the same noise."
     return [
         is_true("finite", "Imagined latents are finite.", remedy=_REBUILD),
@@ -98,7 +98,7 @@ def _skill_checks() -> list[Check]:
         equal("skill_index", "expected_skill", "The skills of a rollout are numbered from 0.", remedy=_REBUILD),
         greater("latents", "conditioning_latents", "Something was imagined after the conditioning.", remedy=_REBUILD),
         equal("conditioning_latents", "expected_conditioning", _CONDITIONING, remedy=_REBUILD),
-        equal("feedback", "expected_feedback", handed_on, remedy=_REBUILD),
+        equal("feedback", "expected_feedback", connected, remedy=_REBUILD),
         at_least("motion", 0.01, _MOVES, remedy=still),
         at_least("prompt", 3, "Every skill was imagined from a prompt.", remedy=_REBUILD, of="length"),
         expect(

@@ -32,14 +32,14 @@ _TOLERANCE = 5
 _REBUILD = rebuild("skills")
 _CHANGED = f"the demonstrations have changed since they were divided: {_REBUILD}"
 _CONTIGUOUS = (
-    "Skills are contiguous: the first starts at frame 0, every other one where the previous one ended (frames between)."
+    "Skills are contiguous: the first starts at frame 0, every other one where the previous one ended (gap in frames)."
 )
 _ON_GRID = "A skill spans whole latents: end - start is a multiple of 4 (frames left over)."
 _LONG_ENOUGH = "A skill is at least one latent long after its conditioning frame (frames from start to end)."
-_MOVED_LITTLE = "Moving a boundary onto the grid moved it by less than one latent (frames)."
+_MOVED_LITTLE = "Rounding to the grid moved every boundary by less than one latent (frames)."
 _NUMBERED = "The skills of an episode are numbered 0, 1, … and their number is skill_count."
 _SAME_SPLIT = "Task and subset are those of the episode in artifacts/demos, so nothing crossed the split."
-_EITHER_OR = "Every episode is either divided into skills or discarded: never both and never neither."
+_EITHER_OR = "Every episode is either divided into skills or discarded, and not both."
 _SYNCHRONISED = "Events match prompts in enough episodes (share of a task's episodes that was kept)."
 _CORRECT_PROMPTS = (
     "correct the task's entry in skills.schema_file, or the language provider's answer in transcripts.jsonl"
@@ -159,7 +159,9 @@ def _boundary_tables(tasks: Sequence[_TaskBoundaries], limits: GateSkills) -> li
             pooled = [_PooledF1(len(of_kind), total["true"], f1(total))]
             check = _boundary_check("of each task", threshold, calibration, "warning")
             tables.append(Table.of(f"{kind}_tasks", _TaskF1, per_task, ("task", "boundaries"), [check]))
-            check = _boundary_check("of all tasks of the kind", threshold, calibration, "critical")
+            check = _boundary_check(
+                f"of all {kind.replace('_', '-')} tasks together", threshold, calibration, "critical"
+            )
             tables.append(Table.of(f"{kind}_boundaries", _PooledF1, pooled, ("tasks", "boundaries"), [check]))
     return tables
 
