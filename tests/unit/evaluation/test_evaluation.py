@@ -39,7 +39,7 @@ STATES = [InitialState("window-open", seed) for seed in (11, 12, 13)] + [Initial
 
 
 class Push:
-    """Moves along +x with the gripper open: opens the window from where the arm starts, never drives the nail."""
+    """Moves along +x with the gripper open, which opens the window from where the arm starts and drives no nail."""
 
     chunk_length, action_dim = 4, 4
 
@@ -69,13 +69,13 @@ def test_every_state_runs_once_and_its_log_replays_it(pool: EnvironmentPool) -> 
     assert [(r.task, r.seed) for r in results] == [(s.task, s.seed) for s in STATES]
     assert all(r.error == "" and r.success is False and r.steps == 10 for r in results)
     assert all(np.abs(r.actions).max() <= 1 for r in results)
-    # frames of a replay are those of an environment of our own that takes the logged actions
+    # the frames of a replay are those of a new environment that takes the logged actions
     frames = pool.replay(pool.tasks.index("hammer"), 11, results[-1].actions, 64)
-    own = make_environment("hammer", RIG)
-    own.reset(11)
+    environment = make_environment("hammer", RIG)
+    environment.reset(11)
     for action in results[-1].actions:
-        own.step(action)
-    assert np.array_equal(frames[-1], own.render(64))
+        environment.step(action)
+    assert np.array_equal(frames[-1], environment.render(64))
     assert len(frames) == 11 and not np.array_equal(frames[0], frames[-1])
 
 

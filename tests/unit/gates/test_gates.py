@@ -1,4 +1,4 @@
-"""Every gate is green on a good artifact, and red, naming the row, when any one thing in it is wrong."""
+"""Every gate is green on a good artifact. It is red and names the row when any one thing in the artifact is wrong."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ def test_missing_and_damaged_artifacts_name_themselves(artifacts: Path) -> None:
 
 
 def test_a_gate_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by its entry point; its thresholds are a section of params.yaml, checked by its own class."""
+    """It is found by its entry point; its thresholds are a section of params.yaml, which its own class checks."""
     package = tmp_path / "packages"
     (package / "toy_gate-1.dist-info").mkdir(parents=True)
     (package / "toy_gate-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: toy-gate\nVersion: 1\n")
@@ -367,7 +367,7 @@ def test_a_gate_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_stage_stops_the_line(artifacts: Path) -> None:
-    """As DVC runs it: a red gate writes its results, prints row, value and remedy, and does not exit with 0."""
+    """As DVC runs it: a red gate writes its results, prints row, value and remedy, and exits with an error."""
     values = compose("default", ROOT)
     values["demos"] |= {"tasks": list(TASKS)}
     Path("params.yaml").write_text(yaml.safe_dump(values))

@@ -1,4 +1,4 @@
-"""The gates of demos and skills: red, naming the row, when any one thing in the data is wrong."""
+"""The gates of demos and skills are red and name the row when any one thing in the data is wrong."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_skills_that_begin_where_the_expert_s_do_not(artifacts: Path, task: str)
 
 
 def test_skills_of_a_source_that_knows_no_phases(artifacts: Path) -> None:
-    """Nothing is measured against nothing, and nothing is made up."""
+    """Without true boundaries, none are measured, and none are invented."""
     rng = np.random.default_rng(0)
     for name in ("labelled", "video_only"):
         episodes = make_episodes(name, rng)

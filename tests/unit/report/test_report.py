@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing else, says no more than the numbers allow, and never papers over a gap."""
+"""The report is one self-contained page that claims no more than the numbers support and never hides missing data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRAINED = ("tokenizer", "world_model", "base_policy", "bridge", "post_train")
 
 
 def make_pipeline_root(root: Path) -> Path:
-    """What a whole run of the pipeline leaves, from the gates' good artifacts."""
+    """The files that a whole run of the pipeline leaves, with the gates' good artifacts."""
     artifacts, rng = make_artifacts(root / "artifacts"), np.random.default_rng(0)
     shutil.copy(ROOT / "dvc.yaml", root)
     (root / "params.yaml").write_text(yaml.safe_dump(compose("default", ROOT)))
@@ -209,7 +209,7 @@ def test_gate_states(finished: Path, tmp_path: Path) -> None:
 
 
 def test_drawing_is_the_graph_of_dvc_yaml(finished: Path) -> None:
-    """Against the graph: every stage is drawn, and its arrows reach all that it reads, directly or further up."""
+    """Every stage is drawn, and its arrows lead, directly or through other stages, to everything that it reads."""
     graph = yaml.safe_load((finished / "dvc.yaml").read_text())["stages"]
     stages = read_stages(finished)
     arrows = {stage.name: _direct_needs(stage, stages) for stage in stages}

@@ -208,14 +208,14 @@ def test_a_quick_policy_needs_no_thread_until_it_is_slow_once() -> None:
             return super().predict(observations, seeds)
 
     async def main() -> None:
-        policy, own = Watched(), threading.current_thread().name
+        policy, main_thread = Watched(), threading.current_thread().name
         async with Batcher(policy, batch=4, waiting=4, timeout_s=5) as batcher:
             assert not threads
-            while own not in threads[-1:]:
+            while main_thread not in threads[-1:]:
                 assert len(threads) < 200, "it is never trusted"
                 answer = await batcher.predict(observation(), 3)
             np.testing.assert_array_equal(answer.actions, policy.expected(observation(), 3))
-            assert own not in threads[:4]
+            assert main_thread not in threads[:4]
             with pytest.raises(RuntimeError, match="secret"):
                 await batcher.predict(observation(instruction="fail"), 0)
             await batcher.predict(observation(instruction="slow"), 0)
@@ -225,7 +225,7 @@ def test_a_quick_policy_needs_no_thread_until_it_is_slow_once() -> None:
             await asyncio.sleep(0.05)
             assert time.monotonic() - began < 0.5, "the loop slept with it"
             await slow
-            assert own not in threads[before:]
+            assert main_thread not in threads[before:]
 
     asyncio.run(main())
 

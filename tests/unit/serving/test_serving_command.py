@@ -1,4 +1,4 @@
-"""`world2act serve` as a command: from a folder or a release to a server, its log, its end; and openpi's own client."""
+"""`world2act serve` as a command: from a folder or a release to a server, its log and its end; and openpi's client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network of random weights, as the base_policy stage saves one."""
+    """A small network with random weights, as the base_policy stage saves it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("workspace"))
         make_workspace()
@@ -125,7 +125,7 @@ def test_what_cannot_be_served_is_one_message(folder: Path, tmp_path: Path, argu
 def test_a_network_that_is_not_whole_is_not_served(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, says: str
 ) -> None:
-    """Before anything listens: a message that names the file and the key."""
+    """The message names the file and the key, before the server listens."""
     folder = shutil.copytree(network, tmp_path / "policy")
     name = damage.split()[0]
     if damage.endswith("missing"):
@@ -198,7 +198,7 @@ print(json.dumps([metadata, chunk["actions"].tolist(), chunk["server_timing"], s
 
 @pytest.mark.slow
 def test_openpi_client_works_unchanged(tmp_path: Path) -> None:
-    """The package from the registry, with the versions it pins, in an environment of its own."""
+    """The package from the registry, with the versions that it pins, in a separate environment."""
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     # the package imports typing_extensions without declaring it

@@ -1,4 +1,4 @@
-"""What a client may do wrong to `world2act serve`: it is told, in a text frame, and the others are served on."""
+"""Mistakes of clients of `world2act serve`: a text frame explains them, and other clients are still served."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def bystander(server: str) -> Iterator[ClientConnection]:
-    """Connected before anybody does anything wrong."""
+    """A client that is connected before another one makes a mistake."""
     with client(server) as connection:
         yield connection
 
 
 def refusal(connection: ClientConnection) -> str:
-    """The text frame; behind it the connection is closed with 1011."""
+    """The text frame, after which the connection is closed with 1011."""
     why = connection.recv(20)
     assert isinstance(why, str)
     with pytest.raises(ConnectionClosed) as closed:
@@ -228,7 +228,7 @@ def test_one_client_too_many_is_refused() -> None:
 
 def test_a_client_that_does_not_read_is_dropped_and_holds_nobody_up() -> None:
     class Wordy(KnownPolicy):
-        """Chunks of a megabyte fill a connection's buffers soon."""
+        """Chunks of a megabyte, which soon fill a connection's buffers."""
 
         chunk_length, action_dim = 1024, 256
 
