@@ -8,7 +8,7 @@ PREFECT_API_URL names one.
 from __future__ import annotations
 
 from graphlib import TopologicalSorter
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 import typer
@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from world2act_client.errors import ReleaseError
 
 from flows import remote
@@ -39,7 +39,12 @@ _PARALLEL = 2
 _RUNS: dict[UUID, list[StageRun]] = {}
 
 
-@flow(name="pipeline", task_runner=ThreadPoolTaskRunner[Any](max_workers=_PARALLEL))
+def _threads(parallel: int) -> TaskRunner[PrefectFuture[Any]]:
+    """A runner of that many stages at once. Prefect's signatures do not admit its own runner."""
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner[Any](max_workers=parallel))
+
+
+@flow(name="pipeline", task_runner=_threads(_PARALLEL))
 def pipeline(
     target: str | None = None,
     pull: bool = False,
@@ -114,26 +119,27 @@ def _check_names(placement: dict[str, str], spread: dict[str, int]) -> None:
 def _run_stages(graph: dict[str, list[str]], plans: dict[str, Plan]) -> list[StageRun]:
     sorter = TopologicalSorter(graph)
     sorter.prepare()
-    futures: dict[str, PrefectFuture[StageRun]] = {}
-    running: dict[PrefectFuture[StageRun], str] = {}
+    futures: dict[str, PrefectFuture[State[StageRun]]] = {}
+    running: dict[PrefectFuture[State[StageRun]], str] = {}
     while sorter.is_active():
         for stage in sorter.get_ready():
             waits = [futures[upstream] for upstream in graph[stage]]
-            futures[stage] = run_stage.submit(stage, plans[stage], wait_for=waits)
+            futures[stage] = run_stage.submit(stage, plans[stage], wait_for=waits, return_state=False)
             running[futures[stage]] = stage
         sorter.done(running.pop(next(as_completed(list(running)))))
     return [_stage_run(stage, futures[stage]) for stage in graph]
 
 
-def runs_of(state: State[None]) -> list[StageRun]:
+def runs_of(state: State[Any]) -> list[StageRun]:
     """The outcome of each stage in a run of the flow, by the state that the flow returned to this process.
 
     Empty if the run was refused before its first stage.
     """
-    return _RUNS.get(state.state_details.flow_run_id, [])
+    run_id = state.state_details.flow_run_id
+    return _RUNS.get(run_id, []) if run_id else []
 
 
-def _stage_run(stage: str, future: PrefectFuture[StageRun]) -> StageRun:
+def _stage_run(stage: str, future: PrefectFuture[State[StageRun]]) -> StageRun:
     future.wait()
     state = future.state
     match state.result(raise_on_failure=False) if state.is_final() else None:
@@ -156,9 +162,7 @@ def main(
         read_graph(target)
     except KeyError as error:
         raise typer.BadParameter(error.args[0], param_hint="--target") from error
-    state = pipeline.with_options(task_runner=ThreadPoolTaskRunner[Any](max_workers=parallel))(
-        target, return_state=True
-    )
+    state = pipeline.with_options(task_runner=_threads(parallel))(target, return_state=True)
     for run in runs_of(state):
         print(f"{run.stage:<24}{run.outcome:<12}{run.wall_s:8.1f} s")
     print(state.message)
