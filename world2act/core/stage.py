@@ -21,6 +21,8 @@ from world2act.core.storage import read_json, write_json
 
 ARTIFACTS, METRICS, REPORTS, RUNS = Path("artifacts"), Path("metrics"), Path("reports"), Path("runs")
 DRY_RUN = "--dry-run"
+LAUNCHED_AT = "WORLD2ACT_LAUNCHED_AT"
+"""The variable in which a launcher tells its ranks when it began, in seconds since the epoch."""
 
 Metrics = Mapping[str, float | int | str | bool | Mapping[str, float | int]]
 
@@ -65,7 +67,8 @@ def _finish_runs(name: str) -> dict[str, float]:
 
 
 def _cost() -> dict[str, float]:
-    """Wall time since the process began, imports included, and the memory of its largest process."""
-    wall_s = time.time() - psutil.Process().create_time()
+    """Wall time since the process or its launcher began, imports included, and the memory of its largest process."""
+    began = os.environ.get(LAUNCHED_AT) or psutil.Process().create_time()
+    wall_s = time.time() - float(began)
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {"wall_s": round(wall_s, 2), "peak_memory_mib": round(max(peaks) / 1024, 1)}

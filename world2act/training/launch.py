@@ -2,70 +2,89 @@
 
 With `--dry-run` it builds everything, takes no step, writes nothing, and prints what it would take.
 
-On one machine torchrun starts them. On several, DeepSpeed's launcher does, told by two variables of the environment,
-so that the command of dvc.yaml is the same everywhere and where it ran is no parameter:
+On one machine torch's elastic launcher starts them. On several, DeepSpeed's launcher does, and two environment
+variables tell it how, so that the command in dvc.yaml is the same everywhere and where it runs is no parameter:
 
-    WORLD2ACT_HOSTFILE    DeepSpeed's hostfile: a line `NAME slots=PROCESSES` a node, `base.ranks` processes in all.
-                          The first node is the main one: every node must reach it by that name, which on itself too
-                          may not stand for its loopback, at MASTER_PORT (29500 unless set).
-    WORLD2ACT_NODE_RANK   this node's line, counted from 0, where each node starts its own share (Kubernetes). Without
-                          it, the main node starts the others by ssh (pdsh), in the same folder; what they need of
-                          its environment (OMP_NUM_THREADS, MUJOCO_GL) stands in DeepSpeed's file .deepspeed_env.
+    WORLD2ACT_HOSTFILE    DeepSpeed's hostfile: one line `NAME slots=PROCESSES` per node, `base.ranks` processes in all.
+                          The first node is the main one. Every node, the main one included, must reach it by that name
+                          at an address that is not its loopback, at MASTER_PORT (29500 unless set).
+    WORLD2ACT_NODE_RANK   the line of this node, counted from 0, if each node starts its own share (Kubernetes). Without
+                          it, the main node starts the others by ssh (pdsh), in the same folder; the environment that
+                          they need (OMP_NUM_THREADS, MUJOCO_GL) comes from DeepSpeed's file .deepspeed_env.
 
-The nodes share the workspace folder (a network volume): each reads the artifacts there, and writes its part of the
-checkpoints. An Indexed Job of Kubernetes, WORLD2ACT_NODE_RANK being its JOB_COMPLETION_INDEX, runs
+The nodes share the workspace folder (a network volume): each reads the artifacts there and writes its part of the
+checkpoints. An Indexed Job of Kubernetes, whose JOB_COMPLETION_INDEX becomes WORLD2ACT_NODE_RANK, runs
 
     main node:   dvc repro --single-item STAGE
     the others:  python -m world2act.training.launch stages.STAGE
 
-The others wait until the main node trains; where it finds nothing to train they wait until they are stopped: let the
-job succeed with index 0 (`successPolicy`).
+The others wait until the main node trains. If it finds nothing to train, they wait until they are stopped: let the job
+succeed with index 0 (`successPolicy`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import time
+import uuid
+import warnings
+from importlib import import_module
 from pathlib import Path
 
 import psutil
-import torch
 
 from world2act.core.errors import BadInput, World2ActError
 from world2act.core.params import load_params
-from world2act.core.stage import DRY_RUN
-from world2act.processes.lifetime import child_command
+from world2act.core.stage import DRY_RUN, LAUNCHED_AT
+from world2act.processes.lifetime import child_command, end_with_parent
 
 HOSTFILE, NODE_RANK = "WORLD2ACT_HOSTFILE", "WORLD2ACT_NODE_RANK"
+_HEAVY = ("deepspeed", "diffusers.models", "peft", "dvclive")
 _POLL_S = 2.0
 
 
 def main(module: str, *arguments: str) -> None:
+    os.environ[LAUNCHED_AT] = str(psutil.Process().create_time())
     # DeepSpeed still calls torch's collectives by their old names, at every step
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.distributed.c10d_logger")
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
     try:
         if set(arguments) - {DRY_RUN}:
             raise BadInput("the command line", "", " ".join(arguments), f"{DRY_RUN} or nothing", "correct it")
         ranks = load_params().base.ranks
+        if HOSTFILE not in os.environ:
+            _share_cores(ranks)
+        _choose_accelerator()
         nodes = read_hostfile(Path(os.environ[HOSTFILE]), ranks) if HOSTFILE in os.environ else {}
         node = read_node_rank(nodes)
     except World2ActError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    here = list(nodes.values())[node or 0] if nodes else ranks
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
+    if nodes:
+        _share_cores(list(nodes.values())[node or 0])
     code = _run_on_nodes(nodes, node, module, *arguments) if nodes else _run_here(ranks, module, *arguments)
     if code not in (0, 2):
         print(
             f"{module}: a rank ended with exit status {code}; rerun to go on from its last checkpoint", file=sys.stderr
         )
     sys.exit(code if code >= 0 else 1)
+
+
+def _share_cores(ranks: int) -> None:
+    """Threads for each rank of this machine. torch reads the number when it is imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+
+
+def _choose_accelerator() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def read_hostfile(path: Path, ranks: int) -> dict[str, int]:
@@ -102,18 +121,44 @@ def read_node_rank(nodes: dict[str, int]) -> int | None:
 
 
 def _run_here(ranks: int, module: str, *arguments: str) -> int:
+    """Start every rank on this machine. Returns: 0, or the exit status of the rank that failed first."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import get_args_parser, run
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
     # a rank says itself what went wrong; how its process ended is said by `main`, where it could not
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    options = ["--standalone", "--nproc-per-node", str(ranks), "--module", module, *arguments]
+    start_method = "spawn"
+    if (
+        os.environ.get("DS_ACCELERATOR") == "cpu"
+    ):  # CUDA does not survive a fork; without it, ranks share what is imported
+        start_method = "fork"
+        for name in (module, *_HEAVY):
+            import_module(name)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method=start_method,
+    )
     try:
-        run(get_args_parser().parse_args(options))
+        elastic_launch(config, _run_rank)(module, *arguments)
     except ChildFailedError as error:
         return next(iter(error.failures.values())).exitcode
     return 0
+
+
+def _run_rank(module: str, *arguments: str) -> None:
+    if "DVC_STAGE" in os.environ:
+        end_with_parent()
+    sys.argv = [module, *arguments]
+    sys.modules.pop(module, None)  # it runs as __main__ here
+    runpy.run_module(module, run_name="__main__")
 
 
 def _run_on_nodes(nodes: dict[str, int], node: int | None, module: str, *arguments: str) -> int:
