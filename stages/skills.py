@@ -18,6 +18,7 @@ from world2act.skills.segmentation import (
     save_length_plot,
     save_synchronised_plot,
     segment,
+    synchronised_by_task,
 )
 
 
@@ -36,7 +37,7 @@ def main(params: Params) -> Metrics:
     with atomic_directory(ARTIFACTS / "skills") as directory:
         save(result, directory)
     save_length_plot(result, METRICS / "skills" / "clip_lengths.csv")
-    save_synchronised_plot(measured["synchronised_by_task"], METRICS / "skills" / "synchronised.csv")
+    save_synchronised_plot(synchronised_by_task(result), METRICS / "skills" / "synchronised.csv")
     return measured | {"language": asdict(usage)}
 
 

@@ -37,7 +37,7 @@ FIRST = (
 _SERVERS = {"service", "prefect_server", "s3", "tiny_run"}
 # Unit tests that take longest for other reasons: simulators, ranks and stages as processes, Great Expectations.
 _COSTLY = {
-    "test_alignment_garbage",
+    "test_clips_garbage",
     "test_behaviour_cloning",
     "test_client_package",
     "test_demos",

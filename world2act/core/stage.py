@@ -24,7 +24,7 @@ DRY_RUN = "--dry-run"
 LAUNCHED_AT = "WORLD2ACT_LAUNCHED_AT"
 """The variable in which a launcher tells its ranks when it began, in seconds since the epoch."""
 
-Metrics = Mapping[str, float | int | str | bool | Mapping[str, float | int]]
+Metrics = Mapping[str, float | int | str | bool | Mapping[str, float | int | None] | None]
 
 
 def run_stage(name: str, body: Callable[[Params], Metrics]) -> None:

@@ -1,13 +1,13 @@
-"""Boundaries against the truth: the expert's recorded phases in, F1 within a tolerance out, where they are known.
+"""Compare skill boundaries with the expert's recorded phases, where a dataset has them: F1 within a tolerance.
 
-Only metrics, gates and pages come here. Segmentation does not: it sees what a robot without an expert would see.
+Only metrics, gates and report pages use this module. Segmentation must not: it sees only what a robot without an
+expert would see.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,25 +16,26 @@ from world2act.data.recording import PHASE
 from world2act.data.skill_table import SkillRow
 
 TOLERANCES = (2, 5, 10)
-"""Frames on either side."""
+"""Frames on either side of a true boundary within which a found one counts."""
 _BLIP = 4
+"""Frames. The expert's noise is held for that long."""
 
+BoundaryMetrics = dict[str, float | Mapping[str, float | None] | None]
 Count = Counter[str]
 """`matched`, `found` and `true` boundaries."""
 
 
 def expert_boundaries(phases: np.ndarray) -> list[int]:
-    """The frames at which an expert goes on to its next skill.
+    """The frames at which an expert moves on to its next skill.
 
-    Noise makes experts step back. Skill k begins at the first frame from which the phase stays at k or later to the
-    end of the episode, where a return to an earlier one for less than 4 frames is not counted as one: the expert's
-    noise is held that long.
+    Noise can push an expert back into an earlier phase. Skill k starts at the first frame from which the phase stays
+    at k or later until the end of the episode; a return to an earlier phase for less than 4 frames is ignored.
 
     Args:
-        phases: (T,) index of the skill at each frame.
+        phases: (T,) index of the skill at every frame.
 
     Returns:
-        One frame per skill after the first that the expert starts, in order; a skipped skill has none.
+        In ascending order, one frame for every skill after the first; a skill that the expert skips has none.
     """
     found = []
     for skill in range(1, int(phases.max()) + 1):
@@ -47,9 +48,9 @@ def expert_boundaries(phases: np.ndarray) -> list[int]:
 
 
 def count_matches(found: Sequence[int], true: Sequence[int], tolerance: int) -> Count:
-    """Match found boundaries to true ones, each to at most one, no further apart than `tolerance` frames.
+    """Match found boundaries to true ones, one to one, at most `tolerance` frames apart.
 
-    Both lists ascend, so taking each true boundary's first free partner leaves the most pairs.
+    Both lists ascend, so matching every true boundary to the first unmatched one in range yields the most pairs.
     """
     matched, next_found = 0, 0
     for boundary in true:
@@ -61,13 +62,13 @@ def count_matches(found: Sequence[int], true: Sequence[int], tolerance: int) -> 
 
 
 def f1(count: Count) -> float | None:
-    """2 matched / (found + true); None where there is no boundary at all."""
-    both = count["found"] + count["true"]
-    return 2 * count["matched"] / both if both else None
+    """2 matched / (found + true); None if there are no boundaries at all."""
+    total = count["found"] + count["true"]
+    return 2 * count["matched"] / total if total else None
 
 
 def true_boundaries(dataset: EpisodeDataset, index: int) -> list[int] | None:
-    """Those of an episode's expert; None where the source knows no phases."""
+    """The boundaries of an episode's expert; None if the source recorded no phases."""
     if PHASE not in dataset.features:
         return None
     phases = dataset.columns(index, [PHASE])[PHASE][:, 0]
@@ -75,7 +76,7 @@ def true_boundaries(dataset: EpisodeDataset, index: int) -> list[int] | None:
 
 
 def found_boundaries(skills: Iterable[SkillRow]) -> dict[tuple[str, int], list[int]]:
-    """(dataset, episode) → the frames at which its skills after the first begin, before they move onto the grid."""
+    """(dataset, episode) → the frames at which its skills after the first start, before rounding to the latent grid."""
     found: dict[tuple[str, int], list[int]] = {}
     for row in skills:
         ends = found.setdefault((row.dataset, row.episode_index), [])
@@ -87,7 +88,7 @@ def found_boundaries(skills: Iterable[SkillRow]) -> dict[tuple[str, int], list[i
 def count_boundaries(
     datasets: Mapping[str, EpisodeDataset], skills: Iterable[SkillRow], tolerance: int
 ) -> dict[str, Count]:
-    """Task → counts over its episodes whose truth is known. A discarded episode found nothing and missed the rest."""
+    """Task → counts over its episodes that have phases. A discarded episode counts as one with no boundary found."""
     found, counts = found_boundaries(skills), dict[str, Count]()
     for name, dataset in datasets.items():
         for record in dataset.episodes:
@@ -99,9 +100,9 @@ def count_boundaries(
     return counts
 
 
-def boundary_metrics(datasets: Mapping[str, EpisodeDataset], skills: Sequence[SkillRow]) -> dict[str, Any]:
-    """`boundary_f1_<tolerance>`, pooled, and `boundary_f1_<tolerance>_by_task`; nothing where no truth is known."""
-    metrics: dict[str, Any] = {}
+def boundary_metrics(datasets: Mapping[str, EpisodeDataset], skills: Sequence[SkillRow]) -> BoundaryMetrics:
+    """`boundary_f1_<tolerance>`, pooled, and `boundary_f1_<tolerance>_by_task`; empty if no episode has phases."""
+    metrics: BoundaryMetrics = {}
     for tolerance in TOLERANCES:
         counts = count_boundaries(datasets, skills, tolerance)
         if counts:

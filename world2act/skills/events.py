@@ -1,4 +1,4 @@
-"""The candidate boundaries of an episode: proprioception in, contact, touch and motion events out. No frame is read."""
+"""Candidate boundaries of an episode: contact, touch and motion events from proprioception alone, without images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from world2act.skills.motion import motion_events
 
 @dataclass(frozen=True)
 class Calibration:
-    """By embodiment. `contact` is needed by all; without `motion` or `touch` there are no such events."""
+    """Calibrations by embodiment. `contact` is required; without `motion` or `touch` there are no such events."""
 
     contact: Mapping[str, Contact]
     motion: Mapping[str, Motion]
@@ -28,14 +28,17 @@ class Calibration:
 
 
 def find_events(dataset: EpisodeDataset, index: int, calibration: Calibration) -> tuple[Event, ...]:
-    """The events of an episode in order of time.
+    """The events of an episode in chronological order.
 
     Raises:
-        BadInput: the embodiment's gripper is not calibrated, or the dataset does not name the columns that are read.
+        BadInput: the embodiment's gripper is not calibrated, or the dataset lacks a column that is needed.
     """
     embodiment, arrays = dataset.info["robot_type"], dataset.columns(index, [STATE])
     if embodiment not in calibration.contact:
-        expected, remedy = f"an entry for {embodiment}", "calibrate the gripper and add it"
+        expected, remedy = (
+            f"an entry for {embodiment}",
+            "calibrate its gripper and add the entry",
+        )
         raise BadInput("params.yaml", "skills.contact", sorted(calibration.contact), expected, remedy)
     events = contact_events(gripper_opening(dataset, arrays), calibration.contact[embodiment])
     if embodiment in calibration.motion:

@@ -1,12 +1,12 @@
-"""Every question that a model was asked and its raw answer, so that none is asked twice.
+"""Every question that a model was asked and its raw answer, so that no question is asked twice.
 
-Answers are read from two places: the finished `artifacts/skills/transcripts.jsonl` of the run before, which DVC brings
-to a fresh clone, and the journal `runs/skills/answers.jsonl`, to which each answer is appended and synchronised the
-moment it arrives. A kill at any moment costs the answers that are still on their way, and no other. The artifact holds
-what its skills stand on; the journal also what other prompts and models answered, and forgets nothing.
+Answers are read from two places: the finished `artifacts/skills/transcripts.jsonl` of the previous run, which DVC
+brings to a fresh clone, and the journal `runs/skills/answers.jsonl`, to which every answer is appended and synced as
+soon as it arrives. A kill loses only the answers that have not arrived. The artifact holds the answers that its skills
+are based on; the journal also keeps the answers of other prompts and models, and nothing is ever removed from it.
 
-What makes two questions one is all that the answer depends on: provider, model, sampling settings, the prompt file's
-hash, the step and the request. Not the endpoint's address, the key, or anything of the clock.
+Two questions are the same if everything that the answer depends on is the same: provider, model, sampling settings,
+the prompt file's hash, the step and the request. The endpoint's address, the key and the time do not count.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -29,14 +28,14 @@ from world2act.skills.replies import Reply
 
 @dataclass(frozen=True)
 class Question:
-    """`settings` are those that the sampling depends on; `request` is the data of the prompt's `step`."""
+    """`settings` are those that sampling depends on; `request` is the data that the prompt of `step` is filled with."""
 
     provider: str
     model: str
-    settings: dict[str, Any]
+    settings: Mapping[str, object]
     prompt_sha256: str
     step: StepName
-    request: dict[str, Any]
+    request: Mapping[str, object]
 
     @property
     def key(self) -> str:
@@ -47,7 +46,7 @@ _QUESTION, _REPLY = TypeAdapter(Question), TypeAdapter(Reply)
 
 
 class Journal:
-    """The answers known; opened when the first question is looked up. `path` is where new ones go."""
+    """All known answers. The files are read when the first question is looked up; new answers go to `path`."""
 
     def __init__(self, path: Path, finished: Path) -> None:
         self.path = path
@@ -55,15 +54,15 @@ class Journal:
         self._replies: dict[str, Reply] | None = None
 
     def get(self, question: Question) -> Reply | None:
-        """The answer to a question that was asked before.
+        """The answer to a question that was asked before, else None.
 
         Raises:
-            BadInput: a line of either file is damaged; only the journal's last may be, after a kill.
+            BadInput: a line of either file is damaged. Only the journal's last line may be, after a kill.
         """
         if self._replies is None:
             self._drop_torn_line()
             self._replies = {}
-            for known, reply in _read(self.path, "delete this line: its question is asked again"):
+            for known, reply in _read(self.path, "delete this line; its question will be asked again"):
                 self._replies[known.key] = reply
             for known, reply in _read(self._finished, "restore it with `dvc checkout`"):
                 if self._replies.get(known.key) != reply:
@@ -71,7 +70,7 @@ class Journal:
         return self._replies.get(question.key)
 
     def append(self, question: Question, reply: Reply) -> None:
-        """Keep an answer: on disk when this returns. Raises `InfrastructureError` where there is no room for it."""
+        """Store an answer; it is on disk when this returns. Raises `InfrastructureError` if the disk is full."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = (json.dumps(asdict(question) | asdict(reply), sort_keys=True) + "\n").encode()
         with self.path.open("ab", buffering=0) as stream:
@@ -83,8 +82,8 @@ class Journal:
             except OSError as error:
                 os.truncate(self.path, end)
                 raise InfrastructureError(
-                    f"{self.path}\n  found:    {error.strerror} while writing\n  expected: room for an answer"
-                    "\n  remedy:   free disk space and run the stage again; the answers kept so far are not asked again"
+                    f"{self.path}\n  found:    {error.strerror} while writing\n  expected: room for one more answer"
+                    "\n  remedy:   free disk space and run the stage again; stored answers are not asked for again"
                 ) from error
         if self._replies is not None:
             self._replies[question.key] = reply
@@ -96,7 +95,7 @@ class Journal:
 
 
 def _read(path: Path, remedy: str) -> Iterator[tuple[Question, Reply]]:
-    """The questions and answers of a file. Lines of the schema provider, which asks no model, are passed over."""
+    """The questions and answers of a file. Lines of the schema provider, which asks no model, are skipped."""
     if not path.exists():
         return
     with path.open("rb") as stream:

@@ -1,31 +1,64 @@
-"""The language stream: an instruction and the candidate events in, an ordered list of atomic prompts out.
+"""The language stream: from an instruction and candidate events to an ordered list of atomic prompts.
 
-A provider is anything with `split`. It may only choose among the events it is given, by their index; whatever it
-answers is checked by `world2act.skills.alignment`, so that no provider can invent a frame.
+A provider is anything with `split`. It can only choose among the events of the request, by their index. Its answers
+are checked by `world2act.skills.clips`, so no provider can invent a frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
 
-from world2act.skills.contact import Event
+from world2act.skills.contact import Event, Kind
 
 END: Literal["end"] = "end"
+Transcript = Mapping[str, object]
+"""One line of transcripts.jsonl."""
+
+
+class EventJson(TypedDict):
+    """An event as a model sees it; `index` is its position among the events of the request."""
+
+    index: int
+    frame: int
+    kind: Kind
+
+
+class RequestJson(TypedDict):
+    """A `Request` in transcripts.jsonl."""
+
+    task: str
+    instruction: str
+    frames: int
+    events: list[EventJson]
+
+
+class SegmentJson(TypedDict):
+    """A `Segment` in transcripts.jsonl."""
+
+    prompt: str
+    ends_at: int | Literal["end"]
+
+
+class AnswerJson(TypedDict):
+    """An `Answer` in transcripts.jsonl."""
+
+    segments: list[SegmentJson]
+    refusal: str
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a provider sees of an episode: no picture and no action."""
+    """What a provider sees of an episode: neither images nor actions."""
 
     task: str
     instruction: str
     frames: int
     events: tuple[Event, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        events = [{"index": i, **asdict(event)} for i, event in enumerate(self.events)]
+    def as_json(self) -> RequestJson:
+        events = [EventJson(index=i, frame=event.frame, kind=event.kind) for i, event in enumerate(self.events)]
         return {"task": self.task, "instruction": self.instruction, "frames": self.frames, "events": events}
 
 
@@ -39,20 +72,26 @@ class Segment:
 
 @dataclass(frozen=True)
 class Answer:
-    """Segments in order; or none, and why the events do not match the instruction."""
+    """Segments in order, or no segments and the reason why the events do not match the instruction."""
 
     segments: tuple[Segment, ...]
     refusal: str = ""
 
-    def as_json(self) -> dict[str, Any]:
-        return {"segments": [asdict(segment) for segment in self.segments], "refusal": self.refusal}
+    def as_json(self) -> AnswerJson:
+        segments = [SegmentJson(prompt=segment.prompt, ends_at=segment.ends_at) for segment in self.segments]
+        return {"segments": segments, "refusal": self.refusal}
 
 
 @dataclass
 class Usage:
-    """What the answers of a run took. `calls` were made and `reused` were not; tokens and `cost` are of the calls,
-    `total_*` of all the answers that the skills stand on, whenever they were asked for. `seconds` is time spent
-    waiting for calls; cost is in the currency of the prices in params.yaml.
+    """What the answers of a run cost.
+
+    Attributes:
+        calls: answers that this run asked for; reused: answers that were known before.
+        prompt_tokens, completion_tokens, cost: of the calls of this run.
+        total_prompt_tokens, total_completion_tokens, total_cost: of all answers that the skills are based on,
+            whichever run asked for them. Costs are in the currency of the prices in params.yaml.
+        seconds: time spent waiting for the calls.
     """
 
     calls: int = 0
@@ -67,18 +106,22 @@ class Usage:
 
 
 class LanguageProvider(Protocol):
-    """`name` goes into skills.parquet as the provenance of its prompts; `transcripts` holds a line for each question
-    that was put to it and its answer, `usage` what that took.
+    """Divides instructions into prompts.
+
+    `name` is recorded in skills.parquet as the origin of the prompts. `transcripts` has one line per question and its
+    answer; `usage` is what the answers cost.
     """
 
     name: str
-    transcripts: list[dict[str, Any]]
-    usage: Usage
+    transcripts: list[Transcript]
+
+    @property
+    def usage(self) -> Usage: ...
 
     def split(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answer distinct requests, in their order.
+        """Answer distinct requests, in the same order.
 
         Raises:
-            BadInput: the provider is not set up, or not for one of the tasks.
+            BadInput: the provider is not configured, or lacks prompts for one of the tasks.
             InfrastructureError: the provider cannot be reached.
         """

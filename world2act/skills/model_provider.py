@@ -1,24 +1,24 @@
-"""A language model as a provider: two steps, each answer journaled, checked, and discarded where it breaks a rule.
+"""A language model as a provider, in two steps. Every answer is journaled, then checked; a bad one is a discard.
 
-What costs a call: an instruction is divided once, however many episodes follow it; an episode whose events fit the
-plan in just one way, or cannot fit it, is settled without asking. Only an episode with more events than its plan needs
-is put to the model, which chooses among them by index.
+Calls are kept few. An instruction is divided into a plan once, however many episodes have it. An episode whose events
+fit the plan in exactly one way, or not at all, is decided without the model. Only for an episode with more events than
+its plan needs does the model choose among them, by index.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 from world2act.core.errors import BadInput, InfrastructureError
 from world2act.core.params.skills import Price
-from world2act.skills.alignment import Discard
+from world2act.skills.clips import Discard
 from world2act.skills.journal import Journal, Question
-from world2act.skills.language import Answer, Request, Usage
+from world2act.skills.language import Answer, Request, Transcript, Usage
 from world2act.skills.plan import Step, match
-from world2act.skills.prompts import Messages, PromptFile, StepName
+from world2act.skills.prompts import Conversation, PromptFile, StepName
 from world2act.skills.replies import Reply, read_choice, read_plan, unfit
 
 Keep = Callable[[int, Reply], None]
@@ -26,7 +26,7 @@ Plan = tuple[Step, ...]
 
 
 class ChatError(Exception):
-    """A model gave no answer at all. `setting`: what to correct, or empty where the next try may do better."""
+    """A model gave no answer at all. `setting` is the key to correct, or empty if trying again may help."""
 
     def __init__(self, where: str, found: str, expected: str, remedy: str, setting: str = "") -> None:
         super().__init__(found)
@@ -38,23 +38,29 @@ class Chat(Protocol):
 
     provider: str
     model: str
-    settings: dict[str, Any]
+    settings: Mapping[str, object]
     price: Price
 
-    def ask(self, conversations: Sequence[tuple[Messages, dict[str, Any]]], keep: Keep) -> None:
-        """Answer messages, each with the JSON schema of its answer; hand over each reply when it is there.
+    def ask(self, conversations: Sequence[Conversation], keep: Keep) -> None:
+        """Answer every conversation, and call `keep` with its index and the reply as soon as the reply arrives.
 
         Raises:
-            ChatError: one of them got no answer. Those that did were handed over.
+            ChatError: a conversation got no answer. `keep` was called for those that did.
         """
 
 
+class _Bill(NamedTuple):
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
 class ModelProvider:
-    """See the module's text."""
+    """Divides instructions with a chat model (see the module's docstring)."""
 
     def __init__(self, chat: Chat, prompts: PromptFile, journal: Journal) -> None:
         self.name = f"{chat.provider}/{chat.model}"
-        self.transcripts: list[dict[str, Any]] = []
+        self.transcripts: list[Transcript] = []
         self._chat, self._prompts, self._journal = chat, prompts, journal
         self._calls: list[Reply] = []
         self._answers: dict[str, Reply] = {}
@@ -62,18 +68,27 @@ class ModelProvider:
 
     @property
     def usage(self) -> Usage:
-        total = {f"total_{name}": value for name, value in self._bill(self._answers.values()).items()}
-        reused = len(self._answers) - len(self._calls)
-        return Usage(len(self._calls), reused, seconds=round(self._seconds, 3), **self._bill(self._calls), **total)
+        calls, total = self._bill(self._calls), self._bill(self._answers.values())
+        return Usage(
+            calls=len(self._calls),
+            reused=len(self._answers) - len(self._calls),
+            prompt_tokens=calls.prompt_tokens,
+            completion_tokens=calls.completion_tokens,
+            cost=calls.cost,
+            total_prompt_tokens=total.prompt_tokens,
+            total_completion_tokens=total.completion_tokens,
+            total_cost=total.cost,
+            seconds=round(self._seconds, 3),
+        )
 
     def split(self, requests: Sequence[Request]) -> list[Answer]:
         self._prompts.require_kinds({event.kind for request in requests for event in request.events})
         answers = {request: Answer((), reason) for request in requests if (reason := unfit(request))}
         fit = [request for request in requests if request not in answers]
-        plans = self._plans(list(dict.fromkeys(map(_about, fit))))
+        plans = self._plans(list(dict.fromkeys(map(_instruction_of, fit))))
         unsettled: list[tuple[Request, Plan]] = []
         for request in fit:
-            plan = plans[_about(request)]
+            plan = plans[_instruction_of(request)]
             if isinstance(plan, Answer):
                 answers[request] = plan
             elif answer := match(plan, request.events):
@@ -84,22 +99,22 @@ class ModelProvider:
         return [answers[request] for request in requests]
 
     def _plans(self, instructions: list[tuple[str, str]]) -> dict[tuple[str, str], Plan | Answer]:
-        """The plan of each task and instruction, or the refusal of all its episodes."""
+        """(task, instruction) → its plan, or the refusal that applies to all of its episodes."""
         requests = [{"task": task, "instruction": instruction} for task, instruction in instructions]
         replies = self._replies("plan", requests, [0] * len(requests))
         plans: dict[tuple[str, str], Plan | Answer] = {}
-        for about, request, reply in zip(instructions, requests, replies, strict=True):
+        for (task, instruction), request, reply in zip(instructions, requests, replies, strict=True):
             try:
-                plan = read_plan(reply, about[1], self._prompts)
+                plan = read_plan(reply, instruction, self._prompts)
                 self._note("plan", request, reply, {"skills": [step.model_dump() for step in plan], "refusal": ""})
-                plans[about] = plan
+                plans[task, instruction] = plan
             except Discard as reason:
                 self._note("plan", request, reply, {"skills": [], "refusal": str(reason)})
-                plans[about] = Answer((), str(reason))
+                plans[task, instruction] = Answer((), str(reason))
         return plans
 
     def _choices(self, cases: list[tuple[Request, Plan]]) -> dict[Request, Answer]:
-        requests = [
+        requests: list[Mapping[str, object]] = [
             {
                 "instruction": request.instruction.strip(),
                 "skills": [step.model_dump() for step in plan],
@@ -118,8 +133,8 @@ class ModelProvider:
             self._note("choice", asked, reply, answers[request].as_json())
         return answers
 
-    def _replies(self, step: StepName, requests: list[dict[str, Any]], events: list[int]) -> list[Reply]:
-        """An answer to each request, from the journal or the model."""
+    def _replies(self, step: StepName, requests: Sequence[Mapping[str, object]], events: Sequence[int]) -> list[Reply]:
+        """The reply to every request, from the journal or the model. `events`: the number of its events."""
         questions = [self._question(step, request) for request in requests]
         missing: dict[str, tuple[Question, int]] = {}
         for question, count in zip(questions, events, strict=True):
@@ -139,8 +154,7 @@ class ModelProvider:
             self._calls.append(reply)
 
         conversations = [
-            (self._prompts.messages(question.step, question.request), self._prompts.form(question.step, count))
-            for question, count in missing
+            self._prompts.conversation(question.step, question.request, count) for question, count in missing
         ]
         start = time.monotonic()
         try:
@@ -152,8 +166,8 @@ class ModelProvider:
 
     def _failure(self, error: ChatError, left: int) -> BadInput | InfrastructureError:
         remedy = (
-            f"{error.remedy}; then run the stage again: {len(self._answers)} answers are safe ({len(self._calls)} of "
-            f"this run, in {self._journal.path}), and only the {left} missing of this step are asked for"
+            f"{error.remedy}; then run the stage again: {len(self._answers)} answers are safe ({len(self._calls)} from "
+            f"this run, in {self._journal.path}), and only the {left} missing ones of this step are asked for"
         )
         if error.setting:
             return BadInput(error.where, error.setting, error.found, error.expected, remedy)
@@ -161,22 +175,22 @@ class ModelProvider:
             f"{error.where}\n  found:    {error.found}\n  expected: {error.expected}\n  remedy:   {remedy}"
         )
 
-    def _question(self, step: StepName, request: dict[str, Any]) -> Question:
+    def _question(self, step: StepName, request: Mapping[str, object]) -> Question:
         chat = self._chat
         return Question(chat.provider, chat.model, chat.settings, self._prompts.version, step, request)
 
-    def _note(self, step: StepName, request: dict[str, Any], reply: Reply, answer: dict[str, Any]) -> None:
+    def _note(self, step: StepName, request: Mapping[str, object], reply: Reply, answer: Mapping[str, object]) -> None:
         self.transcripts.append(asdict(self._question(step, request)) | asdict(reply) | {"answer": answer})
 
-    def _bill(self, replies: Iterable[Reply]) -> dict[str, Any]:
+    def _bill(self, replies: Iterable[Reply]) -> _Bill:
         prompt, completion = 0, 0
         for reply in replies:
             prompt += reply.prompt_tokens
             completion += reply.completion_tokens
         price = self._chat.price
         cost = (prompt * price.prompt + completion * price.completion) / 1e6
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "cost": cost}
+        return _Bill(prompt, completion, cost)
 
 
-def _about(request: Request) -> tuple[str, str]:
+def _instruction_of(request: Request) -> tuple[str, str]:
     return request.task.strip(), request.instruction.strip()

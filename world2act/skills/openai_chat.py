@@ -1,8 +1,8 @@
 """Any OpenAI-compatible endpoint (DeepSeek, vLLM, llama.cpp, OpenAI, `transformers serve`) as a chat model.
 
 The `openai` client retries dropped connections, timeouts, 408, 409, 429 and 5xx with exponential backoff, or after the
-time that `Retry-After` names. Around it stand what it lacks: a rate limit, a bound on time and size for each try as a
-whole, and bounded concurrency. The key is read from the environment and goes nowhere but into the header.
+time in `Retry-After`. This module adds what the client lacks: a rate limit, limits on the time and size of every whole
+try, and bounded concurrency. The key is read from the environment and appears only in the request's header.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from world2act.core.errors import InfrastructureError
 from world2act.core.params.skills import OpenAIEndpoint
 from world2act.skills.model_provider import ChatError, Keep
-from world2act.skills.prompts import Messages
+from world2act.skills.prompts import Conversation
 from world2act.skills.replies import Reply
 
 MAX_ANSWER_BYTES = 4 << 20
@@ -36,38 +36,38 @@ _HEADERS = {
     "host",
     "user-agent",
 }
-"""What is sent: the client would add what OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS and their like hold, to any host."""
+"""The only headers that are sent: the client would add those of OPENAI_CUSTOM_HEADERS and others, whatever the host."""
 _FINISHED = ("stop", "length", "content_filter", "tool_calls", "function_call")
 
 
 class OpenAIChat:
-    """The chat model of `skills.openai`. Nothing is read from the environment, or sent, before the first question."""
+    """The chat model of `skills.openai`. It reads no environment and sends nothing before the first question."""
 
     provider = "openai"
 
     def __init__(self, endpoint: OpenAIEndpoint) -> None:
         self.model = endpoint.model
         self.price = endpoint.price_per_million
-        self.settings: dict[str, Any] = {
+        self.settings: Mapping[str, object] = {
             "temperature": endpoint.temperature,
             "max_tokens": endpoint.max_tokens,
             "response_format": endpoint.response_format,
         }
         self._endpoint = endpoint
 
-    def ask(self, conversations: Sequence[tuple[Messages, dict[str, Any]]], keep: Keep) -> None:
+    def ask(self, conversations: Sequence[Conversation], keep: Keep) -> None:
         asyncio.run(self._ask(conversations, keep))
 
-    async def _ask(self, conversations: Sequence[tuple[Messages, dict[str, Any]]], keep: Keep) -> None:
-        """Ask `concurrency` at a time; after a failure, start no more but wait for those that are on their way."""
+    async def _ask(self, conversations: Sequence[Conversation], keep: Keep) -> None:
+        """Ask `concurrency` questions at a time; after a failure, ask no more but wait for the answers under way."""
         key = _key(self._endpoint.key_variable)
         waiting = iter(enumerate(conversations))
         failures: list[ChatError | InfrastructureError] = []
 
         async def work(client: openai.AsyncOpenAI) -> None:
-            for i, (messages, schema) in waiting:
+            for i, conversation in waiting:
                 try:
-                    keep(i, await self._one(client, messages, schema, key))
+                    keep(i, await self._one(client, conversation, key))
                 except (ChatError, InfrastructureError) as error:
                     failures.append(error)
                 if failures:
@@ -88,14 +88,18 @@ class OpenAIChat:
             http_client=_BoundedClient(endpoint),
         )
 
-    async def _one(self, client: openai.AsyncOpenAI, messages: Messages, schema: dict[str, Any], key: str) -> Reply:
+    async def _one(self, client: openai.AsyncOpenAI, conversation: Conversation, key: str) -> Reply:
+        messages: list[ChatCompletionMessageParam] = [
+            {"role": "system", "content": conversation.system},
+            {"role": "user", "content": conversation.user},
+        ]
         sampling: dict[str, Any] = {self._endpoint.max_tokens_field: self._endpoint.max_tokens}
         if self._endpoint.temperature is not None:
             sampling["temperature"] = self._endpoint.temperature
         match self._endpoint.response_format:
             case "json_schema":
-                form = {"name": "answer", "strict": True, "schema": schema}
-                sampling["response_format"] = {"type": "json_schema", "json_schema": form}
+                answer = {"name": "answer", "strict": True, "schema": conversation.answer_schema}
+                sampling["response_format"] = {"type": "json_schema", "json_schema": answer}
             case "json_object":
                 sampling["response_format"] = {"type": "json_object"}
         try:
@@ -108,16 +112,16 @@ class OpenAIChat:
             raise self._failed(f"{found} after {self._endpoint.retries + 1} tries", "an answer") from None
         return self._reply(completion, key)
 
-    def _reply(self, completion: Any, key: str) -> Reply:
-        """Servers differ: whatever is no whole chat completion is a failure of the server, not the model's answer."""
+    def _reply(self, completion: object, key: str) -> Reply:
+        """Whatever is not a complete chat completion is a failure of the server, not the model's answer."""
         if not isinstance(completion, ChatCompletion) or not completion.choices:
-            raise self._failed("a response that is no chat completion", "one with choices")
+            raise self._failed("a response that is not a chat completion", "a chat completion with choices")
         choice, usage = completion.choices[0], completion.usage
         message = choice.message
         if message is None or not isinstance(message.content or "", str):
-            raise self._failed("a response without a message", "one with a message")
+            raise self._failed("a choice without a message", "a chat completion with a message")
         if choice.finish_reason not in _FINISHED:
-            raise self._failed(f"an answer that was broken off ({str(choice.finish_reason)[:40]!r})", "a whole answer")
+            raise self._failed(f"an unfinished answer ({str(choice.finish_reason)[:40]!r})", "a complete answer")
         return Reply(
             raw=_without(message.refusal or message.content or "", key),
             finish="refusal" if message.refusal else choice.finish_reason,
@@ -128,7 +132,7 @@ class OpenAIChat:
     def _refused(self, status: int, message: str) -> ChatError:
         variable = self._endpoint.key_variable
         if status in (401, 403):
-            remedy = f"set {variable} to a key that may use {self.model}" if variable else "name a key_variable"
+            remedy = f"set {variable} to a key that may use {self.model}" if variable else f"set {_BLOCK}.key_variable"
             return self._failed(
                 f"{status}: the key was refused", "a key the server knows", remedy, f"{_BLOCK}.key_variable"
             )
@@ -137,24 +141,24 @@ class OpenAIChat:
             return self._failed(f"{found} after {self._endpoint.retries + 1} tries", "an answer")
         return self._failed(
             found,
-            "a server that takes the request",
-            "correct base_url, model or max_tokens_field; where the server knows no json_schema, response_format: "
-            "json_object or text",
+            "a server that accepts the request",
+            "correct base_url, model or max_tokens_field; if the server does not support json_schema, set "
+            "response_format to json_object or text",
             _BLOCK,
         )
 
     def _failed(
-        self, found: str, expected: str, remedy: str = "see that the server is well", setting: str = ""
+        self, found: str, expected: str, remedy: str = "check that the server works", setting: str = ""
     ) -> ChatError:
         where = "params.yaml" if setting else f"the model {self.model} at {urlsplit(self._endpoint.base_url).netloc}"
         return ChatError(where, found, expected, remedy, setting)
 
 
 class _BoundedClient(openai.DefaultAsyncHttpxClient):
-    """Each try waits for its place in the rate, ends after `timeout_s` however it drips, and holds a bounded answer.
+    """Limits every try: waits for the rate limit, ends after `timeout_s` in total, and bounds the size of the answer.
 
-    No redirect is followed, and a server on this machine is not reached through a proxy: the key stays with the host
-    that params.yaml names.
+    Redirects are not followed, and a server on this machine is not reached through a proxy, so the key goes only to
+    the host that params.yaml names.
     """
 
     def __init__(self, endpoint: OpenAIEndpoint) -> None:
@@ -172,12 +176,12 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
         await asyncio.sleep(turn - now)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._receive(request, options)
+                return await self._receive(request, **(options | {"stream": True}))
         except TimeoutError:
-            raise httpx2.ReadTimeout(f"no whole answer within {self._timeout_s} s", request=request) from None
+            raise httpx2.ReadTimeout(f"no complete answer within {self._timeout_s} s", request=request) from None
 
-    async def _receive(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
-        response = await super().send(request, **(options | {"stream": True}))
+    async def _receive(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        response = await super().send(request, **options)
         body = bytearray()
         try:
             async for chunk in response.aiter_bytes():
@@ -192,14 +196,18 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
 
 
 def _key(variable: str | None) -> str:
-    """The key, or "" where the server wants none. Its value appears in no message."""
+    """The key, or "" if the server needs none. Its value appears in no message."""
     if variable is None:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key or not key.isascii() or not key.isprintable():
-        found = "no key" if not key else "a value that is no key: it holds characters that do not print"
+        found = "no key" if not key else "a value with characters that no key has (not printable ASCII)"
         raise ChatError(
-            "the environment", found, "the endpoint's key", f"export {variable}=… (or key_variable: null)", variable
+            "the environment",
+            found,
+            "the endpoint's key",
+            f"export {variable}=… (or set {_BLOCK}.key_variable to null)",
+            variable,
         )
     return key
 

@@ -1,4 +1,4 @@
-"""A plan is an instruction as ordered atomic prompts, each with the kind of event that ends it; match it to events."""
+"""A plan divides an instruction into atomic prompts, in order, with the kinds of events that end them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Step(BaseModel):
 
 
 def match(steps: Sequence[Step], events: Sequence[Event]) -> Answer | None:
-    """Give each step its event where there is only one way to do it.
+    """Assign an event to every step that ends at one, if there is only one way to do it.
 
-    Events of a kind that no step ends at are passed over: a gripper that the expert keeps shut while it pushes.
+    Events of a kind at which no step ends are ignored, such as a gripper that the expert keeps closed while pushing.
 
     Returns:
-        The answer; a refusal where events are missing or in another order; None where there are more events of a
-        kind than steps that end at it, so that somebody has to choose.
+        The answer; a refusal if events are missing or in another order; None if there are more events of a kind than
+        steps that end at it, so that a choice is needed.
     """
     wanted, found = counts(steps, events)
     if any(found[kind] < wanted[kind] for kind in wanted):
@@ -39,29 +39,29 @@ def match(steps: Sequence[Step], events: Sequence[Event]) -> Answer | None:
 
 
 def place(steps: Sequence[Step], events: Sequence[Event], chosen: Sequence[int]) -> Answer:
-    """Give the steps that end at an event the chosen ones, in order; refuse where kinds or numbers differ."""
-    waiting = list(chosen)
+    """Assign the chosen events, in order, to the steps that end at an event; refuse if kinds or numbers differ."""
+    unassigned = list(chosen)
     segments = []
     for i, step in enumerate(steps):
         if step.ends_at == EPISODE_END:
             segments.append(Segment(step.prompt, END))
-        elif not waiting:
+        elif not unassigned:
             return Answer((), f"no event left for prompt {i}, {step.prompt!r}, which ends at {step.ends_at}")
-        elif (kind := events[waiting[0]].kind) != step.ends_at:
+        elif (kind := events[unassigned[0]].kind) != step.ends_at:
             return Answer((), f"{kind} where prompt {i}, {step.prompt!r}, ends at {step.ends_at}")
         else:
-            segments.append(Segment(step.prompt, waiting.pop(0)))
-    return Answer((), f"{len(waiting)} events more than prompts") if waiting else Answer(tuple(segments))
+            segments.append(Segment(step.prompt, unassigned.pop(0)))
+    return Answer((), f"{len(unassigned)} events more than prompts") if unassigned else Answer(tuple(segments))
 
 
 def mismatch(steps: Sequence[Step], events: Sequence[Event]) -> str:
-    """Say how many events of the kinds that end a step there are, and how many there should be."""
+    """The numbers of events of the kinds that end a step, and the numbers that the steps need."""
     wanted, found = counts(steps, events)
     return f"{_say(found)} for prompts that end at {_say(wanted)}"
 
 
 def counts(steps: Sequence[Step], events: Sequence[Event]) -> tuple[Counter[str], Counter[str]]:
-    """How many events of each kind the steps want, and how many of those kinds there are."""
+    """By kind: the number of events that the steps need, and the number that the episode has."""
     wanted: Counter[str] = Counter(step.ends_at for step in steps if step.ends_at != EPISODE_END)
     found: Counter[str] = Counter(event.kind for event in events if event.kind in wanted)
     return wanted, found

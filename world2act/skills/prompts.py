@@ -1,14 +1,16 @@
-"""The versioned prompt file (conf/skills/prompt.yaml): what a language model is asked, and in which words.
+"""The versioned prompt file (conf/skills/prompt.yaml): how a language model is asked.
 
-Data goes into the user's message as one JSON object whose every `<` is escaped: no text of a data set can close it, or
-spell one of the marks (`<|im_end|>`, `</think>`) by which models tell who speaks.
+Data goes into the user's message as one JSON object in which every `<` is escaped, so no text of a dataset can spell
+one of the special tokens (`<|im_end|>`, `</think>`) by which models tell the speakers apart.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +21,16 @@ from world2act.skills.contact import Kind
 from world2act.skills.plan import EPISODE_END
 
 StepName = Literal["plan", "choice"]
-Messages = list[dict[str, str]]
+JsonSchema = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The system's and the user's message, and the JSON schema of the answer for servers that can enforce one."""
+
+    system: str
+    user: str
+    answer_schema: JsonSchema
 
 
 class _Template(BaseModel):
@@ -39,13 +50,17 @@ class _Content(BaseModel):
 
 
 class PromptFile:
-    """`version` is the file's sha256, `kinds` the kinds of events that it explains to the model."""
+    """`version` is the file's sha256, `kinds` are the kinds of events that it explains to the model."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.exists():
             raise BadInput(
-                path, "", "nothing", "the prompt file that skills.prompt_file names", "write it, or correct params.yaml"
+                path,
+                "",
+                "nothing",
+                "the prompt file that skills.prompt_file names",
+                "create it, or correct params.yaml",
             )
         self.version = sha256(self.path)
         try:
@@ -56,22 +71,22 @@ class PromptFile:
             ) from error
         for name in ("plan", "choice"):
             if "{request}" not in getattr(self._content, name).user:
-                raise BadInput(path, f"{name}.user", "no {request}", "the place of the data", "write {request} there")
+                raise BadInput(
+                    path, f"{name}.user", "no {request}", "{request} in place of the data", "write {request}"
+                )
         self.kinds = tuple(self._content.kinds)
         self.common_words = frozenset(self._content.common_words.casefold().split())
 
-    def messages(self, step: StepName, request: dict[str, Any]) -> Messages:
-        """The system's and the user's message of a step about a request."""
+    def conversation(self, step: StepName, request: Mapping[str, object], events: int) -> Conversation:
+        """What a model is asked at a step about a request with a number of events."""
         template: _Template = getattr(self._content, step)
         kinds = "\n".join(f"  {kind}: {meaning}" for kind, meaning in self._content.kinds.items())
         data = json.dumps(request, ensure_ascii=False).replace("<", "\\u003c")
-        return [
-            {"role": "system", "content": template.system.replace("{kinds}", kinds)},
-            {"role": "user", "content": template.user.replace("{request}", data)},
-        ]
+        system, user = template.system.replace("{kinds}", kinds), template.user.replace("{request}", data)
+        return Conversation(system, user, self._answer_schema(step, events))
 
-    def form(self, step: StepName, events: int) -> dict[str, Any]:
-        """The JSON schema of a step's answer, for servers that hold a model to one: no other kind or index fits it."""
+    def _answer_schema(self, step: StepName, events: int) -> JsonSchema:
+        """The JSON schema of a step's answer; it admits only known kinds and indices."""
         if step == "plan":
             ends_at = {"type": "string", "enum": [*self.kinds, EPISODE_END]}
             skill = _object(prompt={"type": "string"}, ends_at=ends_at)
@@ -80,14 +95,18 @@ class PromptFile:
         return _object(events={"type": "array", "items": index}, refusal={"type": "string"})
 
     def require_kinds(self, kinds: set[str]) -> None:
-        """Raise `BadInput` where the segmentation finds kinds of events that the file does not explain."""
+        """Raise `BadInput` if the segmentation finds kinds of events that the file does not explain."""
         if missing := sorted(kinds - set(self.kinds)):
             raise BadInput(
-                self.path, "kinds", f"nothing about {missing}", "what each kind of event means", "explain it there"
+                self.path,
+                "kinds",
+                f"nothing about {missing}",
+                "the meaning of every kind of event",
+                "explain these kinds",
             )
 
 
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+def _object(**properties: JsonSchema) -> JsonSchema:
     return {
         "type": "object",
         "properties": properties,

@@ -1,4 +1,4 @@
-"""The language provider that params.yaml names, with its journal. What only one provider needs is imported with it."""
+"""The language provider that params.yaml names, with its journal. Libraries of one provider are imported with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from world2act.core.errors import BadInput
 from world2act.core.params import Skills
 from world2act.skills.journal import Journal
 from world2act.skills.language import LanguageProvider
-from world2act.skills.model_provider import ModelProvider
+from world2act.skills.model_provider import Chat, ModelProvider
 from world2act.skills.prompts import PromptFile
 from world2act.skills.schema import SchemaProvider
 
@@ -22,7 +22,7 @@ _WRITE = {
 
 
 def make_provider(skills: Skills, *, journal: Path, finished: Path) -> LanguageProvider:
-    """Build the provider of `skills.provider`; a model's answers are read from both files and appended to `journal`.
+    """Build the provider `skills.provider`. Known answers are read from both files; new ones go to `journal`.
 
     Raises:
         BadInput: the provider's block, or a file that it names, is missing or damaged.
@@ -38,8 +38,13 @@ def make_provider(skills: Skills, *, journal: Path, finished: Path) -> LanguageP
             f"the settings of the provider {skills.provider}",
             f"write {_WRITE[skills.provider]} into a profile (docs/demonstrations.md explains each key)",
         )
+    chat: Chat
     if skills.provider == "openai":
-        from world2act.skills.openai_chat import OpenAIChat as Chat
+        from world2act.skills.openai_chat import OpenAIChat
+
+        chat = OpenAIChat(block)
     else:
-        from world2act.skills.transformers_chat import TransformersChat as Chat
-    return ModelProvider(Chat(block), PromptFile(skills.prompt_file), Journal(journal, finished))
+        from world2act.skills.transformers_chat import TransformersChat
+
+        chat = TransformersChat(block)
+    return ModelProvider(chat, PromptFile(skills.prompt_file), Journal(journal, finished))

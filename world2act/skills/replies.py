@@ -1,9 +1,9 @@
-"""What a language model said, read as data: a plan or chosen events out, or the reason for a discard.
+"""Parse a language model's answer into a plan or chosen events, or discard it with a reason.
 
-The rules, all of which a model may break and none of which a reader of skills.parquet has to check again: an answer
-is whole (not cut at max_tokens), one JSON object (bare, in a code fence, or alone in prose), of the form asked for, its
-integers integers; a prompt is short, printable, in the script of the instruction, and shares a word with it; an index
-is one that was given, used once.
+A model may break any of these rules; readers of skills.parquet can rely on all of them. An answer is complete (not cut
+at max_tokens) and one JSON object (bare, in a code fence, or the only one in prose) of the requested form, without
+coercion of types. A prompt is short, printable, in the script of the instruction, and shares a word with it. An index
+is one of the request's events and used at most once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from world2act.skills.alignment import Discard, check_prompt, excerpt
+from world2act.skills.clips import Discard, check_prompt, excerpt
 from world2act.skills.language import Answer, Request
 from world2act.skills.plan import EPISODE_END, Step, mismatch, place
 from world2act.skills.prompts import PromptFile
 
 MAX_SKILLS = 8
 MAX_INSTRUCTION = 1000
-"""Characters of an instruction or a task name; a longer one is not asked about."""
+"""Characters of an instruction or a task name; episodes with longer ones are discarded without asking."""
 MAX_EVENTS = 64
-"""Events of one episode; more are noise, and not asked about."""
+"""Events of one episode; more are noise, and the episode is discarded without asking."""
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
@@ -35,7 +35,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's raw words. `finish` is "stop", or why it ended otherwise: "length", "content_filter"."""
+    """A model's raw answer. `finish` is "stop", or the reason why it ended early: "length", "content_filter"."""
 
     raw: str
     finish: str
@@ -68,7 +68,7 @@ class _Choice(_Form):
 
 
 def unfit(request: Request) -> str:
-    """Why a request is not put to a model at all; empty where it is."""
+    """The reason why a model is not asked about a request; empty if it is asked."""
     for name, text in (("task", request.task), ("instruction", request.instruction)):
         if len(text) > MAX_INSTRUCTION:
             return f"the {name} has {len(text)} characters, more than {MAX_INSTRUCTION}"
@@ -80,7 +80,7 @@ def unfit(request: Request) -> str:
 
 
 def read_plan(reply: Reply, instruction: str, prompts: PromptFile) -> tuple[Step, ...]:
-    """The atomic prompts of an instruction. Raises `Discard` where the answer breaks a rule, saying which."""
+    """The atomic prompts of an instruction. Raises `Discard` with the rule that the answer breaks."""
     plan = _read(reply, _Plan)
     if not 1 <= len(plan.skills) <= MAX_SKILLS:
         raise Discard(f"the model gave {len(plan.skills)} prompts, not 1 to {MAX_SKILLS}")
@@ -99,7 +99,7 @@ def read_plan(reply: Reply, instruction: str, prompts: PromptFile) -> tuple[Step
 
 
 def read_choice(reply: Reply, steps: Sequence[Step], request: Request) -> Answer:
-    """The events that end the steps of a plan. Raises `Discard` where the answer breaks a rule, saying which."""
+    """The events that end the steps of a plan. Raises `Discard` with the rule that the answer breaks."""
     chosen = _read(reply, _Choice).events
     for index in chosen:
         if not 0 <= index < len(request.events):
@@ -130,7 +130,7 @@ def _read(reply: Reply, form: type[_FormT]) -> _FormT:
 
 
 def _json(raw: str) -> str:
-    """The JSON object in an answer: without thoughts, out of its code fence, and without prose around it."""
+    """The JSON object in an answer, without thoughts, code fence or surrounding prose."""
     text = _THOUGHT.sub("", raw)
     if fence := _FENCE.search(text):
         text = fence[1]
@@ -158,12 +158,12 @@ def _scripts(text: str) -> set[str]:
 
 
 def _words(text: str) -> set[str]:
-    """Words in small letters; every letter is one in scripts that put no spaces between words."""
+    """The case-folded words; in scripts without spaces between words, every letter counts as one."""
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return {part for word in words for part in (word if unicodedata.east_asian_width(word[0]) in "WF" else [word])}
 
 
 def _same(word: str, other: str) -> bool:
-    """Whether one word is the other, or its beginning: bowl and bowls."""
+    """Whether two words are equal or one starts with the other, like bowl and bowls."""
     shorter, longer = sorted((word, other), key=len)
     return shorter == longer or (len(shorter) >= 3 and longer.startswith(shorter))

@@ -1,16 +1,15 @@
-"""The offline language provider: hand-written prompts a task family, from conf/skills/<simulator>.yaml."""
+"""The offline language provider: hand-written prompts per task, from conf/skills/<simulator>.yaml."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import RootModel, ValidationError
 
 from world2act.core.errors import BadInput
-from world2act.skills.language import Answer, Request, Usage
+from world2act.skills.language import Answer, Request, Transcript, Usage
 from world2act.skills.plan import Step, match, mismatch
 
 
@@ -19,17 +18,21 @@ class _Schema(RootModel[dict[str, list[Step]]]):
 
 
 class SchemaProvider:
-    """Choose events by the kind that ends each prompt; refuse where their number is not the schema's."""
+    """Chooses events by the kind that ends a prompt; refuses if their number differs from the schema."""
 
     name = "schema"
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self.transcripts: list[dict[str, Any]] = []
+        self.transcripts: list[Transcript] = []
         self.usage = Usage()
         if not self._path.exists():
             raise BadInput(
-                path, "", "nothing", "the schema file that skills.schema_file names", "write it, or correct params.yaml"
+                path,
+                "",
+                "nothing",
+                "the schema file that skills.schema_file names",
+                "create it, or correct params.yaml",
             )
         try:
             self._tasks = _Schema.model_validate(yaml.safe_load(self._path.read_text(encoding="utf-8"))).root

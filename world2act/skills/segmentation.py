@@ -1,4 +1,4 @@
-"""Demonstrations in, artifacts/skills out: events, prompts, clips, and what was discarded and why."""
+"""From demonstrations to artifacts/skills: divide episodes into prompted clips, or discard them with a reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,35 +17,35 @@ from world2act.core.storage import atomic_file
 from world2act.core.tables import write_rows
 from world2act.data.lerobot_v3 import EpisodeDataset, EpisodeRecord
 from world2act.data.skill_table import DiscardRow, SkillRow
-from world2act.skills.alignment import Discard, Skill, align
+from world2act.skills.clips import Discard, Skill, cut_clips
 from world2act.skills.events import Calibration, find_events
-from world2act.skills.language import LanguageProvider, Request
+from world2act.skills.language import LanguageProvider, Request, Transcript
 
 DATASETS = ("labelled", "video_only")
 WHOLE = "undivided"
-"""The provider of prompts that are whole instructions."""
+"""The name of the provider in skills.parquet if episodes are left undivided."""
 PAPER = {"World2Act on LIBERO": 0.869, "World2Act on RoboCasa": 0.962}
-"""Shares of videos with as many clips as prompts, arXiv 2603.10422."""
+"""Shares of videos with as many clips as prompts, from arXiv 2603.10422."""
 
 
 @dataclass
 class Segmentation:
-    """Rows of skills.parquet, discards.parquet and transcripts.jsonl, and episode lengths."""
+    """Rows of skills.parquet, discards.parquet and transcripts.jsonl, and all episode lengths in frames."""
 
     skills: list[SkillRow]
     discards: list[DiscardRow]
-    transcripts: list[dict[str, Any]]
+    transcripts: list[Transcript]
     episode_lengths: list[int]
 
 
 def segment(
     datasets: Mapping[str, EpisodeDataset], calibration: Calibration, provider: LanguageProvider
 ) -> Segmentation:
-    """Divide every episode of every dataset into skills. Reads proprioception only: no frame, no action.
+    """Divide every episode of every dataset into skills. Reads proprioception only, neither images nor actions.
 
     Raises:
-        BadInput: an embodiment without a contact calibration, columns that the dataset does not name, or a task that
-            the provider does not know.
+        BadInput: an embodiment has no contact calibration, a dataset lacks a column that is needed, or the provider
+            does not know a task.
     """
     episodes = [(name, dataset, i) for name, dataset in datasets.items() for i in range(len(dataset))]
     requests = [_request(dataset, i, calibration) for _, dataset, i in episodes]
@@ -55,7 +54,7 @@ def segment(
     result = Segmentation([], [], provider.transcripts, [request.frames for request in requests])
     for (name, dataset, i), request in zip(episodes, requests, strict=True):
         try:
-            skills = align(request, answers[request])
+            skills = cut_clips(request, answers[request])
         except Discard as reason:
             result.discards.append(_discard(name, dataset.episodes[i], str(reason)))
         else:
@@ -64,9 +63,9 @@ def segment(
 
 
 def leave_whole(datasets: Mapping[str, EpisodeDataset]) -> Segmentation:
-    """Every episode as one skill, its instruction the prompt: what the undivided world model (Base-WM) is trained on.
+    """Make every episode one skill with its instruction as the prompt, to train the undivided world model (Base-WM).
 
-    The last frames that do not fill a latent are left out, as they are of a divided episode.
+    The last frames, which do not fill a latent, are dropped, as in a divided episode.
     """
     result = Segmentation([], [], [], [])
     for name, dataset in datasets.items():
@@ -120,17 +119,25 @@ def save(result: Segmentation, directory: Path) -> None:
         )
 
 
-def metrics(result: Segmentation) -> dict[str, Any]:
-    """Clips, discards, and the share of episodes whose events match their prompts, in all and by task."""
+def synchronised_by_task(result: Segmentation) -> dict[str, float]:
+    """Task → the share of its episodes whose events match their prompts."""
     kept: dict[str, set[tuple[str, int]]] = {}
     lost: dict[str, int] = {}
     for row in result.skills:
         kept.setdefault(row.task, set()).add((row.dataset, row.episode_index))
     for discard in result.discards:
         lost[discard.task] = lost.get(discard.task, 0) + 1
-    rates = {
+    return {
         task: len(kept.get(task, ())) / (len(kept.get(task, ())) + lost.get(task, 0)) for task in sorted({*kept, *lost})
     }
+
+
+def metrics(result: Segmentation) -> dict[str, float | Mapping[str, float]]:
+    """Clips, discards, and the share of episodes whose events match their prompts, in total and by task.
+
+    Raises:
+        BadInput: every episode was discarded.
+    """
     lengths = _clip_lengths(result)
     if not lengths:
         reasons = Counter(discard.reason for discard in result.discards).most_common(3)
@@ -138,15 +145,15 @@ def metrics(result: Segmentation) -> dict[str, Any]:
             "artifacts/skills",
             "",
             "every episode was discarded: " + "; ".join(f"{count} times: {reason}" for reason, count in reasons),
-            "skills",
-            "correct what the reasons name: skills.contact or skills.motion, the schema or prompt file, or the model, "
-            "whose answers are in runs/skills/answers.jsonl",
+            "at least one episode divided into skills",
+            "correct what the reasons name: skills.contact or skills.motion, the schema or prompt file, or the model "
+            "(its answers are in runs/skills/answers.jsonl)",
         )
     return {
         "clips": len(lengths),
         "discarded_episodes": len(result.discards),
         "synchronised": 1 - len(result.discards) / len(result.episode_lengths),
-        "synchronised_by_task": rates,
+        "synchronised_by_task": synchronised_by_task(result),
         "mean_clip_frames": float(np.mean(lengths)),
         "median_clip_frames": float(np.median(lengths)),
         "longest_clip_frames": max(lengths),
@@ -154,7 +161,7 @@ def metrics(result: Segmentation) -> dict[str, Any]:
 
 
 def save_length_plot(result: Segmentation, path: Path, bin_frames: int = 8) -> None:
-    """Write the distribution of lengths before (episodes) and after (clips) as a CSV plot: shares by bin."""
+    """Write the distribution of lengths before (episodes) and after (clips) as a CSV plot, in shares per bin."""
     groups = {"episodes": result.episode_lengths, "skill clips": _clip_lengths(result)}
     top = max(map(max, groups.values())) + bin_frames
     edges = np.arange(0, top + bin_frames, bin_frames)

@@ -31,7 +31,7 @@ from tests.helpers.language_server import (
 from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput, InfrastructureError, World2ActError
 from world2act.core.params import compose, parse_params
-from world2act.skills.alignment import align
+from world2act.skills.clips import cut_clips
 from world2act.skills.contact import Event
 from world2act.skills.language import Request
 from world2act.skills.model_provider import ModelProvider
@@ -114,7 +114,7 @@ def test_an_instruction_costs_one_call_and_a_choice_another(server: LanguageServ
     surplus, lacking = request(ONSET, SECOND), request()
     first = provider(tmp_path, server.url)
     answers = first.split([fits, surplus, lacking, other])
-    assert [[s.raw_end for s in align(r, a)] for r, a in zip((fits, surplus), answers[:2], strict=True)] == [
+    assert [[s.raw_end for s in cut_clips(r, a)] for r, a in zip((fits, surplus), answers[:2], strict=True)] == [
         [20, 59],
         [32, 59],
     ]
@@ -230,13 +230,13 @@ def test_the_wait_between_tries_grows(server: LanguageServer, tmp_path: Path) ->
         (status(500), "500"),
         (status(429), "429"),
         (drop, "RemoteProtocolError"),
-        (drip, "no whole answer within 1.0 s"),
+        (drip, "no complete answer within 1.0 s"),
         (flood, "more than 4194304 bytes"),
-        (status(200, b"<html>Welcome to your hotel</html>", Content_Type="text/html"), "no chat completion"),
-        (status(200, b'{"object": "chat.completion", "choices": []}'), "no chat completion"),
+        (status(200, b"<html>Welcome to your hotel</html>", Content_Type="text/html"), "not a chat completion"),
+        (status(200, b'{"object": "chat.completion", "choices": []}'), "not a chat completion"),
         (status(200, b'{"choices": [{"message": null}]}'), "without a message"),
         (status(200, b"{"), "JSONDecodeError"),
-        (say("{}", "abort"), "broken off ('abort')"),
+        (say("{}", "abort"), "an unfinished answer ('abort')"),
     ],
 )
 def test_no_answer_is_never_kept_as_one(server: LanguageServer, tmp_path: Path, fault: Any, found: str) -> None:

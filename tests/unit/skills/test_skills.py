@@ -19,7 +19,7 @@ from world2act.data.features import array_feature, image_feature
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.sims import metaworld
-from world2act.skills.alignment import Discard, align
+from world2act.skills.clips import Discard, cut_clips
 from world2act.skills.contact import Event, contact_events
 from world2act.skills.events import Calibration
 from world2act.skills.language import END, Answer, Request, Segment
@@ -59,7 +59,7 @@ def test_contact_without_approach_has_no_onset() -> None:
 def test_skills_are_contiguous_on_the_grid_of_latents() -> None:
     events = (Event(13, "contact_onset"), Event(34, "contact_end"))
     answer = Answer((Segment("pick", 0), Segment("place", 1), Segment("retreat", END)))
-    skills = align(request(59, *events), answer)
+    skills = cut_clips(request(59, *events), answer)
     assert [(s.start, s.end, s.raw_end) for s in skills] == [(0, 12, 13), (12, 36, 34), (36, 56, 58)]
     assert skills[0].start == 0
     for skill, following in itertools.pairwise(skills):
@@ -69,9 +69,9 @@ def test_skills_are_contiguous_on_the_grid_of_latents() -> None:
 
 @pytest.mark.parametrize("frames", range(40, 48))
 def test_the_last_skill_stays_inside_the_episode(frames: int) -> None:
-    (skill,) = align(request(frames), Answer((Segment("push", END),)))
+    (skill,) = cut_clips(request(frames), Answer((Segment("push", END),)))
     assert frames - 4 <= skill.end <= frames - 1
-    (skill,) = align(request(frames, Event(frames - 1, "contact_end")), Answer((Segment("push", 0),)))
+    (skill,) = cut_clips(request(frames, Event(frames - 1, "contact_end")), Answer((Segment("push", 0),)))
     assert skill.end <= frames - 1
 
 
@@ -92,13 +92,13 @@ def test_the_last_skill_stays_inside_the_episode(frames: int) -> None:
 )
 def test_whatever_a_provider_answers_is_checked(segments: tuple[Segment, ...], reason: str) -> None:
     with pytest.raises(Discard, match=reason):
-        align(request(60, Event(20, "contact_onset"), Event(40, "contact_end")), Answer(segments))
+        cut_clips(request(60, Event(20, "contact_onset"), Event(40, "contact_end")), Answer(segments))
 
 
 def test_no_skill_shorter_than_a_latent() -> None:
     for frame in (1, 57):
         with pytest.raises(Discard, match="shorter than one latent"):
-            align(request(59, Event(frame, "contact_onset")), Answer((Segment("pick", 0), Segment("place", END))))
+            cut_clips(request(59, Event(frame, "contact_onset")), Answer((Segment("pick", 0), Segment("place", END))))
 
 
 def test_schema_knows_every_task_and_names_a_missing_one(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_schema_knows_every_task_and_names_a_missing_one(tmp_path: Path) -> None
     for task in metaworld.TASKS.values():
         both = (Event(10, "contact_onset"), Event(30, "motion_change"))
         (answer,) = provider.split([request(80, *both, task=task.name)])
-        grasp, act = align(request(80, *both), answer)
+        grasp, act = cut_clips(request(80, *both), answer)
         assert (grasp.end, act.end) == (12 if task.prehensile else 32, 76), task.name
     with pytest.raises(BadInput, match="juggle"):
         provider.split([request(80, task="juggle")])
@@ -123,7 +123,7 @@ def test_schema_refuses_where_counts_differ() -> None:
     assert missing.refusal == "no event for prompts that end at 1 contact_onset"
     assert double.refusal == "2 contact_onset for prompts that end at 1 contact_onset"
     with pytest.raises(Discard, match="2 contact_onset"):
-        align(requests[1], double)
+        cut_clips(requests[1], double)
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from tests.helpers.paths import ROOT
 from world2act.core.params.skills import Price
 from world2act.sims import metaworld
 from world2act.sims.base import Task
-from world2act.skills.alignment import MAX_PROMPT, Discard, Skill, align
+from world2act.skills.clips import MAX_PROMPT, Discard, Skill, cut_clips
 from world2act.skills.contact import Event
 from world2act.skills.journal import Journal
 from world2act.skills.language import Request
 from world2act.skills.model_provider import Keep, ModelProvider
-from world2act.skills.prompts import Messages, PromptFile
+from world2act.skills.prompts import Conversation, PromptFile
 from world2act.skills.replies import Reply, read_plan
 
 PROMPTS = PromptFile(ROOT / "conf/skills/prompt.yaml")
@@ -42,7 +42,7 @@ class Parrot:
         self.settings: dict[str, Any] = {}
         self._words, self._finish = list(words), finish
 
-    def ask(self, conversations: Sequence[tuple[Messages, dict[str, Any]]], keep: Keep) -> None:
+    def ask(self, conversations: Sequence[Conversation], keep: Keep) -> None:
         for i in range(len(conversations)):
             keep(i, Reply(self._words.pop(0), self._finish, 1, 1))
 
@@ -65,7 +65,7 @@ def outcome(folder: Path, request: Request, *words: str, finish: str = "stop") -
     again = ModelProvider(Parrot(), PROMPTS, Journal(journal.path, journal.path))
     assert again.split([request]) == [answer], "what was kept reads back as the same answer"
     try:
-        return align(request, answer)
+        return cut_clips(request, answer)
     except Discard as reason:
         return str(reason)
 

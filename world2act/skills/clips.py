@@ -1,4 +1,4 @@
-"""Prompts meet frames: a provider's answer in, skill clips on the latent grid out, or the reason for a discard."""
+"""Turn a provider's answer into skill clips on the latent grid, or discard the episode with a reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_PROMPT = 120
 
 @dataclass(frozen=True)
 class Skill:
-    """A clip of frames `start..end`, both inclusive, on the grid; `raw_end` is where it ended before."""
+    """A clip of frames `start..end`, both inclusive, on the latent grid; `raw_end` is its end before rounding."""
 
     start: int
     end: int
@@ -25,15 +25,16 @@ class Discard(Exception):
     """The episode's prompts and events do not match; the message is the reason."""
 
 
-def align(request: Request, answer: Answer) -> list[Skill]:
-    """Turn an answer into contiguous skills, whoever gave it.
+def cut_clips(request: Request, answer: Answer) -> list[Skill]:
+    """Turn a provider's answer into contiguous skills.
 
-    Inner boundaries move to the nearest grid point; the last end moves back to one, never past the last frame.
+    Inner boundaries are rounded to the nearest grid point. The last end is rounded down, so that it never passes the
+    last frame.
 
     Raises:
-        Discard: the answer names an event that was not given, goes back in time, ends anywhere but last at the end
-            of the episode, has a prompt that is empty, long or does not print, or leaves a skill without a whole
-            latent after its first frame.
+        Discard: the answer names an event that the request does not have, goes back in time, has a prompt other than
+            the last that ends at the end of the episode, has a prompt that is empty, too long or not printable, or
+            leaves a skill without a whole latent after its first frame.
     """
     if answer.refusal or not answer.segments:
         raise Discard(answer.refusal or "no prompt")
@@ -54,12 +55,12 @@ def align(request: Request, answer: Answer) -> list[Skill]:
 
 
 def excerpt(text: str, length: int = 60) -> str:
-    """The beginning of a text from outside, in quotation marks and printable, to be quoted in a reason."""
+    """The beginning of an untrusted text, quoted and escaped so that it can appear in a reason."""
     return repr(text if len(text) <= length else f"{text[:length]}…")
 
 
 def check_prompt(prompt: str, i: int) -> None:
-    """Raise `Discard` where the prompt number `i` is empty, long, without a letter, or does not print."""
+    """Raise `Discard` if prompt number `i` is empty, too long, without a letter, or not printable."""
     if not prompt:
         raise Discard(f"prompt {i} is empty")
     if len(prompt) > MAX_PROMPT:
