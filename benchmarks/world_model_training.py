@@ -32,7 +32,7 @@ from world2act.data.frame_cache import FrameCache
 from world2act.data.latent_cache import Clip, LatentCache, open_latents
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.training.loop import train
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.world_model.learning.loss import Batch, DenoisingObjective
 from world2act.world_model.learning.preparation import describe
 from world2act.world_model.parts.clips import usable_clips
@@ -140,11 +140,11 @@ class Subject:
         objective = self.objective()
         draw = objective.batch
 
-        def batch(place: Place) -> Batch:
+        def batch(position: BatchPosition) -> Batch:
             clock.tick()
-            if place.step == steps:
+            if position.step == steps:
                 raise Enough
-            return draw(place)
+            return draw(position)
 
         objective.batch = batch  # type: ignore[method-assign]  # to count the steps
         with suppress(Enough):
@@ -157,9 +157,9 @@ class Subject:
     def plain(self, clock: Clock, steps: int) -> None:
         objective = self.objective()
 
-        def batch(place: Place) -> Batch:
-            drawn = objective.batch(place)  # for the same noise; the latents that it reads are not used
-            clips = [self.clips[index] for index in objective.choose(place)]
+        def batch(position: BatchPosition) -> Batch:
+            drawn = objective.batch(position)  # for the same noise; the latents that it reads are not used
+            clips = [self.clips[index] for index in objective.choose(position)]
             frames = np.stack([self._frames[clip.episode_index][clip.start : clip.end + 1] for clip in clips])
             latents = self._tokenizer.encode(frames).transpose(1, 2)
             embeds = self._text.embed([clip.prompt for clip in clips])
@@ -167,15 +167,17 @@ class Subject:
 
         self._loop(objective, batch, clock, steps)
 
-    def _loop(self, objective: DenoisingObjective, batch: Callable[[Place], Batch], clock: Clock, steps: int) -> None:
+    def _loop(
+        self, objective: DenoisingObjective, batch: Callable[[BatchPosition], Batch], clock: Clock, steps: int
+    ) -> None:
         training, network = self._section.training, objective.model
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay
         )
         for step in range(steps):
             clock.tick()
-            place = Place.of(self._params.base.seed, step, training.batch_size)
-            loss: Tensor = objective.loss(network, batch(place), place)[0]
+            position = BatchPosition.of(self._params.base.seed, step, training.batch_size)
+            loss: Tensor = objective.loss(network, batch(position), position)[0]
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), training.clip_norm)
             optimizer.step()

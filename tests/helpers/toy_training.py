@@ -21,7 +21,7 @@ from world2act.core.stage import is_main
 from world2act.core.storage import write_tensors
 from world2act.training import checkpoint
 from world2act.training.loop import Trained, train
-from world2act.training.objective import Objective, Place, draw, epoch_indices
+from world2act.training.objective import BatchPosition, Objective, draw, epoch_indices
 
 
 class Toy:
@@ -33,18 +33,20 @@ class Toy:
         self.model[0].requires_grad_(False)
         self._x = torch.randn(100, 4, generator=torch.Generator().manual_seed(1))
 
-    def batch(self, place: Place) -> Tensor:
-        kill(place)
-        x = self._x[epoch_indices(len(self._x), place, seed=0)]
-        return x + 0.1 * draw(place.generators(), "randn", *x.shape[1:])
+    def batch(self, position: BatchPosition) -> Tensor:
+        kill(position)
+        x = self._x[epoch_indices(len(self._x), position, seed=0)]
+        return x + 0.1 * draw(position.generators(), "randn", *x.shape[1:])
 
-    def loss(self, model: nn.Module, batch: Tensor, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(
+        self, model: nn.Module, batch: Tensor, position: BatchPosition
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss = (model(batch) - batch.sum(1, keepdim=True)).square().mean()
         return loss * float(os.environ.get("SCALE", "1")), {"root": loss.detach().sqrt()}
 
 
-def kill(place: Place) -> None:
-    if place.step == int(os.environ.get("KILL_AT", "-1")) and place.rank == 0:
+def kill(position: BatchPosition) -> None:
+    if position.step == int(os.environ.get("KILL_AT", "-1")) and position.rank == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

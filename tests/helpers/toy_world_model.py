@@ -13,7 +13,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.toy_training import kill, run_toy
 from world2act.core.params import Lora, compose, parse_params
 from world2act.core.stage import is_main
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.world_model.learning.loss import DenoisingObjective
 from world2act.world_model.learning.tuning import add_lora, merge, save_adapter
 from world2act.world_model.parts.conditioning import LatentSpace
@@ -51,9 +51,9 @@ class ToyWorldModel(DenoisingObjective):
             seed=0,
         )
 
-    def batch(self, place: Place) -> Any:
-        kill(place)
-        return super().batch(place)
+    def batch(self, position: BatchPosition) -> Any:
+        kill(position)
+        return super().batch(position)
 
 
 def train_toy_world_model(configuration: str, options: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from world2act.bridge.adapters import Bridge
 from world2act.bridge.contrast import Negatives, info_nce, similarity
 from world2act.bridge.pairs import Pairs
-from world2act.training.objective import Place, epoch_indices
+from world2act.training.objective import BatchPosition, epoch_indices
 
 Batch = tuple[Pairs, Tensor, Tensor]
 
@@ -31,21 +31,24 @@ class BridgeObjective:
         self._pairs, self._temperature, self._weight, self._seed = pairs, temperature, weight, seed
         self._negatives = Negatives(pairs.groups, hard_ratio, negatives, "artifacts/skills/skills.parquet")
 
-    def batch(self, place: Place) -> Batch:
-        anchors = epoch_indices(len(self._pairs.lengths), place, self._seed)
-        negatives = self._negatives.draw(anchors, place.generators())
-        rows, places = torch.unique(torch.cat([anchors[:, None], negatives], dim=1), return_inverse=True)
+    def batch(self, position: BatchPosition) -> Batch:
+        anchors = epoch_indices(len(self._pairs.lengths), position, self._seed)
+        negatives = self._negatives.draw(anchors, position.generators())
+        rows, positions = torch.unique(torch.cat([anchors[:, None], negatives], dim=1), return_inverse=True)
         drawn = self._pairs.select(rows)
         moved = Pairs(
-            drawn.latents.to(place.device), drawn.actions.to(place.device), drawn.lengths.to(place.device), drawn.groups
+            drawn.latents.to(position.device),
+            drawn.actions.to(position.device),
+            drawn.lengths.to(position.device),
+            drawn.groups,
         )
-        places = places.to(place.device)
-        return moved, places[:, 0], places[:, 1:]
+        positions = positions.to(position.device)
+        return moved, positions[:, 0], positions[:, 1:]
 
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, model: nn.Module, batch: Batch, position: BatchPosition) -> tuple[Tensor, dict[str, Tensor | float]]:
         pairs, anchors, negatives = batch
         z_video, z_action, decoded = model(pairs.latents, pairs.actions)
-        real = torch.arange(pairs.actions.shape[1], device=place.device) < pairs.lengths[:, None]
+        real = torch.arange(pairs.actions.shape[1], device=position.device) < pairs.lengths[:, None]
         error = (decoded - self.model.normalise(pairs.actions)).square().mean((-2, -1))
         reconstruction = error[real].mean()
         contrastive = info_nce(z_video, z_action, pairs.lengths, pairs.lengths, anchors, negatives, self._temperature)

@@ -22,8 +22,8 @@ from torch import Tensor, distributed, nn
 from world2act.core.errors import BadInput
 from world2act.core.stage import is_main
 from world2act.core.storage import read_json, write_json, write_tensors
+from world2act.training.full_state import full_moment, full_weight, persistent_buffers, set_moment, trainable
 from world2act.training.optimizer import AveragingAdamW
-from world2act.training.whole import persistent_buffers, set_moment, trainable, whole_moment, whole_weight
 
 _WEIGHT, _BUFFER = "weight", "buffer"
 
@@ -41,8 +41,8 @@ def save(engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW, run: Path
     owners = _share(parameters, ranks)
     mine: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        parts = {_WEIGHT: whole_weight(engine, parameter)}
-        parts |= {moment: whole_moment(engine, parameter, moment) for moment in optimizer.moments}
+        parts = {_WEIGHT: full_weight(engine, parameter)}
+        parts |= {moment: full_moment(engine, parameter, moment) for moment in optimizer.moments}
         if owners[name] == rank:
             mine |= {f"{part}/{name}": value.detach().cpu() for part, value in parts.items()}
     if is_main():

@@ -18,10 +18,10 @@ from world2act.core.errors import BadInput
 from world2act.core.params import Training
 from world2act.core.stage import is_dry_run, is_main
 from world2act.training.engine import build_engine, micro_batch, read_configuration
-from world2act.training.objective import Objective, Place
+from world2act.training.full_state import begin_optimizer
+from world2act.training.objective import BatchPosition, Objective
 from world2act.training.optimizer import moments
 from world2act.training.ranks import gather_rows
-from world2act.training.whole import begin_optimizer
 
 _FLOAT32 = 4
 _SHOWN_STEPS = 2
@@ -31,7 +31,7 @@ _SHOWN_STEPS = 2
 class Reads(Protocol):
     """An objective that can say which samples a batch holds without drawing it."""
 
-    def reading(self, place: Place) -> list[tuple[str, int]]:
+    def reading(self, position: BatchPosition) -> list[tuple[str, int]]:
         """Name and bytes of what is read for each sample."""
 
 
@@ -82,7 +82,7 @@ def memory(model: nn.Module, training: Training, ranks: int) -> dict[str, int]:
 
 
 def report(
-    objective: Objective, training: Training, *, name: str, seed: int, rank: int, ranks: int, first: int
+    objective: Objective[Any], training: Training, *, name: str, seed: int, rank: int, ranks: int, first: int
 ) -> None:
     """Print parameters, memory, batch and what each rank would read. Every rank must call it.
 
@@ -138,15 +138,17 @@ def _memory(model: nn.Module, training: Training, ranks: int, zero: Mapping[str,
 
 
 def _reads(
-    objective: Objective, training: Training, seed: int, rank: int, ranks: int, first: int
+    objective: Objective[Any], training: Training, seed: int, rank: int, ranks: int, first: int
 ) -> list[dict[str, Any]]:
     if not isinstance(objective, Reads):
         return []
     rows = []
     for step in range(first, min(first + _SHOWN_STEPS, training.steps)):
         for part in range(training.accumulation):
-            share = {"rank": rank, "ranks": ranks, "part": part, "parts": training.accumulation}
-            names, sizes = zip(*objective.reading(Place.of(seed, step, training.batch_size, **share)), strict=True)
+            position = BatchPosition.of(
+                seed, step, training.batch_size, rank=rank, ranks=ranks, part=part, parts=training.accumulation
+            )
+            names, sizes = zip(*objective.reading(position), strict=True)
             rows.append({"step": step, "rank": rank, "part": part, "names": list(names), "bytes": sum(sizes)})
     return rows
 
@@ -156,8 +158,8 @@ def _reading(rows: list[dict[str, Any]]) -> list[str]:
         return ["reading: this objective draws its batches from memory, or acts them"]
     lines = ["reading, from the disk:"]
     for row in sorted(rows, key=lambda row: (row["step"], row["rank"], row["part"])):
-        place = f"step {row['step']}, rank {row['rank']}, micro-batch {row['part']}"
-        lines.append(f"  {place}: {len(row['names'])} clips, {_amount(row['bytes'])}: {', '.join(row['names'])}")
+        where = f"step {row['step']}, rank {row['rank']}, micro-batch {row['part']}"
+        lines.append(f"  {where}: {len(row['names'])} clips, {_amount(row['bytes'])}: {', '.join(row['names'])}")
     return lines
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from world2act.core.errors import BadInput
 from world2act.core.params import Training
 from world2act.core.storage import read_json
+from world2act.training.full_state import trainable
 from world2act.training.optimizer import AveragingAdamW
-from world2act.training.whole import trainable
 
 _OWN = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from dvclive import Live
+from dvclive.live import Live
 from torch import Tensor, distributed
 
 from world2act.core.stage import METRICS, is_main

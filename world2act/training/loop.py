@@ -3,7 +3,7 @@
 Runs on as many ranks as its launcher started. A killed run continues from its last checkpoint and ends with the
 weights that it would have had: whatever is random about a sample is drawn from (seed, step, sample), and a checkpoint
 belongs to one identity of the stage (`world2act.core.identity`). The number of ranks, the accumulation and the ZeRO
-stage are not in it: a run goes on where there are more machines or fewer, and then ends with the same weights up to the
+stage are not part of it: a run may continue on more or fewer machines, and then ends with the same weights up to the
 order of summation.
 """
 
@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import deepspeed
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from world2act.core.errors import World2ActError
 from world2act.core.identity import stage_identity
@@ -25,11 +27,12 @@ from world2act.core.storage import write_json
 from world2act.training import checkpoint
 from world2act.training.dry_run import report
 from world2act.training.engine import build_engine
+from world2act.training.full_state import begin_optimizer, release, state_dicts
 from world2act.training.log import TrainingLog
-from world2act.training.objective import Objective, Place
+from world2act.training.objective import Batch, BatchPosition, Objective
+from world2act.training.optimizer import AveragingAdamW
 from world2act.training.progress import progress_bar
 from world2act.training.ranks import initialise, must_agree
-from world2act.training.whole import begin_optimizer, release, state_dicts
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,19 @@ class Trained:
     ema: dict[str, Tensor]
 
 
-def train(objective: Objective, training: Training, *, name: str, base: Base, identity: str | None = None) -> Trained:
+def train(
+    objective: Objective[Batch], training: Training, *, name: str, base: Base, identity: str | None = None
+) -> Trained:
     """Train `objective.model` for `training.steps` optimiser steps, or finish a run that was killed.
 
     Args:
         name: the stage; curves go to metrics/<name>/train, checkpoints to runs/<name>.
-        identity: what the run is known by; under another one a new run begins. None for that of the stage `name`.
+        identity: the identity of the run; another one starts a new run. None for the identity of the stage `name`.
 
     Raises:
         BadInput: the ranks differ in code, parameters or inputs, or cannot share the batch.
         World2ActError: the loss is no longer finite.
-        DryRunDone: nothing was to be trained.
+        DryRunDone: this is a dry run, which trains nothing.
     """
     rank, ranks = initialise()
     seed = derive(base.seed, name)
@@ -60,12 +65,7 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, id
     if is_dry_run():
         report(objective, training, name=name, seed=seed, rank=rank, ranks=ranks, first=first)
         raise DryRunDone
-    if first:
-        checkpoint.load_weights(objective.model, run, first)
-    engine, optimizer = build_engine(objective.model, training, ranks)
-    begin_optimizer(engine, optimizer, first)
-    if first:
-        checkpoint.load_moments(engine, optimizer, run, first)
+    engine, optimizer = _start_engine(objective.model, training, ranks, run, first)
     log = TrainingLog(name, training.steps)
     log.begin(first)
     seconds = {"data_s": 0.0, "compute_s": 0.0}
@@ -75,17 +75,8 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, id
             for group in engine.optimizer.param_groups:
                 group["lr"] = training.learning_rate * _schedule(step, training)
             for part in range(training.accumulation):
-                began = time.monotonic()
-                place = Place.of(seed, step, training.batch_size, part=part, **share)
-                torch.manual_seed(derive(place.seeds[0], "dropout"))  # it draws from the global generator
-                batch = objective.batch(place)
-                loaded = time.monotonic()
-                loss, metrics = objective.loss(engine, batch, place)
-                engine.backward(loss)
-                engine.step()  # DeepSpeed's: updates the weights only after the last micro-batch
-                seconds["data_s"] += loaded - began
-                seconds["compute_s"] += time.monotonic() - loaded
-                log.add({"loss": loss.detach(), **metrics})
+                position = BatchPosition.of(seed, step, training.batch_size, part=part, **share)
+                log.add(_train_on(objective, engine, position, seconds))
             log.end_step(step)
             last = step + 1 == training.steps
             if last or (step + 1) % training.checkpoint_every == 0:
@@ -102,6 +93,35 @@ def train(objective: Objective, training: Training, *, name: str, base: Base, id
         write_json(run / "done.json", {**rounded, "samples": samples, "ranks": ranks})
     distributed.barrier()
     return trained
+
+
+def _start_engine(
+    model: nn.Module, training: Training, ranks: int, run: Path, first: int
+) -> tuple[deepspeed.DeepSpeedEngine, AveragingAdamW]:
+    """The engine and its optimiser, as they were before step `first`."""
+    if first:
+        checkpoint.load_weights(model, run, first)
+    engine, optimizer = build_engine(model, training, ranks)
+    begin_optimizer(engine, optimizer, first)
+    if first:
+        checkpoint.load_moments(engine, optimizer, run, first)
+    return engine, optimizer
+
+
+def _train_on(
+    objective: Objective[Batch], engine: deepspeed.DeepSpeedEngine, position: BatchPosition, seconds: dict[str, float]
+) -> dict[str, Tensor | float]:
+    """Train on one micro-batch and add the time it took to `seconds`. Returns: the scalars to log."""
+    began = time.monotonic()
+    torch.manual_seed(derive(position.seeds[0], "dropout"))  # it draws from the global generator
+    batch = objective.batch(position)
+    loaded = time.monotonic()
+    loss, metrics = objective.loss(engine, batch, position)
+    engine.backward(loss)
+    engine.step()  # DeepSpeed's: updates the weights only after the last micro-batch
+    seconds["data_s"] += loaded - began
+    seconds["compute_s"] += time.monotonic() - loaded
+    return {"loss": loss.detach(), **metrics}
 
 
 def _schedule(step: int, training: Training) -> float:

@@ -44,7 +44,7 @@ class AveragingAdamW(torch.optim.AdamW):
             self.state[tensor] = state
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
         loss = super().step(closure)
         for group in self.param_groups if self._decay else ():
             weights = [weight for weight in group["params"] if weight.grad is not None]

@@ -15,11 +15,11 @@ from world2act.bridge.objective import BridgeObjective
 from world2act.bridge.pairs import action_chunks, pad_pairs
 from world2act.bridge.retrieval import retrieval_ranks, summarise
 from world2act.core.errors import BadInput
-from world2act.training.objective import Place, epoch_indices
+from world2act.training.objective import BatchPosition, epoch_indices
 
 
-def place(step: int = 0, rank: int = 0, ranks: int = 1, batch_size: int = 4) -> Place:
-    return Place.of(0, step, batch_size * ranks, rank=rank, ranks=ranks)
+def position(step: int = 0, rank: int = 0, ranks: int = 1, batch_size: int = 4) -> BatchPosition:
+    return BatchPosition.of(0, step, batch_size * ranks, rank=rank, ranks=ranks)
 
 
 def test_chunk_k_belongs_to_latent_k_plus_1() -> None:
@@ -104,7 +104,7 @@ def test_missing_negatives_are_an_error_and_never_clones() -> None:
 
 
 def test_epoch_indices_cover_the_set_and_part_between_ranks() -> None:
-    seen = torch.cat([epoch_indices(12, place(step, rank, 2, 3), seed=5) for step in range(2) for rank in range(2)])
+    seen = torch.cat([epoch_indices(12, position(step, rank, 2, 3), seed=5) for step in range(2) for rank in range(2)])
     assert sorted(seen.tolist()) == list(range(12))
 
 
@@ -133,12 +133,12 @@ def synthetic(count: int = 48, length: int = 3) -> tuple[Bridge, BridgeObjective
 
 def test_padding_changes_nothing_in_the_loss() -> None:
     bridge, objective = synthetic()
-    pairs, anchors, negatives = objective.batch(place())
-    before, _ = objective.loss(bridge, (pairs, anchors, negatives), place())
+    pairs, anchors, negatives = objective.batch(position())
+    before, _ = objective.loss(bridge, (pairs, anchors, negatives), position())
     beyond = torch.arange(pairs.actions.shape[1]) >= pairs.lengths[:, None]
     assert beyond.any()
     pairs.actions[beyond], pairs.latents[beyond] = 7.0, -7.0
-    after, _ = objective.loss(bridge, (pairs, anchors, negatives), place())
+    after, _ = objective.loss(bridge, (pairs, anchors, negatives), position())
     assert torch.equal(before, after)
 
 
@@ -151,7 +151,7 @@ def test_bridge_learns_to_retrieve() -> None:
 
     assert top1() < 0.25
     for step in range(150):
-        loss, _ = objective.loss(bridge.train(), objective.batch(place(step, batch_size=16)), place(step))
+        loss, _ = objective.loss(bridge.train(), objective.batch(position(step, batch_size=16)), position(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

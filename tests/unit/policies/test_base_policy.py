@@ -17,7 +17,7 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.policies.base import load_policy
 from world2act.policies.gr00t.objective import ImitationObjective, masked_error
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 
 LENGTHS = (5, 9, 6)
 
@@ -55,8 +55,8 @@ def with_sizes(**changed: int) -> BasePolicy:
     return BasePolicy.model_validate(values)
 
 
-def place(step: int, batch_size: int = 8) -> Place:
-    return Place.of(0, step, batch_size)
+def position(step: int, batch_size: int = 8) -> BatchPosition:
+    return BatchPosition.of(0, step, batch_size)
 
 
 def test_chunks_stay_inside_their_episode(dataset: EpisodeDataset) -> None:
@@ -95,7 +95,7 @@ def test_padding_does_not_enter_the_loss() -> None:
 def test_batch_lies_on_the_straight_path_from_noise_to_actions(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     objective = ImitationObjective(section, dataset, chunks, seed=0)
-    batch = objective.batch(place(0))
+    batch = objective.batch(position(0))
     t = batch.times[..., None, None]
     noise = batch.noisy - t * batch.target  # x_t = noise + t (actions - noise)
     actions = noise + batch.target
@@ -120,7 +120,7 @@ def test_pixels_enter_as_differences_from_the_mean_picture(dataset: EpisodeDatas
 def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     objective = ImitationObjective(section, dataset, chunks, seed=0)
-    times = torch.cat([objective.batch(place(step, 64)).times.flatten() for step in range(60)])
+    times = torch.cat([objective.batch(position(step, 64)).times.flatten() for step in range(60)])
     torch.manual_seed(0)
     published = (1 - torch.distributions.Beta(1.5, 1.0).sample((200_000,))) * 0.999
     for q in (0.1, 0.5, 0.9):
@@ -131,8 +131,8 @@ def test_flow_times_follow_the_published_distribution(dataset: EpisodeDataset, s
 def test_batches_depend_on_the_place_alone(dataset: EpisodeDataset, section: BasePolicy) -> None:
     chunks = ChunkDataset.load(dataset, dataset.splits["train"])
     one, two = (ImitationObjective(section, dataset, chunks, seed=0) for _ in range(2))
-    one.batch(place(0))
-    first, again = one.batch(place(1)), two.batch(place(1))
+    one.batch(position(0))
+    first, again = one.batch(position(1)), two.batch(position(1))
     for name in ("noisy", "times", "target", "learned"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     for name in ("pixels", "prompt", "mask", "state"):
@@ -145,7 +145,7 @@ def test_learns_and_saves_a_policy_that_loads(dataset: EpisodeDataset, section: 
     optimizer = torch.optim.AdamW(objective.model.parameters(), 2e-3)
     losses = []
     for step in range(60):
-        loss, _ = objective.loss(objective.model, objective.batch(place(step)), place(step))
+        loss, _ = objective.loss(objective.model, objective.batch(position(step)), position(step))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(objective.model.parameters(), 1.0)

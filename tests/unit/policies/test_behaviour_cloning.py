@@ -22,7 +22,7 @@ from world2act.policies.base import Policy, load_policy
 from world2act.policies.behaviour_cloning.network import PixelNorm, _spatial_softmax
 from world2act.policies.imitation import make_objective
 from world2act.sims.base import Observation
-from world2act.training.objective import Place, epoch_indices
+from world2act.training.objective import BatchPosition, epoch_indices
 
 SIDE, CHUNK = 32, 4
 
@@ -36,15 +36,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
         "observation.state": array_feature(["a", "b"]),
         "action": array_feature(["x", "y", "z"]),
     }
-    places = generator.integers(4, SIDE - 8, (80, 1, 2))  # each with both words, so that neither can be left out
+    positions = generator.integers(4, SIDE - 8, (80, 1, 2))  # each with both words, so that neither can be left out
     with DatasetWriter(directory, features=features, fps=10, robot_type="arm", extra={}) as writer:
         for index in range(160):
             length, word = 3, index % 2
-            place = np.repeat(places[index // 2], length, axis=0)
+            position = np.repeat(positions[index // 2], length, axis=0)
             frames = np.zeros((length, SIDE, SIDE, 3), np.uint8)
-            for frame, (y, x) in zip(frames, place, strict=True):
+            for frame, (y, x) in zip(frames, position, strict=True):
                 frame[y : y + 4, x : x + 4] = 255
-            seen = (place - 14) / 10 * (1 if word else -1)
+            seen = (position - 14) / 10 * (1 if word else -1)
             actions = np.concatenate([seen, np.full((length, 1), 0.25)], 1).astype(np.float32)
             arrays = {"observation.state": generator.normal(size=(length, 2)).astype(np.float32), "action": actions}
             writer.add(encode(Episode("task", ("push it", "pull it")[word], index, {"front": frames}, arrays)))
@@ -63,9 +63,9 @@ def trained(dataset: EpisodeDataset, steps: int) -> tuple[object, list[float]]:
     objective, _ = make_objective(section(), dataset, seed=0)
     optimizer, losses = torch.optim.AdamW(objective.model.parameters(), 3e-3), []
     for step in range(steps):
-        place = Place.of(0, step, 32)
-        torch.manual_seed(place.seeds[0])  # as the training loop does, for dropout
-        loss, _ = objective.loss(objective.model, objective.batch(place), place)
+        position = BatchPosition.of(0, step, 32)
+        torch.manual_seed(position.seeds[0])  # as the training loop does, for dropout
+        loss, _ = objective.loss(objective.model, objective.batch(position), position)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(objective.model.parameters(), 1.0)
@@ -100,10 +100,10 @@ def test_a_faint_object_is_normalised_where_it_stands() -> None:
 
 def test_some_samples_go_without_proprioception(dataset: EpisodeDataset) -> None:
     objective, chunks = make_objective(section(), dataset, seed=0)
-    place = Place.of(0, 0, 256)
-    batch = objective.batch(place)
+    position = BatchPosition.of(0, 0, 256)
+    batch = objective.batch(position)
     measured = objective.statistics["observation.state"].normalise(chunks.proprio)
-    known = torch.from_numpy(measured)[epoch_indices(len(chunks), place, 0)]
+    known = torch.from_numpy(measured)[epoch_indices(len(chunks), position, 0)]
     hidden = (batch.proprio == 0).all(1)
     assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.1)
     assert torch.equal(batch.proprio[~hidden], known[~hidden])

@@ -35,7 +35,7 @@ from world2act.policies.cosmos_policy.nvidia_checkpoint import read_nvidia_promp
 from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective, draw_sigma
 from world2act.policies.cosmos_policy.policy import levels, sample
 from world2act.sims.base import Observation
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.world_model.parts.text import make_text_encoder
 from world2act.world_model.parts.tokenizer import load_tokenizer, make_vae
 from world2act.world_model.parts.transformer import build_transformer
@@ -250,12 +250,12 @@ def test_batch_holds_what_the_layout_says(
 
 
 def test_loss_is_that_of_the_velocity_where_nothing_is_given(objective: CosmosPolicyObjective) -> None:
-    place = Place.of(0, 0, 3)
-    batch = objective.batch(place)
+    position = BatchPosition.of(0, 0, 3)
+    batch = objective.batch(position)
     assert (
         batch.x0.shape[0] == 6 and torch.equal(batch.x0[0], batch.x0[1]) and not torch.equal(batch.x0[1], batch.x0[2])
     )
-    loss, _ = objective.loss(objective.model, batch, place)
+    loss, _ = objective.loss(objective.model, batch, position)
     t = (batch.sigma / (1 + batch.sigma)).view(-1, 1, 1, 1, 1)
     given = torch.zeros_like(t).expand(-1, 1, batch.x0.shape[2], 1, 1).clone()
     given[:, :, : objective.config.layout.given] = 1
@@ -278,10 +278,10 @@ def test_batches_depend_on_the_place_alone_and_roles_on_their_shares(
     params: BasePolicy, dataset: EpisodeDataset, objective: CosmosPolicyObjective
 ) -> None:
     mixed = make(changed(params, roles={"policy": 0.5, "world_model": 0.25, "value": 0.25}), dataset)
-    first, again = mixed.batch(Place.of(0, 3, 8)), mixed.batch(Place.of(0, 3, 8))
+    first, again = mixed.batch(BatchPosition.of(0, 3, 8)), mixed.batch(BatchPosition.of(0, 3, 8))
     assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
     assert set(first.mask.flatten(1).sum(1).tolist()) == {4, 5, 8}
-    assert set(objective.batch(Place.of(0, 3, 8)).mask.flatten(1).sum(1).tolist()) == {4}
+    assert set(objective.batch(BatchPosition.of(0, 3, 8)).mask.flatten(1).sum(1).tolist()) == {4}
 
 
 def test_predicts_clipped_chunks_by_the_contract(saved: Path) -> None:
@@ -331,8 +331,8 @@ def test_learns_and_the_same_training_gives_the_same_files(
         objective = make(params, dataset)
         optimizer, losses = torch.optim.AdamW(objective.model.parameters(), 3e-3), []
         for step in range(12):
-            place = Place.of(0, step, 4)
-            loss, _ = objective.loss(objective.model, objective.batch(place), place)
+            position = BatchPosition.of(0, step, 4)
+            loss, _ = objective.loss(objective.model, objective.batch(position), position)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -362,11 +362,13 @@ def test_adapters_are_merged_into_what_is_saved(params: BasePolicy, dataset: Epi
         for value in objective.model.parameters():
             value += 0.1 * value.requires_grad
     objective.save_policy(tmp_path, objective.model.state_dict())
-    plain, batch = load_policy(tmp_path).network, objective.batch(Place.of(0, 0, 1))
-    ours, theirs = (objective.loss(network, batch, Place.of(0, 0, 1))[0] for network in (objective.model, plain))
+    plain, batch = load_policy(tmp_path).network, objective.batch(BatchPosition.of(0, 0, 1))
+    ours, theirs = (
+        objective.loss(network, batch, BatchPosition.of(0, 0, 1))[0] for network in (objective.model, plain)
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     untrained = make(params, dataset).model
-    assert abs(objective.loss(untrained, batch, Place.of(0, 0, 1))[0] - ours) > 1e-3
+    assert abs(objective.loss(untrained, batch, BatchPosition.of(0, 0, 1))[0] - ours) > 1e-3
 
 
 def test_same_architecture_as_the_released_checkpoints(params: BasePolicy) -> None:

@@ -29,7 +29,7 @@ from world2act.policies.cosmos_policy.objective import CosmosPolicyObjective
 from world2act.policies.normalisation import ACTION, PROPRIO
 from world2act.policies.robot import RobotDescription
 from world2act.sims.base import Observation
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.world_model.parts.tokenizer import make_vae
 from world2act.world_model.parts.transformer import build_transformer
 
@@ -104,9 +104,9 @@ def test_libero_proprioception_is_gripper_position_and_the_quaternion_of_robosui
     quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
     assert (quaternions[:, 3] < 0).any() and (quaternions[:, 3] > 0).any()
     turns = np.stack([q[:3] * 2 * math.acos(q[3]) / math.sqrt(1 - q[3] ** 2) for q in quaternions])
-    places, fingers = np.arange(150).reshape(50, 3), np.arange(100).reshape(50, 2) + 0.5
-    seen = INTERFACES["libero"].proprio(np.concatenate([places, turns, fingers], 1))
-    np.testing.assert_allclose(seen, np.concatenate([fingers, places, quaternions], 1), rtol=1e-6, atol=1e-6)
+    positions, fingers = np.arange(150).reshape(50, 3), np.arange(100).reshape(50, 2) + 0.5
+    seen = INTERFACES["libero"].proprio(np.concatenate([positions, turns, fingers], 1))
+    np.testing.assert_allclose(seen, np.concatenate([fingers, positions, quaternions], 1), rtol=1e-6, atol=1e-6)
     still = INTERFACES["libero"].proprio(np.zeros(8))
     assert still.tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 1]
 
@@ -193,8 +193,8 @@ def test_training_starts_from_a_policy(policy_folder: Path, tmp_path: Path) -> N
 
     tuned = CosmosPolicyObjective(params_of("libero", weights=str(policy_folder)), dataset, chunks, 0)
     assert all(torch.equal(value, begun.network.state_dict()[key]) for key, value in tuned.model.state_dict().items())
-    place = Place.of(0, 0, 2)
-    loss, _ = tuned.loss(tuned.model, tuned.batch(place), place)
+    position = BatchPosition.of(0, 0, 2)
+    loss, _ = tuned.loss(tuned.model, tuned.batch(position), position)
     loss.backward()
     assert math.isfinite(loss.detach()) and all(weight.grad is not None for weight in tuned.model.parameters())
 

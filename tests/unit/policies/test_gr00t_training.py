@@ -40,7 +40,7 @@ from world2act.policies.gr00t.tuning import PROJECTOR
 from world2act.policies.imitation import make_objective, train_policy
 from world2act.sims.base import Observation
 from world2act.training import dry_run
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 
 SIDE, STEPS = 32, 40
 CAMERAS = ("front", "hand")
@@ -114,7 +114,7 @@ def fine_tune(params: BasePolicy, labelled: Path, environment: dict[str, str]) -
     dataset = EpisodeDataset.open(labelled)
     objective, _ = make_objective(params, dataset, 0)
     batch = objective.batch
-    objective.batch = lambda place: kill(place) or batch(place)
+    objective.batch = lambda position: kill(position) or batch(position)
     trained = train_policy(params, objective, Base(seed=0, ranks=1, workers=1), "demonstrations")
     if is_main():
         Path("policy").mkdir()
@@ -169,7 +169,9 @@ def act(folder: Path) -> np.ndarray:
 def test_a_robot_that_the_checkpoint_knows_keeps_its_statistics(known: Path, weights: Path) -> None:
     assert_learnt(known, weights)
     assert act(known).shape == (CHUNK, 7)
-    saved, released = (json.loads((place / "statistics.json").read_text()) for place in (known / "policy", weights))
+    saved, released = (
+        json.loads((position / "statistics.json").read_text()) for position in (known / "policy", weights)
+    )
     assert saved == released
     assert load_policy(known / "policy").processor.slot == SLOTS[EMBODIMENT]
 
@@ -275,15 +277,15 @@ def test_adapters_sit_in_the_diffusion_transformer_and_are_merged(
     projector = {name for name, weight in parameters.items() if weight.requires_grad} - set(adapters)
     assert {name.split(".")[1] for name in projector} == {*PROJECTOR}
     optimizer = torch.optim.AdamW([weight for weight in parameters.values() if weight.requires_grad], 3e-3)
-    place = Place.of(0, 0, 8)
+    position = BatchPosition.of(0, 0, 8)
     for _ in range(3):
         optimizer.zero_grad()
-        objective.loss(model, objective.batch(place), place)[0].backward()
+        objective.loss(model, objective.batch(position), position)[0].backward()
         optimizer.step()
     objective.save_policy(tmp_path, model.state_dict())
     merged = load_policy(tmp_path).model
     assert not any("lora" in name for name, _ in merged.named_parameters())
-    batch = objective.batch(place)
+    batch = objective.batch(position)
     with torch.no_grad():
         wanted = model.eval()(batch.inputs, batch.noisy, batch.times)
         found = merged(batch.inputs, batch.noisy, batch.times)
@@ -298,22 +300,24 @@ def test_what_is_random_about_a_sample_is_its_own(weights: Path, labelled: Path)
     """A step has the same samples on one rank as on two, in halves; hidden states and pictures included."""
     objective = objective_of(section(weights, **NEW), labelled)
 
-    def flat(place: Place) -> dict[str, Tensor]:
-        batch = objective.batch(place)
+    def flat(position: BatchPosition) -> dict[str, Tensor]:
+        batch = objective.batch(position)
         values = vars(batch) | vars(batch.inputs)
         return {name: value for name, value in values.items() if torch.is_tensor(value)}
 
-    whole = flat(Place.of(0, 3, 8))
-    halves = [flat(Place.of(0, 3, 8, rank=rank, ranks=2)) for rank in range(2)]
+    whole = flat(BatchPosition.of(0, 3, 8))
+    halves = [flat(BatchPosition.of(0, 3, 8, rank=rank, ranks=2)) for rank in range(2)]
     assert {"dropped", "pixels", "noisy", "learned"} <= whole.keys()
     for name, value in whole.items():
         torch.testing.assert_close(value, torch.cat([half[name] for half in halves]), msg=name)
     assert whole["dropped"].any() and not whole["dropped"].all()
     assert (
-        objective_of(section(weights, state_dropout=0.0, **NEW), labelled).batch(Place.of(0, 3, 8)).inputs.dropped
+        objective_of(section(weights, state_dropout=0.0, **NEW), labelled)
+        .batch(BatchPosition.of(0, 3, 8))
+        .inputs.dropped
         is None
     )
-    other = flat(Place.of(1, 3, 8))
+    other = flat(BatchPosition.of(1, 3, 8))
     assert not torch.equal(whole["pixels"], other["pixels"]), "the crop and the colours are drawn"
     # 7 of 10 dimensions and 8 of 12 steps are the robot's
     assert not whole["learned"][..., 7:].any() and not whole["learned"][:, CHUNK:].any()

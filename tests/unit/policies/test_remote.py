@@ -34,7 +34,7 @@ from world2act.post_training.residual.model import ResidualModel
 from world2act.post_training.residual.objective import Imagined, ResidualObjective
 from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.training.ranks import initialise
 
 
@@ -231,10 +231,10 @@ def test_stage_2_stands_over_a_policy_that_is_elsewhere(folder: Path, tmp_path: 
         settings = {"temperature": 0.1, "hard_ratio": 1.0, "updates_per_rollout": 1, "seed": 0}
         settings["base_directory"] = folder
         over = [ResidualObjective(residual(base), pool, tasks, states, **settings) for base in (near, far)]
-        batches = [objective.batch(Place.of(0, 0, len(tasks))) for objective in over]
+        batches = [objective.batch(BatchPosition.of(0, 0, len(tasks))) for objective in over]
         for here, there in zip(*(vars(rollouts).values() for rollouts, *_ in batches), strict=True):
             assert torch.equal(here, there)
-        loss, _ = over[1].loss(over[1].model, batches[1], Place.of(0, 0, len(tasks)))
+        loss, _ = over[1].loss(over[1].model, batches[1], BatchPosition.of(0, 0, len(tasks)))
         loss.backward()
         assert over[1].model.head[-1].weight.grad.abs().sum() > 0
         residual(far).save_pretrained(tmp_path / "post_train", folder)

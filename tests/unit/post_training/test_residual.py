@@ -21,15 +21,15 @@ from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.post_training.residual.targets import read_targets
 from world2act.sims.base import Observation
 from world2act.sims.pool import ChunkResult, EnvironmentPool
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.training.ranks import initialise
 
 SLOTS = ["hammer", "hammer", "window-open", "window-open"]
 DIM = 32
 
 
-def place(step: int = 0) -> Place:
-    return Place.of(0, step, len(SLOTS))
+def position(step: int = 0) -> BatchPosition:
+    return BatchPosition.of(0, step, len(SLOTS))
 
 
 def observations(count: int) -> list[Observation]:
@@ -93,11 +93,11 @@ def test_only_the_residual_learns(policy: ResidualPolicy, pool: EnvironmentPool)
     trained = objective(policy, pool, imagined())
     before = {key: value.clone() for key, value in policy.model.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=3e-4)
-    rollouts = trained.batch(place())
+    rollouts = trained.batch(position())
     losses = []
     # at this rate the loss falls to 0.55..0.57 of the first, whatever the rounding; at 1e-2 it is anywhere up to 1.09
     for _ in range(60):
-        loss, _ = trained.loss(policy.model, rollouts, place())
+        loss, _ = trained.loss(policy.model, rollouts, position())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -125,7 +125,7 @@ class WithoutReward:
 def test_no_reward_is_read_and_episodes_are_as_long_as_imagined(policy: ResidualPolicy, pool: EnvironmentPool) -> None:
     states = [Imagined(s.task, s.seed, s.tokens[: 2 if s.task == "hammer" else 3]) for s in imagined(3)]
     blind = WithoutReward(pool)
-    rollouts, *_ = objective(policy, blind, states).batch(place())
+    rollouts, *_ = objective(policy, blind, states).batch(position())
     assert rollouts.lengths.tolist() == [2, 2, 3, 3]
     assert [len(chunk) for chunk in blind.chunks] == [4, 4, 2]
     assert all(steps == 4 for chunk in blind.chunks for steps in chunk.values())
@@ -137,7 +137,7 @@ def test_a_row_is_one_environment_from_the_state_that_was_imagined(
     states = imagined()
     trained = objective(policy, pool, states)
     chosen = trained._choose(0)
-    rollouts, anchors, negatives = trained.batch(place())
+    rollouts, anchors, negatives = trained.batch(position())
     assert anchors.tolist() == [0, 1, 2, 3]
     for row, state in enumerate(chosen):
         assert state.task == SLOTS[row]
@@ -152,7 +152,7 @@ def test_a_row_is_one_environment_from_the_state_that_was_imagined(
 
 
 def test_the_same_seed_collects_the_same_rollouts(policy: ResidualPolicy, pool: EnvironmentPool) -> None:
-    first, second = (objective(policy, pool, imagined()).batch(place(step=2))[0] for _ in range(2))
+    first, second = (objective(policy, pool, imagined()).batch(position(step=2))[0] for _ in range(2))
     assert torch.equal(first.image, second.image)
     assert torch.equal(first.base_actions, second.base_actions)
 

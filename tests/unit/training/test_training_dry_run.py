@@ -22,9 +22,9 @@ from world2act.core.stage import run_stage
 from world2act.core.storage import write_json
 from world2act.training import dry_run
 from world2act.training.engine import build_engine
+from world2act.training.full_state import begin_optimizer, trainable
 from world2act.training.launch import main as launch
 from world2act.training.ranks import initialise
-from world2act.training.whole import begin_optimizer, trainable
 
 COSMOS_2B = 1_956_413_440
 

@@ -9,7 +9,7 @@ import torch
 from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput
 from world2act.core.params import Tokenizer, compose, parse_params
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.world_model.learning.reconstruction import ReconstructionObjective, measure_latents
 from world2act.world_model.parts.encoding import batches_of_clips, encode
 from world2act.world_model.parts.text import load_text_encoder, make_text_encoder
@@ -74,11 +74,11 @@ def test_a_batch_depends_on_its_place_alone() -> None:
     objective = ReconstructionObjective(
         make_vae(tiny(), 0), list(videos(3, 20)), ["a", "b", "a"], tiny(clip_frames=9, image_share=0.5), 10
     )
-    first, again, other = (objective.batch(Place.of(seed, 5, 4)) for seed in (1, 1, 2))
+    first, again, other = (objective.batch(BatchPosition.of(seed, 5, 4)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
     assert first[0].shape == (4, 3, 9, 16, 16) and first[1].shape == (4, 16, 3, 2, 2)
-    images = objective.batch(Place.of(1, 4, 4))
+    images = objective.batch(BatchPosition.of(1, 4, 4))
     assert images[0].shape == (16, 3, 1, 16, 16) and images[1].shape == (16, 16, 1, 2, 2)
 
 
@@ -89,7 +89,7 @@ def test_what_differs_from_the_tasks_picture_weighs_more() -> None:
     objective = ReconstructionObjective(
         make_vae(tiny(), 0), list(scene), ["a", "b"], tiny(clip_frames=17, image_share=0.0, foreground_weight=9.0), 1
     )
-    video, _, weights = objective.batch(Place.of(0, 0, 16))
+    video, _, weights = objective.batch(BatchPosition.of(0, 0, 16))
     bright = (video > 0.9).all(1, keepdim=True)
     assert bright.any() and weights.mean().item() == pytest.approx(1)
     assert (

@@ -12,7 +12,7 @@ from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput
 from world2act.core.params import Sampler, WorldModel, compose, parse_params
 from world2act.data.latent_cache import LatentCache, open_latents
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.world_model.imagining.sampler import sample
 from world2act.world_model.learning.loss import DenoisingObjective, denoising_loss, draw_sigma
 from world2act.world_model.learning.preparation import describe
@@ -26,8 +26,8 @@ def tiny(**changes: object) -> WorldModel:
     return own.model_copy(update={"heads": 2, "head_dim": 16, "layers": 2, "max_latents": 6, **changes})
 
 
-def place(step: int = 0, rank: int = 0, batch_size: int = 4, seed: int = 0) -> Place:
-    return Place.of(seed, step, 2 * batch_size, rank=rank, ranks=2)
+def position(step: int = 0, rank: int = 0, batch_size: int = 4, seed: int = 0) -> BatchPosition:
+    return BatchPosition.of(seed, step, 2 * batch_size, rank=rank, ranks=2)
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +195,9 @@ def test_objective_and_imagination_read_the_output_alike(cache: LatentCache, pre
 
     own = objective(cache, LatentSpace(prediction=prediction))
     own.model = Answer()
-    batch = own.batch(place())
+    batch = own.batch(position())
     batch.x0[:, :, 1:] = 0
-    assert own.loss(own.model, batch, place())[1]["x0_error"] < 1e-6
+    assert own.loss(own.model, batch, position())[1]["x0_error"] < 1e-6
     imagined = sample(
         Answer(),
         batch.x0[:, :, :1],
@@ -212,7 +212,7 @@ def test_objective_and_imagination_read_the_output_alike(cache: LatentCache, pre
 
 
 def test_no_clip_is_cut_or_padded(cache: LatentCache) -> None:
-    drawn = {tuple(objective(cache).batch(place(step)).x0.shape[2:3]) for step in range(40)}
+    drawn = {tuple(objective(cache).batch(position(step)).x0.shape[2:3]) for step in range(40)}
     assert drawn == {(3,), (4,), (6,)}
     usable = usable_clips(cache, "train", 4)
     assert {clip.latents for clip in usable.clips} == {3, 4} and usable.discarded == 2
@@ -221,7 +221,7 @@ def test_no_clip_is_cut_or_padded(cache: LatentCache) -> None:
 
 
 def test_batches_hold_training_clips_with_their_own_prompts(cache: LatentCache) -> None:
-    batch = objective(cache).batch(place(3, batch_size=16))
+    batch = objective(cache).batch(position(3, batch_size=16))
     train = cache.select("video_only", "train")
     for x0, embeds in zip(batch.x0, batch.prompt_embeds, strict=True):
         source = next(c for c in train if np.allclose(cache.latents(c)[0], x0[:, 0].numpy(), atol=1e-6))
@@ -230,7 +230,7 @@ def test_batches_hold_training_clips_with_their_own_prompts(cache: LatentCache) 
 
 def test_a_batch_depends_on_its_place_alone_and_ranks_agree_on_the_length(cache: LatentCache) -> None:
     own = objective(cache)
-    one, again, other = own.batch(place(5)), own.batch(place(5)), own.batch(place(5, rank=1))
+    one, again, other = own.batch(position(5)), own.batch(position(5)), own.batch(position(5, rank=1))
     assert torch.equal(one.noise, again.noise) and torch.equal(one.sigma, again.sigma)
     assert one.x0.shape == other.x0.shape and not torch.equal(one.noise, other.noise)
 
@@ -238,17 +238,17 @@ def test_a_batch_depends_on_its_place_alone_and_ranks_agree_on_the_length(cache:
 @pytest.mark.parametrize(("ranks", "parts"), [(1, 1), (2, 1), (1, 4), (4, 2)])
 def test_a_step_sees_the_same_samples_on_any_number_of_ranks(cache: LatentCache, ranks: int, parts: int) -> None:
     own = objective(cache, text_dropout=0.5, conditioning_latents=[1, 2])
-    whole = own.batch(Place.of(7, 3, 8))
-    places = [
-        Place.of(7, 3, 8, rank=rank, ranks=ranks, part=part, parts=parts)
+    whole = own.batch(BatchPosition.of(7, 3, 8))
+    positions = [
+        BatchPosition.of(7, 3, 8, rank=rank, ranks=ranks, part=part, parts=parts)
         for part in range(parts)
         for rank in range(ranks)
     ]
-    shares = [own.batch(place) for place in places]
+    shares = [own.batch(position) for position in positions]
     for key in vars(whole):
         assert torch.equal(torch.cat([getattr(share, key) for share in shares]), getattr(whole, key)), key
     assert len({float(sigma) for sigma in whole.sigma}) == 8
-    assert [clip for place in places for clip in own.choose(place)] == own.choose(Place.of(7, 3, 8))
+    assert [clip for position in positions for clip in own.choose(position)] == own.choose(BatchPosition.of(7, 3, 8))
 
 
 def test_a_share_of_the_prompts_is_dropped(cache: LatentCache) -> None:
@@ -257,7 +257,7 @@ def test_a_share_of_the_prompts_is_dropped(cache: LatentCache) -> None:
     dropped = [
         torch.isclose(e, nothing).all().item()
         for step in range(50)
-        for e in own.batch(place(step, batch_size=40, seed=step)).prompt_embeds
+        for e in own.batch(position(step, batch_size=40, seed=step)).prompt_embeds
     ]
     assert np.mean(dropped) == pytest.approx(0.2, abs=0.03)
 
@@ -272,12 +272,12 @@ def test_two_trainings_give_the_same_weights_and_learn(cache: LatentCache) -> No
         def held_out() -> float:
             """Of batches that no step sees: one step's loss says more of its noise levels than of the network."""
             with torch.no_grad():
-                places = [place(step, seed=step, batch_size=8) for step in range(100, 108)]
-                return float(np.mean([float(own.loss(own.model, own.batch(here), here)[0]) for here in places]))
+                positions = [position(step, seed=step, batch_size=8) for step in range(100, 108)]
+                return float(np.mean([float(own.loss(own.model, own.batch(here), here)[0]) for here in positions]))
 
         losses = [held_out()]
         for step in range(30):
-            here = place(step, seed=step, batch_size=8)
+            here = position(step, seed=step, batch_size=8)
             loss, _ = own.loss(own.model, own.batch(here), here)
             optimizer.zero_grad()
             loss.backward()

@@ -21,7 +21,7 @@ from world2act.policies.dataset import image_side, mean_image
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax, write_statistics
 from world2act.policies.weights import save_weights
 from world2act.policies.word_tokenizer import make_tokenizer, tokenize
-from world2act.training.objective import Place, draw, epoch_indices
+from world2act.training.objective import BatchPosition, draw, epoch_indices
 
 FAMILY = "behaviour_cloning"
 
@@ -69,22 +69,22 @@ class CloningObjective:
         self._proprio = torch.from_numpy(self.statistics[PROPRIO].normalise(chunks.proprio))
         self._words, self._word_mask = tokenize(self.tokenizer, chunks.instructions)
 
-    def batch(self, place: Place) -> Batch:
-        rows = epoch_indices(len(self._chunks), place, self._seed)
+    def batch(self, position: BatchPosition) -> Batch:
+        rows = epoch_indices(len(self._chunks), position, self._seed)
         actions, real = self._chunks.chunks(rows.numpy(), self.model.sizes.chunk_length)
         images = torch.from_numpy(self._chunks.images(rows.numpy())).permute(0, 1, 4, 2, 3)
         instruction = torch.from_numpy(self._chunks.instruction)[rows]
         batch = Batch(
             images=images.contiguous(),
-            proprio=self._proprio[rows] * (draw(place.generators(), "rand", 1) >= self._dropout),
+            proprio=self._proprio[rows] * (draw(position.generators(), "rand", 1) >= self._dropout),
             words=self._words[instruction],
             word_mask=self._word_mask[instruction],
             actions=torch.from_numpy(self.statistics[ACTION].normalise(actions)),
             real=torch.from_numpy(real),
         )
-        return Batch(**{key: value.to(place.device) for key, value in vars(batch).items()})
+        return Batch(**{key: value.to(position.device) for key, value in vars(batch).items()})
 
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, model: nn.Module, batch: Batch, position: BatchPosition) -> tuple[Tensor, dict[str, Tensor | float]]:
         actions = model(batch.images, batch.proprio, batch.words, batch.word_mask)
         return (actions - batch.actions)[batch.real].square().mean(), {}
 

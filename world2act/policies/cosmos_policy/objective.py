@@ -38,7 +38,7 @@ from world2act.policies.cosmos_policy.policy import (
 )
 from world2act.policies.dataset import describe_robot
 from world2act.policies.normalisation import ACTION, PROPRIO, MinMax
-from world2act.training.objective import Place, epoch_indices
+from world2act.training.objective import BatchPosition, epoch_indices
 from world2act.world_model.learning.tuning import merge, tune
 from world2act.world_model.parts.conditioning import denoise
 from world2act.world_model.parts.text import load_text_encoder
@@ -152,20 +152,20 @@ class CosmosPolicyObjective:
         self._kept = torch.empty(shape) if math.prod(shape) <= KEPT_NUMBERS else None
         self._seen = np.zeros(samples, bool)
 
-    def batch(self, place: Place) -> Batch:
-        rows = epoch_indices(len(self._chunks), place, self._seed).numpy()
+    def batch(self, position: BatchPosition) -> Batch:
+        rows = epoch_indices(len(self._chunks), position, self._seed).numpy()
         x0, weight = self._latents(rows)
         x0, weight = (tensor.repeat_interleave(self._draws, 0) for tensor in (x0, weight))
         prompts = self._prompts[self._chunks.instruction[rows]].repeat_interleave(self._draws, 0)
         known, noise, sigma = [], [], []
-        for generator in place.generators():
+        for generator in position.generators():
             for _ in range(self._draws):
                 role = self._roles[int(torch.multinomial(torch.tensor(self._shares), 1, generator=generator))]
                 known.append(self.config.layout.known(role))
                 sigma.append(draw_sigma(x0.shape[2], generator))
                 noise.append(torch.randn(x0.shape[1:], generator=generator))
         batch = Batch(x0, torch.stack(noise), torch.stack(sigma), frame_mask(known), weight, prompts)
-        return Batch(**{key: value.to(place.device) for key, value in vars(batch).items()})
+        return Batch(**{key: value.to(position.device) for key, value in vars(batch).items()})
 
     def _latents(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """The clean latents of samples that begin at these frames, and where they are known: (B, C, T, h, w) each."""
@@ -211,7 +211,7 @@ class CosmosPolicyObjective:
         latents = self._encoder.encode(pictures)
         return torch.stack([latents[index] for index in self._pictured], 2)
 
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, model: nn.Module, batch: Batch, position: BatchPosition) -> tuple[Tensor, dict[str, Tensor | float]]:
         sigma = batch.sigma.view(-1, 1, 1, 1, 1)
         noised = batch.x0 + sigma * batch.noise
         condition = (batch.x0, batch.mask, batch.prompts, CONDITIONING_SIGMA, self.config.prediction)

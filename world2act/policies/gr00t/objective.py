@@ -27,7 +27,7 @@ from world2act.policies.gr00t.policy import save_pretrained
 from world2act.policies.gr00t.processing import draw_augmentation
 from world2act.policies.gr00t.tuning import tune
 from world2act.training.dry_run import build_or_outline
-from world2act.training.objective import Place, draw, epoch_indices
+from world2act.training.objective import BatchPosition, draw, epoch_indices
 from world2act.world_model.learning.tuning import merge
 
 _TIME_SCALE = 0.999
@@ -73,12 +73,12 @@ class ImitationObjective:
         self._state = self.processor.state(chunks.proprio)
         self._prompts, self._mask = self.processor.prompts(chunks.instructions)
 
-    def batch(self, place: Place) -> Batch:
-        frames = epoch_indices(len(self._chunks), place, self._seed).numpy()
+    def batch(self, position: BatchPosition) -> Batch:
+        frames = epoch_indices(len(self._chunks), position, self._seed).numpy()
         labels = self._chunks.chunks(frames, self.processor.chunk_length)
         actions, learned = self.processor.targets(*labels, self._chunks.proprio[frames])
         actions = actions[:, None]
-        generators = place.generators()
+        generators = position.generators()
         noise = draw(generators, "randn", self._draws, *actions.shape[2:])
         # Beta(1.5, 1) by its inverse distribution function, u^(1/1.5), so that the draw comes from our generators
         times = (1 - draw(generators, "rand", self._draws) ** (1 / 1.5)) * _TIME_SCALE
@@ -90,7 +90,7 @@ class ImitationObjective:
             target=actions - noise,
             learned=learned,
         )
-        return Batch(**{key: value.to(place.device) for key, value in vars(batch).items()})
+        return Batch(**{key: value.to(position.device) for key, value in vars(batch).items()})
 
     def _inputs(self, frames: np.ndarray, generators: list[torch.Generator]) -> Inputs:
         head, settings = self.model.config.action_head, self.processor.settings
@@ -106,7 +106,7 @@ class ImitationObjective:
             noise=head.state_noise * draw(generators, "randn", 1, head.dim) if head.state_noise else None,
         )
 
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, model: nn.Module, batch: Batch, position: BatchPosition) -> tuple[Tensor, dict[str, Tensor | float]]:
         velocity = model(batch.inputs, batch.noisy, batch.times)
         return masked_error(velocity, batch.target, batch.learned), {}
 

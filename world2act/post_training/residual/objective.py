@@ -19,7 +19,7 @@ from world2act.core.errors import BadInput
 from world2act.core.seeds import derive
 from world2act.post_training.residual.policy import ResidualPolicy
 from world2act.sims.pool import EnvironmentPool
-from world2act.training.objective import Place
+from world2act.training.objective import BatchPosition
 from world2act.training.ranks import gather
 
 
@@ -90,24 +90,24 @@ class ResidualObjective:
         self._longest = max(len(state.tokens) for state in imagined)
         self._rollouts: Rollouts | None = None
 
-    def batch(self, place: Place) -> tuple[Rollouts, Tensor, Tensor]:
+    def batch(self, position: BatchPosition) -> tuple[Rollouts, Tensor, Tensor]:
         """All ranks' rollouts, and this rank's anchors among them with their negatives."""
-        if place.step % self._updates == 0:
-            self._rollouts = _gather_rollouts(self._collect(place))
+        if position.step % self._updates == 0:
+            self._rollouts = _gather_rollouts(self._collect(position))
         if self._rollouts is None:
             raise RuntimeError("a run can only continue at the start of a rollout: checkpoint_every must be a multiple")
-        anchors = torch.arange(place.batch_size) + place.rank * place.batch_size
-        return self._rollouts, anchors, self._negatives.draw(anchors, place.generators())
+        anchors = torch.arange(position.batch_size) + position.rank * position.batch_size
+        return self._rollouts, anchors, self._negatives.draw(anchors, position.generators())
 
     def loss(
-        self, model: nn.Module, batch: tuple[Rollouts, Tensor, Tensor], place: Place
+        self, model: nn.Module, batch: tuple[Rollouts, Tensor, Tensor], position: BatchPosition
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
         rollouts, anchors, negatives = batch
-        real = torch.arange(self._longest, device=place.device) < rollouts.lengths[:, None]
+        real = torch.arange(self._longest, device=position.device) < rollouts.lengths[:, None]
         base_actions = rollouts.base_actions[real]
         residual = model(base_actions, rollouts.proprio[real], rollouts.image[real])
         tokens = self._tokens(base_actions + residual, real)
-        rows = anchors.to(place.device), negatives.to(place.device)
+        rows = anchors.to(position.device), negatives.to(position.device)
         contrastive = info_nce(rollouts.targets, tokens, rollouts.lengths, rollouts.lengths, *rows, self._temperature)
         with torch.no_grad():
             cosine = similarity(rollouts.targets, tokens, rollouts.lengths, rollouts.lengths).mean()
@@ -128,9 +128,9 @@ class ResidualObjective:
         tokens = bridge.action_adapter(bridge.normalise(executed))
         return tokens.new_zeros(*real.shape, tokens.shape[-1]).masked_scatter(real[..., None], tokens)
 
-    def _collect(self, place: Place) -> Rollouts:
-        first = place.rank * place.batch_size
-        states = self._choose(place.step // self._updates)[first : first + place.batch_size]
+    def _collect(self, position: BatchPosition) -> Rollouts:
+        first = position.rank * position.batch_size
+        states = self._choose(position.step // self._updates)[first : first + position.batch_size]
         observations = self._pool.reset({slot: state.seed for slot, state in enumerate(states)})
         base_actions = np.zeros(
             (len(states), self._longest, self._policy.chunk_length, self._policy.action_dim), np.float32
@@ -146,7 +146,7 @@ class ResidualObjective:
             active = [slot for slot, state in enumerate(states) if chunk < len(state.tokens)]
             seen = [observations[slot] for slot in active]
             base = self._policy.base_chunks(
-                seen, [derive(self._seed, "noise", place.step, states[slot].seed, chunk) for slot in active]
+                seen, [derive(self._seed, "noise", position.step, states[slot].seed, chunk) for slot in active]
             )
             base_actions[active, chunk] = base
             seen_proprio, seen_image = self._policy.inputs(seen, torch.device("cpu"))
@@ -155,7 +155,7 @@ class ResidualObjective:
             results = self._pool.step(dict(zip(active, executed, strict=True)), stop_at_success=False)
             observations |= {slot: result.observation for slot, result in results.items()}
         lengths = torch.tensor([len(state.tokens) for state in states])
-        device = place.device
+        device = position.device
         return Rollouts(
             torch.from_numpy(base_actions).to(device),
             proprio.to(device),

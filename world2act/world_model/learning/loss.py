@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from world2act.core.seeds import derive
 from world2act.data.latent_cache import Clip, LatentCache
-from world2act.training.objective import Place, draw
+from world2act.training.objective import BatchPosition, draw
 from world2act.world_model.parts.conditioning import LatentSpace, conditioning_mask, denoise
 
 HIGH_SIGMA = (200.0, 1e5)
@@ -85,14 +85,14 @@ class DenoisingObjective:
         for index, clip in enumerate(clips):
             self._of_length.setdefault(clip.latents, []).append(index)
 
-    def choose(self, place: Place) -> list[int]:
+    def choose(self, position: BatchPosition) -> list[int]:
         """Which of `clips` a batch holds; all of one length."""
-        length, _ = self._of_step(place.step)
-        return self._choose(length, place.generators())
+        length, _ = self._of_step(position.step)
+        return self._choose(length, position.generators())
 
-    def reading(self, place: Place) -> list[tuple[str, int]]:
+    def reading(self, position: BatchPosition) -> list[tuple[str, int]]:
         """Each sample's clip, and its bytes in the cache."""
-        clips = [self._clips[index] for index in self.choose(place)]
+        clips = [self._clips[index] for index in self.choose(position)]
         return [
             (f"{clip.dataset} {clip.episode_index}/{clip.skill_index}", self._cache.latents(clip).nbytes)
             for clip in clips
@@ -108,9 +108,9 @@ class DenoisingObjective:
         same = self._of_length[length]
         return [same[int(torch.randint(len(same), (), generator=generator))] for generator in generators]
 
-    def batch(self, place: Place) -> Batch:
-        generators = place.generators()
-        length, given = self._of_step(place.step)
+    def batch(self, position: BatchPosition) -> Batch:
+        generators = position.generators()
+        length, given = self._of_step(position.step)
         clips = [self._clips[index] for index in self._choose(length, generators)]
         latents = torch.from_numpy(np.stack([self._cache.latents(clip) for clip in clips])).transpose(1, 2)
         x0 = self._space.to_network(latents)
@@ -120,9 +120,9 @@ class DenoisingObjective:
         noise = draw(generators, "randn", *x0.shape[1:])
         embeds = torch.from_numpy(self._cache.prompt_embeds[prompts.numpy()])
         batch = Batch(x0, noise, sigma, conditioning_mask(given, x0), embeds)
-        return Batch(*(tensor.to(place.device) for tensor in vars(batch).values()))
+        return Batch(*(tensor.to(position.device) for tensor in vars(batch).values()))
 
-    def loss(self, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, model: nn.Module, batch: Batch, position: BatchPosition) -> tuple[Tensor, dict[str, Tensor | float]]:
         noised = batch.x0 + batch.sigma.view(-1, 1, 1, 1, 1) * batch.noise
         estimate = denoise(
             model,

@@ -16,7 +16,7 @@ from world2act.core.params import Tokenizer as TokenizerParams
 from world2act.core.tables import write_rows
 from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.tiling import layout_of, read_frames
-from world2act.training.objective import Place, draw
+from world2act.training.objective import BatchPosition, draw
 from world2act.world_model.learning.rows import ReconstructionRow
 from world2act.world_model.parts.tokenizer import VideoTokenizer, to_video
 
@@ -80,12 +80,12 @@ class ReconstructionObjective:
         }
         self._backgrounds = [medians[task] for task in tasks]
 
-    def batch(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, position: BatchPosition) -> tuple[Tensor, Tensor, Tensor]:
         """Video (B, 3, T, H, W), posterior noise (B, C, t, h, w), pixel weights (B, 1, T, H, W) of mean 1."""
         frames, windows_each = self._params.clip_frames, 1
-        if place.step < self._image_steps:
+        if position.step < self._image_steps:
             frames, windows_each = 1, frames // 2
-        windows, backgrounds, generators = [], [], place.generators()
+        windows, backgrounds, generators = [], [], position.generators()
         for generator in generators:
             for episode in torch.randint(len(self._episodes), (windows_each,), generator=generator).tolist():
                 start = int(torch.randint(len(self._episodes[episode]) - frames + 1, (), generator=generator))
@@ -97,10 +97,10 @@ class ReconstructionObjective:
         channels, height, width = self._latent_shape
         shape = (channels, latents_of(frames), height, width)
         noise = draw(generators, "randn", windows_each, *shape).flatten(0, 1)
-        return video.to(place.device), noise.to(place.device), (weights / weights.mean()).to(place.device)
+        return video.to(position.device), noise.to(position.device), (weights / weights.mean()).to(position.device)
 
     def loss(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], place: Place
+        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], position: BatchPosition
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
         video, noise, weights = batch
         restored, mean, logvar = model(video, noise)

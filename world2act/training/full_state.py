@@ -1,12 +1,13 @@
-"""Weights and optimiser moments of a DeepSpeed engine, whole and in float32, at any ZeRO stage and number of ranks.
+"""Full weights and optimiser moments of a DeepSpeed engine, in float32, for any ZeRO stage and number of ranks.
 
-ZeRO 0 steps the parameters themselves; ZeRO 1 and 2 a rank's flat part of them; ZeRO 3 leaves a rank nothing but its
-part. Every rank must call these functions, for the same parameters in the same order.
+ZeRO 0 updates the parameters themselves, ZeRO 1 and 2 update the flat partition of each rank, and under ZeRO 3 a rank
+holds only its partition. Every rank must call these functions, for the same parameters in the same order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import deepspeed
 import torch
@@ -41,7 +42,7 @@ def begin_optimizer(engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW
             optimizer.begin(zero.fp32_partitioned_groups_flat, step)
 
 
-def whole_weight(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter) -> Tensor:
+def full_weight(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter) -> Tensor:
     """A parameter, trained or frozen."""
     partitioned = engine.zero_optimization_stage() == 3
     if parameter.requires_grad and (partitioned or parameter.dtype != torch.float32):
@@ -50,7 +51,7 @@ def whole_weight(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter) -> 
         return parameter.detach().float().cpu().clone()
 
 
-def whole_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, name: str) -> Tensor:
+def full_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, name: str) -> Tensor:
     """A moment that the optimiser keeps for a trained parameter."""
     if engine.zero_optimization_stage() == 0:
         return engine.optimizer.state[parameter][name]
@@ -58,15 +59,16 @@ def whole_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, nam
 
 
 def set_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, name: str, value: Tensor) -> None:
-    """The inverse of `whole_moment`."""
+    """Set what `full_moment` returns."""
     match engine.zero_optimization_stage():
         case 0:
             engine.optimizer.state[parameter][name].copy_(value)
         case 1 | 2:
             safe_set_full_optimizer_state(parameter, value, name)
         case 3:
-            # DeepSpeed's own cuts the last rank's part short where the ranks do not divide the parameter
-            size, rank = parameter.ds_tensor.numel(), distributed.get_rank(parameter.ds_process_group)
+            # DeepSpeed's own function truncates the last rank's part if the ranks do not divide the parameter
+            partitioned = cast(Any, parameter)  # by DeepSpeed, which adds attributes to it
+            size, rank = partitioned.ds_tensor.numel(), distributed.get_rank(partitioned.ds_process_group)
             part = value.flatten()[rank * size : (rank + 1) * size]
             safe_set_local_optimizer_state(parameter, functional.pad(part, (0, size - part.numel())), name)
 
@@ -76,25 +78,27 @@ def state_dicts(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The module's state dict and the one with averaged weights, on rank 0's CPU; empty on the others."""
     averages = AVERAGE in optimizer.moments
-    weights, averaged = {}, {}
+    weights: dict[str, Tensor] = {}
+    averaged: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters(remove_duplicate=False):
-        value = _on_main(whole_weight(engine, parameter))
-        average = _on_main(whole_moment(engine, parameter, AVERAGE)) if averages and parameter.requires_grad else value
+        weight = full_weight(engine, parameter)
+        average = full_moment(engine, parameter, AVERAGE) if averages and parameter.requires_grad else None
         if is_main():
-            weights[name], averaged[name] = value, average
-    buffers = {name: _on_main(value) for name, value in persistent_buffers(engine.module).items() if is_main()}
+            weights[name] = _copy(weight)
+            averaged[name] = weights[name] if average is None else _copy(average)
+    buffers = {name: _copy(value) for name, value in persistent_buffers(engine.module).items() if is_main()}
     return weights | buffers, averaged | buffers
 
 
 def release(engine: deepspeed.DeepSpeedEngine, weights: Mapping[str, Tensor]) -> None:
-    """End the engine; on rank 0 its module is a plain one again, with `weights`, whatever ZeRO left there of them."""
+    """End the engine; on rank 0 its module is a plain one again that holds `weights`."""
     engine.destroy()
     if not is_main() or engine.zero_optimization_stage() < 3:
         return
     for prefix, module in engine.module.named_modules():
-        own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        trained = dict(module.named_parameters(recurse=False, remove_duplicate=False))
         module._parameters = dict.fromkeys(module._parameters)
-        for name, parameter in own.items():
+        for name, parameter in trained.items():
             value = weights[f"{prefix}.{name}" if prefix else name].clone()
             module._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
 
@@ -105,5 +109,5 @@ def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name not in parameters}
 
 
-def _on_main(value: Tensor) -> Tensor | None:
-    return value.detach().cpu().clone() if is_main() else None
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone()
