@@ -8,7 +8,7 @@ version. `python -m flows.ingest --help`.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from prefect import flow, task
@@ -25,7 +25,7 @@ from world2act_client.store import Store
 from flows.remote import use_store
 from flows.server import start_deployment
 from flows.workspace import WorkspaceBusy, hold_workspace
-from world2act.collection.ingested import OUTCOMES, SET_ASIDE, TAKEN
+from world2act.collection.ingested import OUTCOMES, SET_ASIDE, TAKEN, Index, LedgerRow
 from world2act.core.errors import BadInput, World2ActError
 from world2act.core.params import load_params
 from world2act.core.stage import RUNS
@@ -43,9 +43,11 @@ def _is_unreachable(_task: object, _run: object, state: State[object]) -> bool:
 
 @task(retries=3, retry_delay_seconds=[10, 60, 300], retry_condition_fn=_is_unreachable, cache_policy=NO_CACHE)
 def look(prefix: str, stale_after_hours: float, commit: bool) -> Pass:
-    """One pass over the prefix; a store that does not answer is asked again."""
+    """One pass over the prefix; retried if the store does not answer."""
     if not prefix.endswith("/") or prefix.startswith("/"):
-        raise BadInput("ingest", "prefix", prefix, "a prefix in the store that ends with /", "name a folder: incoming/")
+        raise BadInput(
+            "ingest", "prefix", prefix, "a prefix in the store that ends with /", "name a folder, such as incoming/"
+        )
     url = use_store()
     if url is None:
         remedy = "set WORLD2ACT_STORE, or run `dvc remote add --default store s3://bucket/prefix`"
@@ -55,8 +57,8 @@ def look(prefix: str, stale_after_hours: float, commit: bool) -> Pass:
 
 
 @task(cache_policy=NO_CACHE)
-def trigger_pipeline(index: dict[str, Any]) -> None:
-    """Start one run of the pipeline for a data version, however often this is called."""
+def trigger_pipeline(index: Index) -> None:
+    """Start the pipeline for a data version; calling this again starts no second run."""
     key = f"data-v{index['version']}-{index['sha256']}"
     tags = [f"data-v{index['version']}"]
     started = start_deployment(PIPELINE, key, tags=tags, as_subflow=False, timeout_s=0)
@@ -71,13 +73,13 @@ def ingest(
     trigger: bool = True,
     wait_for_workspace_s: float = 0,
 ) -> State[Pass]:
-    """Look for new demonstrations once. Ends Completed also when uploads were set aside: their reasons are shown.
+    """Look for new demonstrations once. Also ends Completed if uploads were set aside; the reasons are shown.
 
     Args:
         prefix: where uploads arrive, in the store.
-        stale_after_hours: how long an incomplete upload may rest before it is called stale.
+        stale_after_hours: how long an incomplete upload may receive nothing before it counts as stale.
         commit: commit data/ingested.dvc and data/ingested.json to git, and nothing else.
-        trigger: run the pipeline when there is a data version that it was not yet run for.
+        trigger: run the pipeline if it was not yet run for the data version.
         wait_for_workspace_s: how long to wait for another run in this workspace before this one is refused.
     """
     try:
@@ -91,8 +93,8 @@ def ingest(
     except WorkspaceBusy as error:
         return Failed(name="Workspace busy", message=str(error))
     except ObjectNotFound:
-        remedy = "`make serve` makes it; the data version is kept, and the next pass tries again"
-        return Failed(message=f"there is no deployment {PIPELINE} to run the pipeline by: {remedy}")
+        remedy = "create it with `make serve`; the data version is kept, and the next pass tries again"
+        return Failed(message=f"there is no deployment {PIPELINE} to run the pipeline: {remedy}")
     except (World2ActError, ReleaseError) as error:
         return Failed(message=f"{type(error).__name__}: {error}")
     return Completed(message=summarise(seen), data=seen)
@@ -102,7 +104,7 @@ def summarise(seen: Pass) -> str:
     """A pass in one line."""
     counts = {outcome: seen.count(outcome) for outcome in OUTCOMES}
     counts["wait"] = len(seen.waiting)
-    counts["stale"] = sum(each.stale for each in seen.waiting)
+    counts["stale"] = sum(upload.stale for upload in seen.waiting)
     words = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing new"
     return (
         f"data version {seen.index['version']}, {seen.episodes} new episodes; {words}; "
@@ -111,9 +113,9 @@ def summarise(seen: Pass) -> str:
 
 
 def show(seen: Pass) -> None:
-    """A table in Prefect's UI: what this pass decided, what waits, and what earlier passes set aside."""
-    rows = [(row["upload"], row["outcome"], _why(row)) for row in seen.decided]
-    rows += [(each.folder, "stale" if each.stale else "waits", each.reason) for each in seen.waiting]
+    """Show a table in Prefect's UI: what this pass decided, what waits, and what earlier passes set aside."""
+    rows = [(row.upload, row.outcome, _reason(row)) for row in seen.decided]
+    rows += [(upload.folder, "stale" if upload.stale else "waits", upload.reason) for upload in seen.waiting]
     rows += [(folder, f"{SET_ASIDE}, before", reason) for folder, reason in sorted(seen.standing.items())]
     lines = ["| upload | state | why |", "|---|---|---|"]
     lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows[:_SHOWN]]
@@ -133,10 +135,10 @@ def _announce(seen: Pass) -> None:
             "prefect.resource.id": "world2act.data.ingested",
             "prefect.resource.name": f"data version {seen.index['version']}",
         },
-        payload=seen.index
-        | {
+        payload={
+            **seen.index,
             "new_episodes": seen.episodes,
-            "uploads": [row["upload"] for row in seen.decided if row["outcome"] == TAKEN],
+            "uploads": [row.upload for row in seen.decided if row.outcome == TAKEN],
         },
     )
 
@@ -145,9 +147,9 @@ def _triggered() -> str:
     return read_json(_TRIGGERED)["sha256"] if _TRIGGERED.exists() else ""
 
 
-def _why(row: dict[str, Any]) -> str:
-    taken = f"{len(row['episodes'])} episodes, {row['kind'].replace('_', '-')}" if row["episodes"] else ""
-    return ". ".join(filter(None, (taken, row["reason"])))
+def _reason(row: LedgerRow) -> str:
+    taken = f"{len(row.episodes)} episodes, {row.kind.replace('_', '-')}" if row.episodes else ""
+    return ". ".join(filter(None, (taken, row.reason)))
 
 
 def _cell(text: str) -> str:

@@ -72,13 +72,11 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcomes(seen: Pass) -> dict[str, tuple[str, int]]:
-    return {row["upload"].removeprefix("incoming/"): (row["outcome"], len(row["episodes"])) for row in seen.decided}
+    return {row.upload.removeprefix("incoming/"): (row.outcome, len(row.episodes)) for row in seen.decided}
 
 
 def reasons(seen: Pass) -> dict[str, str]:
-    return {
-        row["upload"].removeprefix("incoming/"): row["reason"] for row in seen.decided if row["outcome"] == "set aside"
-    }
+    return {row.upload.removeprefix("incoming/"): row.reason for row in seen.decided if row.outcome == "set aside"}
 
 
 def test_what_is_complete_is_taken_once_and_what_is_known_is_not_read_again(
@@ -120,7 +118,7 @@ def test_the_same_demonstrations_elsewhere_or_exported_anew_are_duplicates(
     arrivals.put(write_upload(tmp_path / "grown", episodes(2, 1, 0, 3)), "d")  # the recorder went on
     assert outcomes(arrivals.look()) == {"d": ("taken", 1)}
     assert read_json(INDEX)["version"] == 2
-    assert [row["episodes"] for row in read_ledger() if row["outcome"] == "taken"] == [[0, 1], [1], [3]]
+    assert [row.episodes for row in read_ledger() if row.outcome == "taken"] == [[0, 1], [1], [3]]
 
 
 def test_objects_that_come_one_by_one_in_any_order_are_waited_for(arrivals: Arrivals, two: Path, video: Path) -> None:
@@ -232,7 +230,7 @@ def test_what_may_not_join_is_set_aside_and_the_rest_goes_on(arrivals: Arrivals,
     assert outcomes(seen).pop("good") == ("taken", 2) and not seen.waiting
     why = reasons(seen)
     assert {name: named for name, (_, named) in bad.items() if named not in why.get(name, "")} == {}
-    taken = [row["dataset"] for row in read_ledger() if row["dataset"]]
+    taken = [row.dataset for row in read_ledger() if row.dataset]
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted([LEDGER.name, *taken]) and len(taken) == 1
 
 

@@ -126,7 +126,7 @@ def undisturbed(trial: Trial) -> tuple[tuple[str, ...], int, float]:
     events, seconds = trial.look()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trial.root)
-        assert [(row["outcome"], len(row["episodes"])) for row in read_ledger()] == [
+        assert [(row.outcome, len(row.episodes)) for row in read_ledger()] == [
             ("set aside", 0),
             ("taken", 2),
             ("taken", 2),

@@ -1,23 +1,23 @@
-"""Demonstrations that were ingested: data/ingested (DVC's) and its index data/ingested.json (git's) in, datasets out.
+"""Ingested demonstrations: read data/ingested (tracked by DVC) as its index data/ingested.json (tracked by git) says.
 
-Every dataset lies in a folder of its own as it arrived; `ledger.parquet` beside them has one row for each upload that
-was decided on. The index says which data version stands, and by one sha256 which episodes belong to it. It changes
-only when episodes are added: it, and not the folder, is what the stage `demos` depends on, so that a clone in which
-nothing was ever ingested needs neither.
+Every dataset has its own folder, as it arrived; `ledger.parquet` next to them has one row per upload that was decided
+on. The index names the current data version and, by one sha256, the episodes that belong to it. It changes only when
+episodes are added. The stage `demos` depends on the index and not on the folder, so a clone in which nothing was ever
+ingested needs neither.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from world2act.core.errors import BadInput
-from world2act.core.storage import read_json, read_parquet, sha256
-from world2act.core.tables import schema_of
+from world2act.core.storage import read_json, sha256
+from world2act.core.tables import read_rows
 from world2act.data.lerobot_v3 import EpisodeDataset
 
 FOLDER, INDEX, LEDGER = Path("data/ingested"), Path("data/ingested.json"), Path("data/ingested/ledger.parquet")
@@ -28,17 +28,18 @@ _PULL = "get it with `dvc pull data/ingested.dvc`"
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """The decision on one upload: a row of the ledger. What follows `rules` is empty or 0 unless it was taken.
+    """The decision on one upload: a row of the ledger. The fields after `rules` are empty or 0 unless it was taken.
 
     Attributes:
         upload: its folder in the store.
-        objects: sha256 over the names, sizes and ETags of its objects; count, bytes: of those objects.
+        objects: sha256 over the names, sizes and ETags of its objects.
+        count, bytes: the number of its objects and their total size.
         outcome: one of `OUTCOMES`.
-        rules: sha256 over what was asked of it.
-        version: the data version that it came with.
+        rules: sha256 over the parameters that it was judged by.
+        version: the first data version that has it.
         kind: one of `KINDS`.
         dataset: its folder in data/ingested.
-        episodes: the episodes of the dataset that were new.
+        episodes: indices of the episodes in the dataset that were new.
     """
 
     upload: str
@@ -48,50 +49,69 @@ class LedgerRow:
     outcome: str
     reason: str
     rules: str
-    version: int
-    kind: str
-    dataset: str
-    dataset_sha256: str
-    episodes: list[int]
-    episode_sha256: list[str]
+    version: int = 0
+    kind: str = ""
+    dataset: str = ""
+    dataset_sha256: str = ""
+    episodes: list[int] = field(default_factory=list)
+    episode_sha256: list[str] = field(default_factory=list)
+    frames: int = 0
+
+
+class Counts(TypedDict):
+    """What the data version has of one kind."""
+
+    episodes: int
     frames: int
+
+
+class Index(TypedDict):
+    """The content of data/ingested.json."""
+
+    version: int
+    labelled: Counts
+    video_only: Counts
+    sha256: str
 
 
 @dataclass(frozen=True)
 class IngestedDataset:
-    """One dataset that was ingested, and which of its episodes were new then. `kind` is one of `KINDS`."""
+    """One ingested dataset and the indices of its episodes that were new. `kind` is one of `KINDS`."""
 
     kind: str
     dataset: EpisodeDataset
     episodes: Sequence[int]
 
 
-def read_ledger() -> list[dict[str, Any]]:
-    """The rows of the ledger in the order they were decided, none where nothing was ever ingested here."""
-    return read_parquet(LEDGER, schema_of(LedgerRow).names).to_pylist() if LEDGER.exists() else []
+def read_ledger() -> list[LedgerRow]:
+    """The rows of the ledger in the order of the decisions; empty if nothing was ever ingested here."""
+    return read_rows(LEDGER, LedgerRow) if LEDGER.exists() else []
 
 
-def index_of(ledger: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What data/ingested.json says of a ledger."""
-    taken = [row for row in ledger if row["outcome"] == TAKEN]
+def index_of(ledger: Sequence[LedgerRow]) -> Index:
+    """The content of data/ingested.json for a ledger."""
+    taken = [row for row in ledger if row.outcome == TAKEN]
     digest = hashlib.sha256()
     for row in taken:
-        digest.update(json.dumps([row[name] for name in ("dataset", "dataset_sha256", "episodes")]).encode() + b"\n")
-    index: dict[str, Any] = {"version": max((row["version"] for row in taken), default=0)}
-    for kind in KINDS:
-        rows = [row for row in taken if row["kind"] == kind]
-        index[kind] = {
-            "episodes": sum(len(row["episodes"]) for row in rows),
-            "frames": sum(row["frames"] for row in rows),
-        }
-    return index | {"sha256": digest.hexdigest()}
+        digest.update(json.dumps([row.dataset, row.dataset_sha256, row.episodes]).encode() + b"\n")
+    return {
+        "version": max((row.version for row in taken), default=0),
+        "labelled": _count(taken, "labelled"),
+        "video_only": _count(taken, "video_only"),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _count(taken: Sequence[LedgerRow], kind: str) -> Counts:
+    rows = [row for row in taken if row.kind == kind]
+    return {"episodes": sum(len(row.episodes) for row in rows), "frames": sum(row.frames for row in rows)}
 
 
 def open_ingested() -> list[IngestedDataset]:
     """Open every dataset of the data version that data/ingested.json names.
 
     Raises:
-        BadInput: the index is missing or damaged, or data/ingested is missing, or is not what the index names.
+        BadInput: the index is missing or damaged, or data/ingested is missing or differs from the index.
     """
     index = read_json(INDEX)
     if index == index_of([]):
@@ -102,10 +122,10 @@ def open_ingested() -> list[IngestedDataset]:
     if (found := index_of(ledger)) != index:
         raise BadInput(FOLDER, LEDGER.name, found, f"{index}, as {INDEX} says", f"{_PULL} --force")
     opened = []
-    for row in (row for row in ledger if row["outcome"] == TAKEN):
-        folder = FOLDER / row["dataset"]
-        if not folder.exists() or sha256(folder) != row["dataset_sha256"]:
+    for row in (row for row in ledger if row.outcome == TAKEN):
+        folder = FOLDER / row.dataset
+        if not folder.exists() or sha256(folder) != row.dataset_sha256:
             state = "other bytes" if folder.exists() else "nothing"
-            raise BadInput(folder, "sha256", state, f"{row['dataset_sha256']}, as the ledger says", f"{_PULL} --force")
-        opened.append(IngestedDataset(row["kind"], EpisodeDataset.open(folder), row["episodes"]))
+            raise BadInput(folder, "sha256", state, f"{row.dataset_sha256}, as the ledger says", f"{_PULL} --force")
+        opened.append(IngestedDataset(row.kind, EpisodeDataset.open(folder), row.episodes))
     return opened

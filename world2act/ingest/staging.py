@@ -1,15 +1,16 @@
-"""Bringing an upload here: objects pinned by their ETags come in, a folder that holds the whole dataset goes out.
+"""Download an upload, its objects pinned by their ETags, into a folder that holds the complete dataset.
 
-Everything that arrives is untrusted. Names are those of the layout, so that nothing is written outside the folder,
-and what a dataset says of itself is checked before the reader, which trusts it, opens it.
+Everything that arrives is untrusted. Only names of the layout are written, so nothing is written outside the folder,
+and the dataset's metadata is checked before the reader, which trusts it, opens the dataset.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,7 +26,7 @@ from world2act.ingest.uploads import Upload
 STAGED = RUNS / "ingest/staged"
 _THREADS = 8
 _SINGLE = ("meta/info.json", "meta/stats.json", "meta/tasks.parquet")
-_LARGEST_INFO = 2**26  # bytes; it is read whole
+_LARGEST_INFO = 2**26  # bytes; it is read into memory
 _AGAIN = "record or export it again, then upload it again"
 _EPISODES = pa.schema(
     [
@@ -50,7 +51,7 @@ class _Feature(BaseModel):
 
 
 class _Info(BaseModel):
-    """What the reader takes from info.json unasked."""
+    """What the reader takes from info.json without checking it."""
 
     model_config = ConfigDict(strict=True)
 
@@ -64,15 +65,15 @@ class _Info(BaseModel):
 
 
 class Incomplete(World2ActError):
-    """Some of its objects have not arrived: to be looked at again."""
+    """Some objects of the upload have not arrived; look at it again later."""
 
 
 def stage(store: Store, upload: Upload) -> Path:
-    """Bring the upload's files here. A folder that is there already is whole, for its name is the upload's digest.
+    """Download the upload's files. A folder that exists is complete, because its name is the upload's digest.
 
     Raises:
-        Incomplete: what info.json declares is not all there.
-        BadInput: what is there can never become a dataset.
+        Incomplete: something that info.json declares has not arrived.
+        BadInput: what has arrived can never become a dataset.
         Conflict, NotFound: an object was replaced or deleted since it was listed.
         ReleaseError: the store failed.
     """
@@ -100,19 +101,19 @@ def stage(store: Store, upload: Upload) -> Path:
 
 
 def open_staged(folder: Path) -> EpisodeDataset:
-    """Open a dataset that `stage` brought. Raises `BadInput` when its files do not hold what they declare."""
+    """Open a dataset that `stage` downloaded. Raises `BadInput` if its files differ from its metadata."""
     dataset = EpisodeDataset.open(folder)
     dataset.verify()
     return dataset
 
 
-def _fetch(store: Store, upload: Upload, folder: Path, names: Any) -> None:
-    def bring(name: str) -> None:
+def _fetch(store: Store, upload: Upload, folder: Path, names: Iterable[str]) -> None:
+    def download(name: str) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         store.download(f"{upload.folder}/{name}", upload.files[name].etag, folder / name)
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        for _ in threads.map(bring, names):
+        for _ in threads.map(download, names):
             pass
 
 
@@ -133,8 +134,8 @@ def _declared_files(folder: Path) -> set[str]:
     if table["episode_index"].to_pylist() != list(range(info.total_episodes)):
         expected = f"the {info.total_episodes} episodes of info.json in order"
         raise BadInput(folder / "meta/episodes", "episode_index", f"{found} episodes", expected, _AGAIN)
-    places = zip(table["data/chunk_index"].to_pylist(), table["data/file_index"].to_pylist(), strict=True)
-    return {DATA_PATH.format(chunk_index=chunk, file_index=file) for chunk, file in places}
+    locations = zip(table["data/chunk_index"].to_pylist(), table["data/file_index"].to_pylist(), strict=True)
+    return {DATA_PATH.format(chunk_index=chunk, file_index=file) for chunk, file in locations}
 
 
 def _episodes(path: Path) -> pa.Table:

@@ -1,7 +1,7 @@
-"""The uploads below a prefix of the store, one by one, from a listing in the order of keys.
+"""The uploads below a prefix of the store, one at a time, from a listing in the order of keys.
 
-An upload is the folder of one LeRobot v3.0 dataset. Its objects arrive one by one and in any order; they are told by
-their place in LeRobot's layout, and what has none is no part of it.
+An upload is the folder of one LeRobot v3.0 dataset. Its objects arrive one at a time and in any order. They are
+recognised by their path in LeRobot's layout; an object with any other path belongs to no upload.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Listed(NamedTuple):
 
 @dataclass
 class Upload:
-    """The objects of one dataset that are there. `folder` is a key in the store and never a path on this machine."""
+    """The objects of one dataset that have arrived. `folder` is a key in the store, never a path on this machine."""
 
     folder: str
     files: dict[str, Listed] = field(default_factory=dict)
@@ -53,20 +53,20 @@ class Upload:
 
 @dataclass
 class Strays:
-    """Objects that belong to no dataset, and the first of them."""
+    """The number of objects that belong to no dataset, and the key of the first."""
 
     count: int = 0
     first: str = ""
 
 
 def group(listing: Iterable[tuple[str, int, str, datetime]], strays: Strays) -> Iterator[Upload]:
-    """Yield each upload once its last object was listed; no more is held than the upload at hand.
+    """Yield every upload after its last object, holding only the uploads that are still open.
 
     Args:
         listing: (key, bytes, ETag, written) in the order of keys, as S3 lists them.
-        strays: counts what belongs to no dataset.
+        strays: is updated with the objects that belong to no dataset.
     """
-    open_uploads: list[Upload] = []  # each below the one before it: the keys of an upload surround those of one inside
+    open_uploads: list[Upload] = []  # nested: the keys of an upload surround those of an upload inside it
     for key, size, etag, written in listing:
         found = _FILE.fullmatch(key)
         if not found or not found["folder"]:

@@ -1,7 +1,7 @@
-"""Whether a dataset may join: a staged upload comes in, its episodes measured as the gate of `demos` measures them out.
+"""Whether a staged upload may join the data: its episodes are measured as the gate of `demos` measures them.
 
 The expectations and thresholds are those of the gate of `demos` (`world2act.gates.engine.episodes`, `gates.demos` in
-params.yaml): what is taken here will not turn that gate red.
+params.yaml), so an upload that is taken here does not turn that gate red.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ class _Alignment(AlignmentMeasures):
 
 @dataclass(frozen=True)
 class Measured:
-    """A dataset that can be read, and what was measured of it.
+    """A readable dataset and its measurements.
 
     Attributes:
-        kind: "labelled" where it has actions, else "video_only".
-        sha256: of each episode's task, pixels and numbers: the same demonstration has the same one in any file.
+        kind: "labelled" if it has actions, else "video_only".
+        lengths: frames per episode.
+        sha256: per episode, of its task, pixels and numbers; the same for the same demonstration in any file.
         rows, actions: one row per episode, for the gate's tables.
-        alignment: of the whole upload, None without actions.
+        alignment: of actions and motion in the whole upload; None without actions.
     """
 
     upload: Upload
@@ -82,10 +83,10 @@ def rules_of(params: Params) -> str:
 
 
 def measure(upload: Upload, folder: Path, demos: Demos, simulator: Simulator) -> Measured:
-    """Read every frame and number of a staged upload.
+    """Read and measure every frame and number of a staged upload.
 
     Raises:
-        BadInput: damaged, or not recorded as this pipeline records: embodiment, features, rate, camera, tasks.
+        BadInput: it is damaged, or differs from the pipeline in embodiment, features, rate, cameras or tasks.
     """
     dataset = open_staged(folder)
     check_recording(dataset, simulator, demos)
@@ -106,10 +107,10 @@ def measure(upload: Upload, folder: Path, demos: Demos, simulator: Simulator) ->
 
 
 def find_faults(measured: Sequence[Measured], limits: GateDemos) -> dict[str, str]:
-    """Hold the gate's expectations against all uploads of a pass at once: it takes seconds to load, not to judge.
+    """Check the gate's expectations for all uploads of a pass at once, because loading the gate takes seconds.
 
     Returns:
-        folder of an upload → why it may not join, for those that may not.
+        The folder → the reason, of every upload that may not join.
     """
     from world2act.gates.engine.judge import find_failures
 

@@ -1,17 +1,16 @@
-"""The data version on disk, in DVC, in the store and in git: how it moves on, and how it is made whole after a death.
+"""The data version on disk, in DVC, in the store and in git: how it advances, and how it is repaired after a kill.
 
-The one step that counts is the rename of data/ingested/ledger.parquet: datasets that it does not name yet are no part
-of any version, and what follows it (DVC, the store, the index, git) can be done again any number of times. What is to
-be done again is read off `runs/ingest/state.json`, written before and after that rename.
+The rename of data/ingested/ledger.parquet decides: datasets that the ledger does not name yet belong to no version, and
+the steps after the rename (DVC, the store, the index, git) can be repeated any number of times. Which of them to repeat
+follows from `runs/ingest/state.json`, which is written before and after the rename.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from world2act.artifacts.revision import git
 from world2act.collection.ingested import FOLDER, INDEX, KINDS, LEDGER, TAKEN, LedgerRow, index_of, read_ledger
@@ -26,14 +25,14 @@ _STATE = RUNS / "ingest/state.json"
 _REMOTE = "check the remote (`dvc remote list`), AWS_ENDPOINT_URL and the AWS_* credentials, then ingest again"
 
 
-def synchronise(*, commit: bool) -> list[dict[str, Any]]:
-    """Make data/ingested the version that DVC and git name, or, after a death, the one that the dead pass had decided.
+def synchronise(*, commit: bool) -> list[LedgerRow]:
+    """Make data/ingested the version that DVC and git name or, after a kill, the one that the killed pass had decided.
 
     Returns:
-        its ledger.
+        The ledger of that version.
 
     Raises:
-        BadInput: the index names a version that DVC does not.
+        BadInput: the index names another version than DVC.
         InfrastructureError: DVC or git failed.
     """
     state = read_json(_STATE) if _STATE.exists() else {"ledger": "", "pointer": ""}
@@ -44,39 +43,39 @@ def synchronise(*, commit: bool) -> list[dict[str, Any]]:
         if POINTER.exists():
             _discard_unnamed()
             _dvc("pull", "--force", str(POINTER), remedy=_REMOTE)
-        elif LEDGER.exists():  # its first version, and no word of it: runs/ was deleted
+        elif LEDGER.exists():  # the first version, without its state: runs/ was deleted
             settle(commit=commit)
         write_json(_STATE, _present())
     ledger = read_ledger()
     if read_json(INDEX) != index_of(ledger):
-        found, expected = f"data version {index_of(ledger)['version']}", f"the one of {INDEX}"
-        raise BadInput(POINTER, "", found, expected, f"bring {POINTER} and {INDEX} from one git revision")
+        found, expected = f"data version {index_of(ledger)['version']}", f"that of {INDEX}"
+        raise BadInput(POINTER, "", found, expected, f"check out {POINTER} and {INDEX} from the same git revision")
     _discard_unnamed()
     if commit:
         _commit()
     return ledger
 
 
-def advance(ledger: list[dict[str, Any]], datasets: Mapping[str, Path], *, commit: bool) -> None:
-    """Make `ledger` the data version, with new datasets that lie elsewhere on this machine.
+def advance(ledger: Sequence[LedgerRow], datasets: Mapping[str, Path], *, commit: bool) -> None:
+    """Make `ledger` the data version, together with new datasets from elsewhere on this machine.
 
     Args:
-        datasets: name in data/ingested → folder, which moves.
+        datasets: name in data/ingested → folder, which is moved there.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, source in datasets.items():
         shutil.move(source, FOLDER / name)
-    decided = LEDGER.with_name("next.parquet")
-    write_rows(decided, LedgerRow, (LedgerRow(**row) for row in ledger))
-    write_json(_STATE, {"ledger": _sha256(decided), "pointer": ""})
-    decided.replace(LEDGER)
+    new_ledger = LEDGER.with_name("next.parquet")
+    write_rows(new_ledger, LedgerRow, ledger)
+    write_json(_STATE, {"ledger": _sha256(new_ledger), "pointer": ""})
+    new_ledger.replace(LEDGER)
     settle(commit=commit)
 
 
 def settle(*, commit: bool) -> None:
-    """Carry what data/ingested holds to DVC, the store, the index and, with `commit`, git."""
-    POINTER.unlink(missing_ok=True)  # DVC writes it in place: a torn one would be in its way
-    _dvc("add", "--quiet", str(FOLDER), remedy="see what DVC says, then ingest again")
+    """Record the content of data/ingested in DVC, the store, the index and, with `commit`, git."""
+    POINTER.unlink(missing_ok=True)  # DVC writes it in place, and could not read a torn one
+    _dvc("add", "--quiet", str(FOLDER), remedy="correct what DVC reports, then ingest again")
     _dvc("push", "--quiet", str(POINTER), remedy=_REMOTE)
     write_json(INDEX, index_of(read_ledger()))
     if commit:
@@ -97,8 +96,8 @@ def _commit() -> None:
 
 
 def _discard_unnamed() -> None:
-    """Remove what a pass that died had moved here, and its torn files."""
-    named = {LEDGER.name} | {row["dataset"] for row in read_ledger() if row["outcome"] == TAKEN}
+    """Remove datasets and torn files that a killed pass left here."""
+    named = {LEDGER.name} | {row.dataset for row in read_ledger() if row.outcome == TAKEN}
     torn: Iterable[Path] = INDEX.parent.glob(f".{FOLDER.name}.*") if INDEX.parent.exists() else ()
     unnamed = [path for path in FOLDER.iterdir() if path.name not in named] if FOLDER.exists() else []
     for path in (*unnamed, *torn):

@@ -14,7 +14,7 @@ import yaml
 from tests.helpers.paths import ROOT
 from tests.helpers.recordings import FIRST_SEED, episodes, params, values, write_upload
 from world2act.collection.demonstrations import make_demonstrations, select_ingested
-from world2act.collection.ingested import INDEX, IngestedDataset, index_of
+from world2act.collection.ingested import INDEX, IngestedDataset, LedgerRow, index_of
 from world2act.core.errors import BadInput
 from world2act.core.storage import sha256, write_json
 from world2act.data.lerobot_v3 import EpisodeDataset
@@ -105,8 +105,8 @@ def test_what_is_tested_on_is_never_trained_on(tmp_path: Path) -> None:
 
 
 def test_the_stage_names_missing_data_and_can_do_without(tmp_path: Path) -> None:
-    row = {"outcome": "taken", "version": 3, "kind": "labelled", "dataset": "x", "dataset_sha256": "y", "frames": 9}
-    write_json(tmp_path / INDEX, index_of([row | {"episodes": [0]}]))
+    upload = LedgerRow("incoming/x", "z", 1, 1, "taken", "", "rules", 3, "labelled", "x", "y", [0], ["s"], 9)
+    write_json(tmp_path / INDEX, index_of([upload]))
 
     def run_stage(**changes: object) -> subprocess.CompletedProcess[str]:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values(**changes)))
