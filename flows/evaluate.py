@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from prefect import flow, task
@@ -25,7 +26,7 @@ from world2act_client.store import Store
 
 from world2act.artifacts.registry import open_registry
 from world2act.core.errors import World2ActError
-from world2act.evaluation.regression import Comparison, describe_packages, evaluate_release
+from world2act.evaluation.regression import ComparedEpisode, Comparison, describe_packages, evaluate_release
 
 REGRESSED_EVENT = "world2act.policy.regressed"
 
@@ -45,13 +46,13 @@ def fetch(reference: str, destination: Path, store: Store) -> Manifest:
 
 @task(cache_policy=NO_CACHE)
 def act(policy: Path, manifest: Manifest, workers: int) -> Comparison:
-    """Run the record's scenes."""
+    """Run the scenes of the record."""
     return evaluate_release(policy, manifest, workers)
 
 
 @_retried
 def keep(store: Store, manifest: Manifest, comparison: Comparison) -> str:
-    """Add the evaluation to the store's; nothing there is ever replaced. Returns: its key."""
+    """Add the evaluation to the store, never replacing another one. Returns its key."""
     content = {
         "schema": 1,
         "name": manifest.name,
@@ -73,9 +74,9 @@ def keep(store: Store, manifest: Manifest, comparison: Comparison) -> str:
 def evaluate(reference: str = "policy@prod", workers: int = 2) -> State[Comparison]:
     """Evaluate a released policy again, as its manifest says, and compare it with its record.
 
-    A regression ends Failed, under the name Regressed: that is what dashboards show red and what automations on
-    failed runs see. Episodes that the simulator lost count neither way; too many of them, or a store that does not
-    answer, end Failed under that name, and no event says that the policy got worse.
+    A regression ends Failed, under the name Regressed, so that dashboards and automations on failed runs see it.
+    Episodes that the simulator lost count neither way. Too many of them, or a store that does not answer, end Failed
+    under that name, without an event that the policy got worse.
 
     Args:
         reference: NAME@CHANNEL, NAME@vVERSION or NAME@latest.
@@ -113,8 +114,12 @@ def show(reference: str, manifest: Manifest, comparison: Comparison) -> None:
     create_table_artifact(rows, key=key, description=f"{reference} is v{manifest.version}: {comparison}")
 
 
-def _row(name: str, episodes: Any) -> dict[str, Any]:
-    pairs = [(e["success"], e["recorded"]) for e in episodes if None not in (e["success"], e["recorded"])]
+def _row(name: str, episodes: Sequence[ComparedEpisode]) -> dict[str, str | int]:
+    pairs = [
+        (now, recorded)
+        for episode in episodes
+        if (now := episode["success"]) is not None and (recorded := episode["recorded"]) is not None
+    ]
     return {
         "task": name,
         "pairs": len(pairs),

@@ -59,20 +59,20 @@ def _read_through_an_index(repository: Repo, graph: nx.DiGraph) -> list[tuple[st
 
 
 def standings(graph: Mapping[str, list[str]]) -> dict[str, Standing]:
-    """Ask DVC about each stage of a graph, upstream first. A stage downstream of a changed one counts as changed.
+    """Ask DVC about every stage of a graph, upstream first. A stage downstream of a changed one counts as changed.
 
-    It is the question that `dvc repro` asks before it runs a stage. For all stages it takes half a second in one
-    process, and half a second each in a process of their own.
+    `dvc repro` checks the same before it runs a stage. In one process the answer for all stages takes half a second;
+    one process per stage would take half a second for each.
     """
     answers: dict[str, Standing] = {}
     with open_repository() as repository:
         stages = {stage.addressing: stage for stage in repository.index.stages}
         for name, upstream in graph.items():
-            before = {answers[each] for each in upstream}
+            before = {answers[stage] for stage in upstream}
             if Standing.CHANGED in before:
                 answers[name] = Standing.CHANGED
             else:
-                found = _standing(stages[name], [stages[each] for each in upstream])
+                found = _standing(stages[name], [stages[stage] for stage in upstream])
                 answers[name] = Standing.ABSENT if found is Standing.CURRENT and Standing.ABSENT in before else found
     return answers
 

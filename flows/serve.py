@@ -39,8 +39,8 @@ _STOP_S = 15
 
 def main() -> None:
     """Run until Ctrl-C or SIGTERM, or until a part ends by itself. Exits with 1 when something is wrong."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         host, port = _address(os.environ)
         environment = server_environment(os.environ, host, port)
@@ -97,7 +97,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _holder(port: int) -> str:
-    """The process that listens on a port, as far as we may see."""
+    """The process that listens on a port, if this user may see it; else empty."""
     for connection in psutil.net_connections("tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
             return f"process {connection.pid} listens there: {' '.join(psutil.Process(connection.pid).cmdline())}"
@@ -147,13 +147,13 @@ def end(name: str, process: subprocess.Popen[bytes]) -> None:
         everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     except psutil.NoSuchProcess:
         return
-    for each in everything:
-        if each.is_running():
-            each.terminate()
+    for running in everything:
+        if running.is_running():
+            running.terminate()
     _, left = psutil.wait_procs(everything, timeout=_STOP_S)
-    for each in left:
-        print(f"{name}: process {each.pid} did not end within {_STOP_S} s; killed", flush=True)
-        each.kill()
+    for remaining in left:
+        print(f"{name}: process {remaining.pid} did not end within {_STOP_S} s; killed", flush=True)
+        remaining.kill()
     process.wait()
 
 
@@ -178,8 +178,8 @@ def _wait_for_any(parts: Mapping[str, subprocess.Popen[bytes]]) -> None:
         for name, process in parts.items():
             if (code := process.poll()) is not None:
                 raise InfrastructureError(
-                    f"the Prefect {name}\n  found:    it ended with exit status {code}\n  expected: that it goes on"
-                    "\n  remedy:   read its messages above; start again, nothing is lost"
+                    f"the Prefect {name}\n  found:    it ended with exit status {code}\n  expected: a running process"
+                    "\n  remedy:   read its messages above, then start again; no work is lost"
                 )
         time.sleep(1)
 

@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's UI: a table of its stages, and of each stage its metrics, its gate and a picture.
+"""What a run shows in Prefect's UI: a table of its stages, and for every stage its metrics, gate and a picture.
 
 Artifacts are kept small: a picture is a JPEG of some kilobytes inside the artifact, so that the UI needs no other
 server to show it.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
@@ -19,6 +18,7 @@ from prefect.events import emit_event
 from flows.outcome import GATE, GOOD, Outcome, StageRun
 from world2act.core.stage import METRICS, REPORTS
 from world2act.core.storage import read_json
+from world2act.report.sources import Expectation, GateResult
 
 GATE_FAILED_EVENT = "world2act.gate.failed"
 _PICTURE_WIDTH = 800
@@ -34,7 +34,7 @@ def show_stage(run: StageRun) -> None:
             create_markdown_artifact(markdown, key=_key(f"{stage}-picture"), description=f"{stage}: {_caption(stage)}")
     result = REPORTS / "gates" / f"{artifact}.json"
     if stage.startswith(GATE) and result.exists():
-        gate = read_json(result)
+        gate: GateResult = read_json(result)
         colour = "green" if gate["success"] else "red"
         create_markdown_artifact(
             render_gate(gate), key=_key(f"{artifact}-gate"), description=f"The gate on {artifact}: {colour}"
@@ -43,7 +43,7 @@ def show_stage(run: StageRun) -> None:
             emit_event(
                 GATE_FAILED_EVENT,
                 resource={"prefect.resource.id": f"world2act.artifact.{artifact}", "prefect.resource.name": artifact},
-                payload={"failed": [_short(each) for each in _failed(gate)]},
+                payload={"failed": [_short(expectation) for expectation in _failed(gate)]},
             )
 
 
@@ -54,42 +54,43 @@ def _show_metrics(stage: str) -> None:
         create_table_artifact(rows, key=_key(f"{stage}-metrics"), description=f"Metrics of {stage}")
 
 
-def _flat(metrics: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows = []
+def _flat(metrics: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
     for name, value in metrics.items():
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return rows
 
 
-def render_gate(gate: dict[str, Any]) -> str:
-    """Markdown: what a gate measured, and of what failed the rows and the remedy."""
+def render_gate(gate: GateResult) -> str:
+    """Markdown: every expectation of a gate, with failing rows and remedy for those that failed."""
     failed = _failed(gate)
     lines = [f"# {gate['artifact']}: {'green' if gate['success'] else 'red'}", ""]
-    for each in failed:
-        lines += [f"**{each['meaning']}**", "", f"- expected: {each['expected']}", f"- found: {_found(each)}"]
-        lines += [f"- row: {row}" for row in each["failing_rows"]] + [f"- remedy: {each['remedy']}", ""]
+    for check in failed:
+        lines += [f"**{check['meaning']}**", "", f"- expected: {check['expected']}", f"- found: {_found(check)}"]
+        lines += [f"- row: {row}" for row in check["failing_rows"]] + [f"- remedy: {check['remedy']}", ""]
     lines += ["| what | expected | found | rows |", "|---|---|---|---:|"]
     lines += [
-        f"| {'' if each['success'] else '✗ '}{each['column']} of {each['table']} | {each['expected']} "
-        f"| {_found(each)} | {each['rows']} |"
-        for each in gate["expectations"]
+        f"| {'' if check['success'] else '✗ '}{check['column']} of {check['table']} | {check['expected']} "
+        f"| {_found(check)} | {check['rows']} |"
+        for check in gate["expectations"]
     ]
     return "\n".join(lines)
 
 
-def _found(expectation: dict[str, Any]) -> str:
+def _found(expectation: Expectation) -> str:
     observed = expectation["observed"]
     if isinstance(observed, dict):
         return ", ".join(f"{name} {value:.4g}" for name, value in observed.items() if value is not None)
     return str(observed)
 
 
-def _failed(gate: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for each in gate["expectations"] if not each["success"]]
+def _failed(gate: GateResult) -> list[Expectation]:
+    return [expectation for expectation in gate["expectations"] if not expectation["success"]]
 
 
-def _short(expectation: dict[str, Any]) -> dict[str, Any]:
-    return {key: expectation[key] for key in ("table", "column", "expected", "observed", "failing", "remedy")}
+def _short(expectation: Expectation) -> dict[str, object]:
+    shown = ("table", "column", "expected", "observed", "failing", "remedy")
+    return {key: value for key, value in expectation.items() if key in shown}
 
 
 def _curve(stage: str) -> Path:

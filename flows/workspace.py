@@ -1,6 +1,6 @@
 """One run at a time per workspace; what a killed run left half-written is repaired before the next one.
 
-The lock is the kernel's, on a file in .dvc/tmp, so it ends with the process that holds it, however that ends.
+The lock is the kernel's, on a file in .dvc/tmp, so it is released when the process that holds it ends for any reason.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
@@ -38,11 +37,11 @@ def hold_workspace(run: str, wait_s: float) -> Iterator[None]:
     """Hold the workspace in the current folder for one run; `dvc.lock` and DVC's locks are intact when it starts.
 
     Args:
-        run: the name that others shall see.
+        run: the name that other runs see while they wait.
         wait_s: how long to wait for another run to end.
 
     Raises:
-        WorkspaceBusy: it did not end in time; the message names it.
+        WorkspaceBusy: another run did not end in time; the message names it.
     """
     _TEMPORARY.mkdir(parents=True, exist_ok=True)
     with _HELD.open("a+", encoding="utf-8") as stream:
@@ -50,7 +49,7 @@ def hold_workspace(run: str, wait_s: float) -> Iterator[None]:
         stream.truncate(0)
         json.dump({"run": run, "pid": os.getpid(), "host": socket.gethostname()}, stream)
         stream.flush()
-        _make_good()
+        _repair()
         yield
         keep_lock()
         stream.truncate(0)
@@ -78,20 +77,20 @@ def _acquire(descriptor: int, wait_s: float) -> None:
 def _holder() -> str:
     try:
         held = json.loads(_HELD.read_text(encoding="utf-8"))
-    except ValueError:  # it is about to write it
+    except ValueError:  # the holder is about to write the file
         return "another run"
     return f"run {held['run']} (process {held['pid']} on {held['host']})"
 
 
 def keep_lock() -> None:
-    """Keep a copy of a whole `dvc.lock`: DVC writes it in place, and a kill in mid-write leaves a part of it."""
+    """Keep a copy of a complete `dvc.lock`: DVC writes it in place, so a kill may leave only a part of it."""
     if LOCK.exists() and not _is_torn():
         with atomic_file(_LAST_LOCK) as copy:
             shutil.copyfile(LOCK, copy)
 
 
-def merge_entry(stage: str, entry: dict[str, Any]) -> None:
-    """Put what another workspace recorded of a stage into `dvc.lock`, as DVC would have here."""
+def merge_entry(stage: str, entry: Mapping[str, object]) -> None:
+    """Write the entry that another workspace recorded for a stage into `dvc.lock`, as DVC would have here."""
     with open_repository():
         text = LOCK.read_text(encoding="utf-8") if LOCK.exists() else "schema: '2.0'\nstages: {}\n"
         content = parse_yaml_for_update(text, str(LOCK))
@@ -100,8 +99,8 @@ def merge_entry(stage: str, entry: dict[str, Any]) -> None:
             merged.write_text(dumps_yaml(content), encoding="utf-8")
 
 
-def read_entries(path: Path) -> dict[str, Any] | None:
-    """What a `dvc.lock` records, by stage; None when the file was cut off where it shows."""
+def read_entries(path: Path) -> Mapping[str, object] | None:
+    """Stage → its entry in a `dvc.lock`; None if the file is visibly cut off."""
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.load(text, yaml.CSafeLoader)
@@ -110,17 +109,19 @@ def read_entries(path: Path) -> dict[str, Any] | None:
     return content.get("stages") if text.endswith("\n") and isinstance(content, dict) else None
 
 
-def _make_good() -> None:
-    """After a run that was killed while DVC wrote: bring back the last whole `dvc.lock`, drop a torn list of locks.
+def _repair() -> None:
+    """After a kill while DVC wrote: restore the last complete `dvc.lock`, and drop a torn list of locks.
 
     DVC compares every recorded hash with the files, so an older record makes it run more, never less.
     """
     if LOCK.exists() and _is_torn():
         if not _LAST_LOCK.exists():
-            raise BadInput(LOCK, "", "a part of a file", "a whole dvc.lock", "restore it from git, or delete it")
+            raise BadInput(
+                LOCK, "", "a file that was cut off", "a complete dvc.lock", "restore it from git, or delete it"
+            )
         with atomic_file(LOCK) as copy:
             shutil.copyfile(_LAST_LOCK, copy)
-        print(f"{LOCK} was cut off in mid-write; brought back as it was before", flush=True)
+        print(f"{LOCK} was cut off while DVC wrote it; restored the last complete one", flush=True)
     with suppress(FileNotFoundError):
         try:
             json.loads(_RWLOCK.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
 from world2act_client.errors import Tampered
 
@@ -37,12 +37,28 @@ class FileEntry:
     sha256: str
 
 
+class LineageFile(TypedDict):
+    """A file or folder that a stage reads or writes; `md5` is the hash that dvc.lock records for it."""
+
+    path: str
+    md5: str
+
+
+class LineageStage(TypedDict):
+    """One stage that an artifact comes from."""
+
+    stage: str
+    cmd: str
+    deps: list[LineageFile]
+    outs: list[LineageFile]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """One version of a release and its origin.
 
-    `created` is RFC 3339 in UTC. `git`: revision, url or None, modified paths. `lineage`: stage, cmd, deps and outs
-    (path, md5) of every stage upstream. `gates`: artifact → success, failed expectations. `metrics`: stage → its
+    `created` is RFC 3339 in UTC. `git`: revision, url or None, modified paths. `lineage`: every stage
+    upstream. `gates`: artifact → success, failed expectations. `metrics`: stage → its
     metrics. `record`: policy → episodes (task, seed, success), or empty.
     """
 
@@ -51,7 +67,7 @@ class Manifest:
     created: str
     git: Mapping[str, Any]
     params: Mapping[str, Any]
-    lineage: list[dict[str, Any]]
+    lineage: list[LineageStage]
     gates: Mapping[str, Any]
     metrics: Mapping[str, Any]
     record: Mapping[str, Any]

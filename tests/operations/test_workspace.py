@@ -57,7 +57,7 @@ def test_dvc_lock_that_was_cut_off_anywhere_comes_back(root: Path) -> None:
 
 def test_dvc_lock_that_was_cut_off_before_there_was_a_copy_says_so(root: Path) -> None:
     Path("dvc.lock").write_text("schema: '2.0'\nstages:\n  fir")
-    with pytest.raises(BadInput, match=r"dvc\.lock(.|\n)*a whole dvc\.lock"), hold_workspace("test", 0):
+    with pytest.raises(BadInput, match=r"dvc\.lock(.|\n)*a complete dvc\.lock"), hold_workspace("test", 0):
         pass
 
 

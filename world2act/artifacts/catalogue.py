@@ -1,11 +1,11 @@
-"""What is in the store: releases with their channels, and the difference between two of them."""
+"""The releases in the store with their channels, and the difference between two releases."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from world2act_client.errors import NotFound
 from world2act_client.manifest import FileEntry, Manifest
@@ -21,20 +21,21 @@ from world2act_client.releases import (
 from world2act.artifacts.registry import Registry
 
 _THREADS = 8
-Change = tuple[Any, Any]
-"""Before and after; None where there was nothing."""
+Change = tuple[object, object]
+"""The value before and after; None if there was none."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Release:
-    """One version and the channels that are at it."""
+    """One version and the channels that point to it."""
 
     manifest: Manifest
     channels: tuple[str, ...]
 
     @property
     def success(self) -> dict[str, float]:
-        """Policy → share of its episodes that succeeded, those with an infrastructure error left out."""
+        """Policy → share of its episodes that succeeded, without those that had an infrastructure error."""
         counted = {
             policy: [episode["success"] for episode in episodes if episode["success"] is not None]
             for policy, episodes in self.manifest.record.items()
@@ -44,11 +45,11 @@ class Release:
 
 @dataclass(frozen=True)
 class Difference:
-    """What changed between two releases; the unchanged is left out.
+    """What changed between two releases; unchanged entries are left out.
 
     Attributes:
-        params, metrics: dotted key → its values.
-        files: path → its entries.
+        params, metrics: dotted key → its values before and after.
+        files: path → its entries before and after.
         stages: stage → which of its command and dependencies changed.
     """
 
@@ -61,24 +62,24 @@ class Difference:
 
 
 def list_releases(registry: Registry, name: str | None = None) -> list[Release]:
-    """Every release, or those of one name: by name, newest first.
+    """Every release, or those of one name, sorted by name and newest first.
 
     Raises:
         NotFound: nothing was released under that name.
-        Tampered: a manifest or a channel that cannot be verified.
+        Tampered: a manifest or a channel cannot be verified.
     """
     releases = []
-    for each in [name] if name else list_names(registry.store):
-        versions = list_versions(registry.store, each)[::-1]
+    for released in [name] if name else list_names(registry.store):
+        versions = list_versions(registry.store, released)[::-1]
         if not versions:
-            remedy = f"`world2act publish {each}`, or `world2act list` to see what there is"
-            raise NotFound(f"{registry.store.url}: {each}", "no release of that name", "a release", remedy)
+            remedy = f"run `world2act publish {released}`, or `world2act list` to see all releases"
+            raise NotFound(f"{registry.store.url}: {released}", "no release of that name", "a release", remedy)
         channels = {
-            channel: current_pointer(registry.store, each, channel, registry.trusted).version
-            for channel in list_channels(registry.store, each)
+            channel: current_pointer(registry.store, released, channel, registry.trusted).version
+            for channel in list_channels(registry.store, released)
         }
         with ThreadPoolExecutor(_THREADS) as threads:
-            read = threads.map(lambda version, each=each: _manifest(registry, each, version), versions)
+            read = threads.map(lambda version, name=released: _manifest(registry, name, version), versions)
             releases += [
                 Release(manifest, tuple(channel for channel, at in channels.items() if at == manifest.version))
                 for manifest in read
@@ -87,7 +88,7 @@ def list_releases(registry: Registry, name: str | None = None) -> list[Release]:
 
 
 def compare(registry: Registry, before: str, after: str) -> Difference:
-    """Two releases side by side. Raises: as `world2act_client.releases.resolve`."""
+    """Compare two releases. Raises what `world2act_client.releases.resolve` raises."""
     old, _ = resolve(registry.store, before, registry.trusted)
     new, _ = resolve(registry.store, after, registry.trusted)
     return Difference(
@@ -104,18 +105,18 @@ def _manifest(registry: Registry, name: str, version: int) -> Manifest:
     return read_manifest(registry.store, name, version, registry.trusted)[0]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}; lists stay whole."""
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} → {"a.b": 1}; lists are not flattened."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     return {
         key: leaf
-        for name, each in value.items()
-        for key, leaf in _flat(each, f"{prefix}.{name}" if prefix else name).items()
+        for name, member in value.items()
+        for key, leaf in _flat(member, f"{prefix}.{name}" if prefix else name).items()
     }
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Change]:
+def _changes(before: Mapping[str, _T], after: Mapping[str, _T]) -> dict[str, tuple[_T | None, _T | None]]:
     keys = dict.fromkeys([*before, *after])
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 

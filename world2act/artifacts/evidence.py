@@ -1,9 +1,9 @@
-"""What speaks for a release: gate results, metrics and per-episode evaluations, read by the md5s of dvc.lock."""
+"""Evidence for a release: gate results, metrics and per-episode evaluations, read by the md5s of dvc.lock."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
 from world2act.artifacts.lineage import EVALUATION, Lineage
 from world2act.artifacts.objects import Cached
@@ -14,8 +14,23 @@ from world2act.core.storage import read_json
 _SHOWN = ("table", "column", "meaning", "severity", "observed", "expected")
 
 
+class GateEvidence(TypedDict):
+    """The result of a gate in a manifest: `failed` has the warnings, which did not stop the pipeline."""
+
+    success: bool
+    failed: list[dict[str, object]]
+
+
+class EpisodeEvidence(TypedDict):
+    """An evaluated episode in a manifest; `success` is None after an infrastructure error."""
+
+    task: str
+    seed: int
+    success: bool | None
+
+
 def refuse_red(lineage: Lineage) -> None:
-    """Raise `BadInput` when a gate of the lineage is red, or has no result, in the workspace."""
+    """Raise `BadInput` if a gate of the lineage is red, or has no result, in the workspace."""
     for artifact, path in lineage.gates.items():
         result = read_json(lineage.root / path)
         if result.get("success") is not True:
@@ -25,12 +40,12 @@ def refuse_red(lineage: Lineage) -> None:
                 "success",
                 f"red: {'; '.join(failed)}",
                 "a green gate on every artifact of the lineage",
-                f"open reports/data_docs/{artifact}, mend what it names and run `world2act repro`",
+                f"open reports/data_docs/{artifact}, correct what it names and run `world2act repro`",
             )
 
 
 def refuse_worse(lineage: Lineage) -> None:
-    """Raise `BadInput` when the artifact is a policy that was compared with the incumbent and found to be worse."""
+    """Raise `BadInput` if the artifact is a policy that is worse than the incumbent."""
     if lineage.policy is None:
         return
     candidate = _evaluation(lineage).json("summary.json")["candidates"][lineage.policy]
@@ -40,12 +55,12 @@ def refuse_worse(lineage: Lineage) -> None:
             f"candidates.{lineage.policy}",
             candidate["reason"],
             "no worse than the incumbent beyond the interval of their difference",
-            "it is not published: look at its training curves and the videos, change params.yaml and run again",
+            "look at its training curves and videos, change params.yaml and run `world2act repro`",
         )
 
 
-def gates(lineage: Lineage) -> dict[str, Any]:
-    """Artifact → success, and the expectations that failed without stopping the line (warnings)."""
+def gates(lineage: Lineage) -> dict[str, GateEvidence]:
+    """Artifact → the result of its gate."""
     results = {artifact: _single(lineage, path) for artifact, path in lineage.gates.items()}
     return {
         artifact: {
@@ -58,8 +73,8 @@ def gates(lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def metrics(lineage: Lineage) -> dict[str, Any]:
-    """Stage → its metrics, for the stages that measure something."""
+def metrics(lineage: Lineage) -> dict[str, object]:
+    """Stage → its metrics, for the stages that have any."""
     return {
         PurePosixPath(path).parent.name: _single(lineage, path)
         for path in sorted(lineage.outs)
@@ -67,20 +82,22 @@ def metrics(lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def record(lineage: Lineage) -> dict[str, list[dict[str, Any]]]:
-    """Policy → its episodes (task, seed, success; None after an infrastructure error).
+def record(lineage: Lineage) -> dict[str, list[EpisodeEvidence]]:
+    """Policy → its episodes in the order of task and seed.
 
-    Empty for an artifact that was not compared with the incumbent.
+    Empty if the artifact was not compared with the incumbent.
     """
     if lineage.policy is None:
         return {}
     evaluation = _evaluation(lineage)
-    episodes: dict[str, list[dict[str, Any]]] = {}
+    episodes: dict[str, list[EpisodeEvidence]] = {}
     for path in sorted(evaluation.md5s):
         match PurePosixPath(path).parts:
             case ("episodes", policy, _):
                 episode = evaluation.json(path)
-                episodes.setdefault(policy, []).append({key: episode[key] for key in ("task", "seed", "success")})
+                episodes.setdefault(policy, []).append(
+                    {"task": episode["task"], "seed": episode["seed"], "success": episode["success"]}
+                )
     return {policy: sorted(rows, key=lambda row: (row["task"], row["seed"])) for policy, rows in episodes.items()}
 
 

@@ -1,9 +1,9 @@
-"""Collecting garbage: DVC objects in the store that nothing names any more are found, and on demand deleted.
+"""Collect garbage: find, and on request delete, DVC objects in the store that nothing refers to any more.
 
-Kept are: what any release names, its files and its lineage; what the workspace and every git reference name through
-DVC; what a run that is spread over machines has handed over; and what is younger than the grace period, with all
-that a young directory names. Anything that cannot be read (a manifest, a directory, a revision) ends the collection
-before it deletes: what it would have named is unknown.
+Kept are the files and lineage of every release; what the workspace and every git reference refer to through DVC; what
+a run on several machines has handed over; and objects younger than the grace period, with everything that a young
+directory lists. If anything cannot be read (a manifest, a directory, a revision), the collection ends before it
+deletes, because what that refers to is unknown.
 """
 
 from __future__ import annotations
@@ -50,24 +50,26 @@ class Listed(NamedTuple):
 
 @dataclass
 class Amount:
-    """So many objects of so many bytes together."""
+    """A number of objects and their total size in bytes."""
 
     objects: int = 0
     size: int = 0
 
     def count(self, listed: Iterable[Listed]) -> None:
-        """Add these."""
-        for each in listed:
+        """Add objects."""
+        for entry in listed:
             self.objects += 1
-            self.size += each.size
+            self.size += entry.size
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a collection found. In a dry run the garbage is still there.
+    """What a collection found. A dry run does not delete the garbage.
 
     Attributes:
-        kept: named by a release, by git or by a run; young: by nothing yet; garbage: by nothing, for days.
+        kept: objects that a release, git or a run refers to.
+        young: objects within the grace period that nothing refers to yet.
+        garbage: older objects that nothing refers to.
     """
 
     dry_run: bool
@@ -86,19 +88,19 @@ def collect_garbage(
     all_commits: bool = False,
     progress: Callable[[str], None] = print,
 ) -> Sweep:
-    """Find the objects that nothing names, and delete them unless `dry_run`.
+    """Find the objects that nothing refers to, and delete them unless `dry_run`.
 
-    Run it in a whole clone of the pipeline's git repository; references that its remotes have and it has not are
-    fetched first. Memory grows with what is kept, not with what is in the store.
+    Run it in a complete clone of the pipeline's git repository; references that only its remotes have are
+    fetched first. Memory grows with the objects kept, not with those in the store.
 
     Args:
-        grace_days: what was written later than this is kept: a run may be about to name it.
-        all_commits: keep what any commit names, not only the tips of branches and tags.
+        grace_days: objects written later than this are kept, because a run may be about to refer to them.
+        all_commits: keep what any commit refers to, not only the tips of branches and tags.
 
     Raises:
-        BadInput: no pipeline, a shallow clone, or a revision that DVC cannot read.
-        Conflict: another collector is at work.
-        ReleaseError: a manifest or a channel that cannot be verified; an action that the store refuses.
+        BadInput: there is no pipeline here, the clone is shallow, or DVC cannot read a revision.
+        Conflict: another collector is running.
+        ReleaseError: a manifest or a channel cannot be verified, or the store refuses an action.
     """
     with open_pipeline(store) as repo:
         registry = registry_of(repo)
@@ -107,8 +109,8 @@ def collect_garbage(
         oldest = registry.store.clock() - timedelta(days=grace_days)
         with nullcontext() if dry_run else collector_lease(registry.store) as lease:
             sweep = Sweep(dry_run, len(releases.seen), revisions)
-            # A directory without its files would pass for whole in DVC's eyes, so directories go first; and one that
-            # is young keeps its files, however old they are.
+            # DVC takes a directory without its files for complete, so directories are deleted first. A young directory
+            # keeps its files, however old they are.
             for directories in (True, False):
                 for page in _pages(_listed(registry.store, directories)):
                     _sweep_page(page, keep, releases, oldest, lease, sweep)
@@ -129,30 +131,30 @@ def _sweep_page(
     page: list[Listed], keep: _Kept, releases: _Releases, oldest: datetime, lease: Lease | None, sweep: Sweep
 ) -> None:
     """Count a page of the listing, and delete its garbage under a lease."""
-    young = [each for each in page if each.md5 not in keep.md5s and each.written > oldest]
-    keep.add(each.md5 for each in young if each.md5.endswith(".dir"))
-    doomed = [each for each in page if each.md5 not in keep.md5s and each.written <= oldest]
+    young = [listed for listed in page if listed.md5 not in keep.md5s and listed.written > oldest]
+    keep.add(listed.md5 for listed in young if listed.md5.endswith(".dir"))
+    garbage = [listed for listed in page if listed.md5 not in keep.md5s and listed.written <= oldest]
     if lease:
         lease.keep()
-        if doomed:
+        if garbage:
             keep.add(releases.unseen())
-            doomed = [each for each in doomed if each.md5 not in keep.md5s]
+            garbage = [listed for listed in garbage if listed.md5 not in keep.md5s]
             lease.keep()
-            lease.store.delete(object_key(each.md5) for each in doomed)
+            lease.store.delete(object_key(listed.md5) for listed in garbage)
     sweep.young.count(young)
-    sweep.garbage.count(doomed)
-    sweep.kept.count(set(page) - set(young) - set(doomed))
+    sweep.garbage.count(garbage)
+    sweep.kept.count(set(page) - set(young) - set(garbage))
 
 
 class _Kept:
-    """The md5s to keep; a directory brings the files in it along."""
+    """The md5s to keep; a directory includes its files."""
 
     def __init__(self, repo: Repo, store: Store) -> None:
         self.md5s: set[str] = set()
         self._repo, self._store = repo, store
 
     def add(self, md5s: Iterable[str]) -> None:
-        """Raises `BadInput` for a damaged directory. One that is nowhere cannot be pulled: it has nothing to lose."""
+        """Raises `BadInput` for a damaged directory. A missing one is skipped: it could not be pulled anyway."""
         for md5 in set(md5s) - self.md5s:
             self.md5s.add(md5)
             if md5.endswith(".dir"):
@@ -170,14 +172,14 @@ class _Kept:
                 f"{self._store.url}/{object_key(md5)}",
                 "",
                 f"other content, of md5 {found}",
-                "the list of files that its name says",
-                "mend or remove this object, and its copy in DVC's cache: what it names is unknown",
+                "the list of files with the md5 in its name",
+                "restore or remove this object, and its copy in DVC's cache; until then its files are unknown",
             )
         return [entry["md5"] for entry in json.loads(content)]
 
 
 class _Releases:
-    """Every version in the store, read once; asked again, only those that came since."""
+    """Every version in the store, read once; later calls read only new versions."""
 
     def __init__(self, registry: Registry) -> None:
         self.seen: set[tuple[str, int]] = set()
@@ -196,9 +198,9 @@ class _Releases:
             else:
                 raise Tampered(
                     f"{store.url}/{key}",
-                    "something unknown",
+                    "an unknown object",
                     "a version or a channel",
-                    "nothing was deleted: find out what it is, and remove it",
+                    "nothing was deleted; find out what this object is, and remove it",
                 )
         first = not self.seen
         for name, version in sorted(found - self.seen):
@@ -210,9 +212,9 @@ class _Releases:
             if (name, version) not in found:
                 raise Tampered(
                     f"{store.url}: {name}@{channel}",
-                    f"v{version}, which is not there",
-                    "a version",
-                    "nothing was deleted: bring the manifest back, or promote another version",
+                    f"v{version}, which is not in the store",
+                    "a version in the store",
+                    "nothing was deleted; restore the manifest, or promote another version",
                 )
 
 
@@ -223,10 +225,10 @@ def _named_by(manifest: Manifest) -> Iterator[str]:
 
 
 def git_revisions(root: Path, all_commits: bool) -> list[str]:
-    """The commits that git's references stand at (branches, remotes' too, tags, stashes, experiments), or all behind.
+    """The commits of all references (branches, also of remotes, tags, stashes, experiments), or with all ancestors.
 
     Raises:
-        BadInput: a shallow clone, which does not know them all, or a remote that does not answer.
+        BadInput: the clone is shallow, so commits are missing, or a remote does not answer.
     """
     if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
         raise BadInput(root, "", "a shallow clone", "a clone with every branch", "run `git fetch --unshallow`")

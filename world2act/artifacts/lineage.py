@@ -1,4 +1,4 @@
-"""Where an artifact comes from: dvc.yaml and dvc.lock come in; its stages, their gates and every md5 go out."""
+"""Where an artifact comes from: its stages, their gates and every md5, read from dvc.yaml and dvc.lock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 from dvc.dependency import ParamsDependency
+from world2act_client.manifest import LineageFile, LineageStage
 
 from world2act.core.errors import BadInput
 from world2act.core.params import PARAMS, read_yaml
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 EVALUATION = (ARTIFACTS / "evaluate").as_posix()
-"""What a policy that was compared with the incumbent is also judged by, besides the gates."""
+"""The result that a policy which was compared with the incumbent is judged by, in addition to the gates."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """One artifact, and every stage that it and its verdict come from, upstream first.
+    """One artifact and every stage that it and its evaluation come from, upstream first.
 
     Attributes:
         out: the artifact, as DVC knows it.
-        policy: the name under which `evaluate.policies` compares it with the incumbent; None where it does not.
+        policy: the name under which `evaluate.policies` compares it with the incumbent; None if it does not.
         gates: artifact → its gate result ("demos" → reports/gates/demos.json).
     """
 
@@ -51,7 +52,7 @@ class Lineage:
         """Every path that a stage reads."""
         return {path_of(dep, self.root) for stage in self.stages for dep in _files_of(stage.deps)}
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[LineageStage]:
         """The `lineage` entry of a manifest: stage, cmd, deps and outs with their md5 from dvc.lock."""
         return [
             {
@@ -63,16 +64,16 @@ class Lineage:
             for stage in self.stages
         ]
 
-    def _hashes(self, entries: Iterable[Output]) -> list[dict[str, str]]:
+    def _hashes(self, entries: Iterable[Output]) -> list[LineageFile]:
         hashes = {path_of(entry, self.root): entry.hash_info.value for entry in entries}
         return [{"path": path, "md5": md5} for path, md5 in sorted(hashes.items())]
 
 
 def trace(repo: Repo, name: str) -> Lineage:
-    """Find an artifact of dvc.yaml and the stages that it comes from, their gates and its verdict included.
+    """Find an artifact of dvc.yaml and the stages that it comes from, including their gates and its evaluation.
 
     Raises:
-        BadInput: dvc.yaml releases no such name, no stage makes it, or an artifact on its way has no gate.
+        BadInput: dvc.yaml has no such name under `artifacts:`, no stage writes it, or an artifact upstream has no gate.
     """
     root = Path(repo.root_dir)
     makers = {path_of(out, root): out for out in repo.index.outs}
@@ -88,12 +89,12 @@ def trace(repo: Repo, name: str) -> Lineage:
     path = released[name].path
     policy = _candidate(root, path)
     wanted = [path, EVALUATION] if policy else [path]
-    for each in wanted:
-        if each not in makers:
-            raise BadInput("dvc.yaml", f"artifacts.{name}", each, "an output of a stage", "name an output of a stage")
+    for out in wanted:
+        if out not in makers:
+            raise BadInput("dvc.yaml", f"artifacts.{name}", out, "an output of a stage", "name an output of a stage")
     graph = repo.index.graph
     stages, gates = set(), {}
-    queue = [makers[each].stage for each in wanted]
+    queue = [makers[out].stage for out in wanted]
     while queue:
         stage = queue.pop()
         if stage in stages:
@@ -129,12 +130,12 @@ def refuse_stale(repo: Repo, lineage: Lineage) -> None:
         stage,
         f"{_in_words(found)}{others}",
         "a stage that is up to date",
-        "run `world2act repro`, or `dvc pull` what another machine made",
+        "run `world2act repro`, or `dvc pull` if another machine ran it",
     )
 
 
 def _candidate(root: Path, path: str) -> str | None:
-    """The name of the policy in `evaluate.policies` whose folder `path` is; None for the incumbent and for the rest."""
+    """The name in `evaluate.policies` of the policy at `path`; None for the incumbent and other artifacts."""
     section = read_yaml(root / PARAMS).get("evaluate", {})
     policies, incumbent = section.get("policies"), section.get("incumbent")
     if not isinstance(policies, dict) or incumbent not in policies:

@@ -1,8 +1,8 @@
-"""Publishing: an artifact of a green, committed pipeline comes in, one signed manifest in the store goes out.
+"""Publish an artifact of a green, committed pipeline: write one signed manifest into the store.
 
-The files are in the store once: the manifest names DVC's own objects there. A version is written once and never
-again; who publishes at the same time gets the next one. The order makes a half-published release impossible:
-objects, a look at every one of them, the manifest, and a second look in case garbage was collected in between.
+No file is stored twice: the manifest refers to DVC's objects. A version is written once and never changed; of two
+simultaneous publishers the second gets the next version. The order of steps rules out a half-published release: the
+objects, a check of all of them, the manifest, and a second check in case garbage was collected in between.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Published:
     """A version in the store.
 
     Attributes:
-        new: False where the newest version held the same files, params and lineage already.
-        moved: bytes that went to the store.
+        new: False if the newest version already had the same files, params and lineage.
+        moved: uploaded bytes.
     """
 
     manifest: Manifest
@@ -77,7 +77,7 @@ def publish(
 
 
 def _draft(repo: Repo, name: str, lineage: Lineage, *, allow_modified: bool) -> Manifest:
-    """The manifest, but for its version. Raises `BadInput` where the artifact is not fit to be published."""
+    """The manifest, except for its version. Raises `BadInput` if the artifact must not be published."""
     params = read_yaml(Path(repo.root_dir) / PARAMS)
     evidence.refuse_red(lineage)
     refuse_stale(repo, lineage)
@@ -99,7 +99,7 @@ def _draft(repo: Repo, name: str, lineage: Lineage, *, allow_modified: bool) -> 
 
 
 def _push(repo: Repo, registry: Registry, sizes: Mapping[str, int]) -> int:
-    """Make the store hold these objects (md5 → bytes). Returns: the bytes that it lacked."""
+    """Upload those objects (md5 → bytes) that the store lacks. Returns the bytes that it lacked."""
     lacked = missing_objects(registry.store, sizes)
     missing = lacked
     for _ in range(_TRIES):
@@ -116,13 +116,13 @@ def _push(repo: Repo, registry: Registry, sizes: Mapping[str, int]) -> int:
 
 
 def _write(registry: Registry, draft: Manifest) -> tuple[Manifest, bool]:
-    """Write the draft as the next version, unless the newest says the same. Returns: that version, and if it is new."""
+    """Write the draft as the next version unless the newest is the same. Returns the version and whether it is new."""
     while True:
         versions = list_versions(registry.store, draft.name)
         newest = versions[-1] if versions else 0
         if newest:
             manifest, _ = read_manifest(registry.store, draft.name, newest, registry.trusted)
-            if all(getattr(manifest, each) == getattr(draft, each) for each in _SAME):
+            if all(getattr(manifest, field) == getattr(draft, field) for field in _SAME):
                 return manifest, False
         manifest = replace(draft, version=newest + 1)
         if registry.put_signed(manifest_key(draft.name, manifest.version), manifest):

@@ -1,4 +1,4 @@
-"""What every command on releases starts from: the store's URL and the keys come in, an open `Registry` goes out.
+"""Open the `Registry` that every command on releases works on: the store and the keys.
 
 The store is the DVC remote. Its URL comes from `WORLD2ACT_STORE`, or else from DVC's default remote; credentials and
 endpoint come from the environment, as boto3 reads it.
@@ -39,7 +39,7 @@ class Registry:
     signing_key: Ed25519PrivateKey | None = None
 
     def put_signed(self, key: str, document: Manifest | Pointer) -> bool:
-        """Sign a document and write it, unless the key is taken. Returns: whether it is ours."""
+        """Sign a document and write it unless the key exists. Returns whether it was written."""
         if self.signing_key is None:
             raise _no_key()
         kind = MANIFEST_TYPE if isinstance(document, Manifest) else POINTER_TYPE
@@ -49,11 +49,11 @@ class Registry:
 def open_registry(url: str | None = None, *, signing: bool = False) -> Registry:
     """Open the store at `url`, or at DVC's default remote, with the keys that the environment names.
 
-    A publisher trusts its own key besides those of WORLD2ACT_TRUSTED_KEYS.
+    A publisher trusts its own key in addition to those of WORLD2ACT_TRUSTED_KEYS.
 
     Raises:
-        BadInput: no store, no key to read releases with, or (`signing`) none to sign with.
-        ReleaseError: a key file or the URL cannot be used.
+        BadInput: there is no store, no key to verify releases with, or (`signing`) no key to sign with.
+        ReleaseError: a key file or the URL is not usable.
     """
     url = url or os.environ.get(STORE)
     if url:
@@ -108,13 +108,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _overlay(config: Mapping[str, Any], url: str | None) -> dict[str, Any]:
-    """What is laid over DVC's configuration: `url` as default remote where there is none, and patience."""
+def _overlay(config: Mapping[str, Any], url: str | None) -> Mapping[str, object]:
+    """Overrides of DVC's configuration: `url` as default remote if there is none, and a longer read timeout."""
     name = config["core"].get("remote") or (_REMOTE if url else None)
     if name is None:
         return {}
     remote = {"url": url} | config["remote"].get(name, {})
-    if remote["url"].startswith("s3://"):  # remotes of other kinds know no such key
+    if remote["url"].startswith("s3://"):  # remotes of other kinds do not have this key
         remote = {"read_timeout": _READ_TIMEOUT_S} | remote
     return {"core": {"remote": name}, "remote": {name: remote}}
 
@@ -126,10 +126,10 @@ def _default_remote(config: Mapping[str, Any]) -> dict[str, str] | None:
 
 def _with_keys(store: Store, *, signing: bool) -> Registry:
     trusted: dict[str, Ed25519PublicKey] = {}
-    own = None
+    signing_key = None
     if path := os.environ.get(SIGNING_KEY):
-        own = load_signing_key(path)
-        trusted[key_id(own.public_key())] = own.public_key()
+        signing_key = load_signing_key(path)
+        trusted[key_id(signing_key.public_key())] = signing_key.public_key()
     elif signing:
         raise _no_key()
     if path := os.environ.get(TRUSTED_KEYS):
@@ -142,7 +142,7 @@ def _with_keys(store: Store, *, signing: bool) -> Registry:
             "the path of a PEM file with the public keys of the publishers",
             "ask the publisher for trusted.pem, or make a pair with `world2act keygen DIR`",
         )
-    return Registry(store, trusted, own)
+    return Registry(store, trusted, signing_key)
 
 
 def _no_store(found: str) -> BadInput:

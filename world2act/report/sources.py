@@ -31,6 +31,8 @@ class Expectation(TypedDict):
     observed: object
     expected: str
     rows: int
+    failing: int
+    failing_rows: list[Mapping[str, object]]
     remedy: str
 
 
