@@ -199,7 +199,7 @@ def test_one_collector_at_a_time_and_a_dead_one_is_succeeded(
         with pytest.raises(Conflict, match="took over"):
             late.keep()
         monkeypatch.setattr(lease, "_LAST_DELETE_S", -1.0)
-        with pytest.raises(Conflict, match="stood still"):
+        with pytest.raises(Conflict, match="was suspended"):
             late.keep()
 
 

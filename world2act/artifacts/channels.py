@@ -1,4 +1,4 @@
-"""Channels: which version a robot gets that asks for NAME@CHANNEL. They move by adding to a log, never by rewriting."""
+"""Channels: the version that a robot gets for NAME@CHANNEL. A channel moves only by a new entry in its log."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from world2act.artifacts.registry import Registry, now
 
 
 def promote(registry: Registry, reference: str, channel: str, note: str = "") -> Pointer:
-    """Move a channel to the version that a reference means. A channel that is there already is left alone.
+    """Move a channel to the version that a reference names; do nothing if it is already at that version.
 
     Raises:
-        NotFound: no such version, or the store lacks one of its files.
-        Conflict: somebody else moved the channel meanwhile.
+        NotFound: the version does not exist, or the store lacks one of its files.
+        Conflict: another publisher moved the channel meanwhile.
     """
     if not CHANNEL.fullmatch(channel):
         expected = "a name of a-z, 0-9 and -, and neither `latest` nor a version"
-        raise NotFound(f"channel {channel!r}", "no name of a channel", expected, "call it `prod`, for example")
+        raise NotFound(f"channel {channel!r}", "not a channel name", expected, "choose a name such as `prod`")
     manifest, digest = resolve(registry.store, reference, registry.trusted)
     serials = list_serials(registry.store, manifest.name, channel)
     if serials:
@@ -31,18 +31,18 @@ def promote(registry: Registry, reference: str, channel: str, note: str = "") ->
 
 
 def rollback(registry: Registry, reference: str, note: str = "") -> Pointer:
-    """Move NAME@CHANNEL back to where it was before its last promotion; a second call goes one further back.
+    """Move NAME@CHANNEL back to its version before the last promotion; a second call goes back one more.
 
     Raises:
-        NotFound: no such channel, or it never stood anywhere else.
-        Conflict: somebody else moved the channel meanwhile.
+        NotFound: the channel does not exist, or has always been at the same version.
+        Conflict: another publisher moved the channel meanwhile.
     """
     wanted = parse_reference(reference)
     if not wanted.channel:
         remedy = f"name a channel: `world2act list {wanted.name}` shows them"
         raise NotFound(f"reference {reference!r}", "no channel", "NAME@CHANNEL", remedy)
     log = read_log(registry, wanted.name, wanted.channel)
-    versions = standing(log)
+    versions = version_history(log)
     if len(versions) < 2:
         found = f"never at anything but v{versions[0]}" if versions else "no such channel"
         remedy = f"promote the version you want: `world2act promote {wanted.name}@vN {wanted.channel}`"
@@ -54,13 +54,13 @@ def rollback(registry: Registry, reference: str, note: str = "") -> Pointer:
 
 
 def read_log(registry: Registry, name: str, channel: str) -> list[Pointer]:
-    """Every pointer of a channel, oldest first, verified."""
+    """Every pointer of a channel, verified, oldest first."""
     serials = list_serials(registry.store, name, channel)
     return [read_pointer(registry.store, name, channel, serial, registry.trusted) for serial in serials]
 
 
-def standing(log: list[Pointer]) -> list[int]:
-    """The versions that a channel stood at, oldest first; going back to one takes away what came after it."""
+def version_history(log: list[Pointer]) -> list[int]:
+    """The versions that a channel was at, oldest first; a return to one removes those after it."""
     versions: list[int] = []
     for pointer in log:
         if pointer.version in versions:
@@ -77,7 +77,7 @@ def _append(registry: Registry, manifest: Manifest, digest: str, channel: str, l
             f"{registry.store.url}: {manifest.name}@v{manifest.version}",
             f"no {object_key(missing[0])}, and {len(missing) - 1} more are missing",
             "every file of the version",
-            "publish the artifact again from the workspace that holds it",
+            "publish the artifact again from the workspace that has it",
         )
     pointer = Pointer(
         name=manifest.name,
@@ -91,8 +91,8 @@ def _append(registry: Registry, manifest: Manifest, digest: str, channel: str, l
     if not registry.put_signed(pointer_key(manifest.name, channel, pointer.serial), pointer):
         raise Conflict(
             f"{registry.store.url}: {manifest.name}@{channel}",
-            "moved by somebody else just now",
+            "moved by another publisher just now",
             f"still at entry {last_serial} of its log",
-            f"see with `world2act list {manifest.name}` where it is, then decide again",
+            f"check where it is with `world2act list {manifest.name}`, then decide again",
         )
     return pointer

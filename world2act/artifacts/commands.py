@@ -19,13 +19,13 @@ _Store = Annotated[
         "--store", envvar="WORLD2ACT_STORE", help="URL of the store, s3://bucket/prefix; else DVC's default remote."
     ),
 ]
-_Note = Annotated[str, typer.Option("--note", help="Why; it stays in the channel's log.")]
+_Note = Annotated[str, typer.Option("--note", help="The reason, for the channel's log.")]
 _Reference = Annotated[str, typer.Argument(help="NAME@CHANNEL, NAME@vVERSION or NAME@latest.")]
 
 
 @app.command()
-def keygen(directory: Annotated[Path, typer.Argument(help="Where to write the pair.")]) -> None:
-    """Make a key pair: one half signs releases, the other is what robots trust."""
+def keygen(directory: Annotated[Path, typer.Argument(help="The folder to write the pair to.")]) -> None:
+    """Make a key pair: the private key signs releases, the public key verifies them on robots."""
     from world2act_client.signing import make_key_pair
 
     with one_message():
@@ -39,13 +39,14 @@ def publish(
     name: Annotated[str, typer.Argument(help="What to publish: a key of `artifacts:` in dvc.yaml.")],
     store: _Store = None,
     allow_modified: Annotated[
-        bool, typer.Option("--allow-modified", help="Though code differs from HEAD; the manifest names the paths.")
+        bool,
+        typer.Option("--allow-modified", help="Publish modified code too; the manifest names its paths."),
     ] = False,
 ) -> None:
-    """Publish an artifact of the pipeline: a new version, signed, for robots to get.
+    """Publish an artifact of the pipeline as a new, signed version that robots can get.
 
     Every stage must be up to date, every gate green, the code committed, and a policy no worse than its incumbent.
-    Only files that the store does not hold yet are uploaded.
+    Only files that the store does not have yet are uploaded.
     """
     from world2act.artifacts import publish as publishing
     from world2act.artifacts.tables import in_words
@@ -58,7 +59,7 @@ def publish(
 @app.command()
 def promote(
     reference: _Reference,
-    channel: Annotated[str, typer.Argument(help="A channel such as `prod`; it is made when it is new.")],
+    channel: Annotated[str, typer.Argument(help="A channel such as `prod`; a new one is created.")],
     note: _Note = "",
     store: _Store = None,
 ) -> None:
@@ -77,7 +78,7 @@ def rollback(
     note: _Note = "",
     store: _Store = None,
 ) -> None:
-    """Move a channel back to where it was before its last promotion."""
+    """Move a channel back to its version before the last promotion."""
     from world2act.artifacts import channels
     from world2act.artifacts.registry import open_registry
 
@@ -113,9 +114,9 @@ def diff(before: _Reference, after: _Reference, store: _Store = None) -> None:
 @app.command()
 def get(
     reference: _Reference,
-    destination: Annotated[Path, typer.Argument(help="A folder that is new, or that an earlier get wrote.")],
+    destination: Annotated[Path, typer.Argument(help="A new folder, or one that an earlier get wrote.")],
     store: _Store = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Serve from the local cache only.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only the local cache.")] = False,
 ) -> None:
     """Get a release from the store, every byte verified. On a robot, `world2act-client get` does the same."""
     from world2act_client.get import get as get_release
@@ -129,14 +130,14 @@ def get(
 
 @app.command()
 def collect_garbage(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only say what there is.")] = False,
-    grace_days: Annotated[float, typer.Option(min=0, help="Keep whatever is younger.")] = 7.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the garbage; otherwise only count it.")] = False,
+    grace_days: Annotated[float, typer.Option(min=0, help="Keep younger objects.")] = 7.0,
     all_commits: Annotated[
-        bool, typer.Option("--all-commits", help="Keep what any commit names, not only branches and tags.")
+        bool, typer.Option("--all-commits", help="Keep what any commit refers to, not only branches and tags.")
     ] = False,
     store: _Store = None,
 ) -> None:
-    """Find DVC objects in the store that no release and no git branch or tag names any more."""
+    """Find DVC objects in the store that no release and no git branch or tag refers to any more."""
     from world2act.artifacts import garbage
     from world2act.artifacts.tables import print_sweep
 

@@ -1,7 +1,8 @@
-"""One collector of garbage at a time, and a way for publishers to let it finish.
+"""Allow one garbage collector at a time, and let publishers wait until it is done.
 
-The holder is who wrote the highest number below `collections/`; writing one takes If-None-Match, so that one of many
-wins. A lease runs out by the store's own clock (the age of its object), so that no wrong clock of a machine matters.
+The holder is the process that wrote the highest number below `collections/`. Numbers are written with If-None-Match, so
+only one of several processes wins. A lease expires by the store's clock (the age of its object), so a machine's wrong
+clock does not matter.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _NUMBER = re.compile(r"collections/(\d{6})\.json")
 
 @dataclass(frozen=True)
 class Held:
-    """A lease in the store that has not run out."""
+    """A lease in the store that has not expired."""
 
     number: int
     owner: str
@@ -36,17 +37,17 @@ class Held:
 
 @dataclass
 class Lease:
-    """The right to delete. `written` is this process's steady clock from before the lease was last written."""
+    """The right to delete. `written` is this process's monotonic clock just before the lease was last written."""
 
     store: Store
     number: int
     written: float
 
     def keep(self) -> None:
-        """Renew the lease when it gets old. To be called right before deleting.
+        """Renew the lease if it is old. Call this right before deleting.
 
         Raises:
-            Conflict: this process stood still for so long that another may have taken over.
+            Conflict: this process was suspended for so long that another one may have taken over.
         """
         age_s = time.monotonic() - self.written
         if age_s > _LAST_DELETE_S:
@@ -54,14 +55,14 @@ class Lease:
         if age_s > _RENEW_S:
             written = time.monotonic()
             if not self.store.put_new(_key(self.number + 1), _content()):
-                raise _lost(self.store, "a lease that somebody else took over")
+                raise _lost(self.store, "a lease that another collector took over")
             self.store.delete([_key(self.number)])
             self.number, self.written = self.number + 1, written
 
 
 @contextmanager
 def collector_lease(store: Store) -> Iterator[Lease]:
-    """Hold the right to delete from the store. Raises `Conflict` when another collector holds it."""
+    """Hold the right to delete from the store. Raises `Conflict` if another collector holds it."""
     if held := _held(store):
         raise _busy(store, held)
     past = _numbers(store)
@@ -70,17 +71,17 @@ def collector_lease(store: Store) -> Iterator[Lease]:
     if not store.put_new(_key(lease.number), _content()):
         raise _busy(store, Held(lease.number, "another collector", LEASE_S))
     try:
-        store.delete(_key(number) for number in past)  # they ran out
+        store.delete(_key(number) for number in past)  # they have expired
         yield lease
     finally:
         store.delete([_key(lease.number)])
 
 
 def wait_for_collector(store: Store, progress: Callable[[str], None] = print) -> None:
-    """Return at a moment when no collector holds a lease.
+    """Wait until no collector holds a lease.
 
-    What was published before is seen by every collector that starts afterwards, and what an earlier one deleted is
-    missing from now on: a look at the objects after this call is the last one needed.
+    Every collector that starts later sees what was published before, and what an earlier one deleted is missing by
+    now, so one check of the objects after this call is enough.
     """
     told = False
     while held := _held(store):
@@ -98,7 +99,7 @@ def _held(store: Store) -> Held | None:
     left_s = LEASE_S - (store.clock() - written).total_seconds()
     try:
         return Held(_number(key), json.loads(store.read(key))["owner"], left_s) if left_s > 0 else None
-    except NotFound:  # given back meanwhile, or renewed
+    except NotFound:  # released or renewed meanwhile
         return _held(store)
 
 
@@ -125,7 +126,7 @@ def _busy(store: Store, held: Held) -> Conflict:
         f"{store.url}/collections",
         f"{held.owner} is collecting garbage",
         "one collector at a time",
-        f"wait until it is done; were it dead, its lease would run out in {held.left_s:.0f} s",
+        f"wait until it is done; if it was killed, its lease expires in {held.left_s:.0f} s",
     )
 
 
@@ -133,6 +134,6 @@ def _lost(store: Store, found: str) -> Conflict:
     return Conflict(
         f"{store.url}/collections",
         found,
-        f"one younger than {_LAST_DELETE_S:.0f} s",
-        "this machine stood still meanwhile: collect again",
+        f"a lease younger than {_LAST_DELETE_S:.0f} s",
+        "this machine was suspended meanwhile; collect garbage again",
     )

@@ -1,6 +1,6 @@
-"""The files of an artifact as objects: described from DVC's cache, moved by DVC, and looked for in the store.
+"""The files of an artifact as objects: described from DVC's cache, pushed by DVC, and checked in the store.
 
-Everything is read from the cache by the md5 of dvc.lock, so that a pipeline that runs meanwhile changes nothing.
+Everything is read from the cache by the md5s of dvc.lock, so a pipeline that runs meanwhile does not interfere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
 
-_THREADS = 8  # hashing and asking both wait more than they compute
+_THREADS = 8  # hashing and requests both wait more than they compute
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -47,20 +47,20 @@ class Cached:
 
     @property
     def size(self) -> int:
-        """Bytes of the object that the output is: the file, or the list of the files in the directory."""
+        """Bytes of the output's object: the file, or the list of files of a directory."""
         return Path(self._cache.oid_to_path(self.md5)).stat().st_size
 
-    def place(self, path: str) -> Path:
-        """The path of a file's content in the cache. Raises `BadInput` when the cache does not hold it."""
-        place = Path(self._cache.oid_to_path(self.md5s[path]))
-        if not place.exists():
+    def locate(self, path: str) -> Path:
+        """The path of a file's content in the cache. Raises `BadInput` if the cache lacks it."""
+        content = Path(self._cache.oid_to_path(self.md5s[path]))
+        if not content.exists():
             raise _not_cached(path, self.md5s[path])
-        return place
+        return content
 
     def json(self, path: str) -> Any:
-        """A JSON file. Raises `BadInput` when it is missing or no JSON."""
+        """The content of a JSON file. Raises `BadInput` if it is missing or not JSON."""
         try:
-            return json.loads(self.place(path).read_bytes())
+            return json.loads(self.locate(path).read_bytes())
         except (KeyError, ValueError) as error:
             raise BadInput(path, "", error, "a JSON file", "run `dvc repro` to make it again") from error
 
@@ -69,18 +69,18 @@ def describe_files(files: Cached) -> tuple[FileEntry, ...]:
     """Size, md5 and sha256 of every file, in the order of paths.
 
     Raises:
-        BadInput: the cache lacks a file, or holds other bytes than its md5 says.
+        BadInput: the cache lacks a file, or its content differs from its md5.
     """
     return tuple(_in_threads(lambda path: _describe(files, path), sorted(files.md5s)))
 
 
 def push_objects(repo: Repo, md5s: Iterable[str]) -> None:
-    """Move objects from the cache to DVC's default remote, directories after what they list.
+    """Push objects from the cache to DVC's default remote, directories after their files.
 
-    DVC's own record of what the remote holds is left out of it: it may be older than the last collection of garbage.
+    DVC's record of the remote's content is not used: it may be older than the last garbage collection.
 
     Raises:
-        ReleaseError: DVC could not move all.
+        ReleaseError: DVC could not push all of them.
     """
     remote = repo.cloud.get_remote_odb(None, "publish")
     wanted = set(md5s)
@@ -93,11 +93,11 @@ def push_objects(repo: Repo, md5s: Iterable[str]) -> None:
             raise _not_pushed(remote.path, str(error) or type(error).__name__) from error
         if done.failed:
             named = ", ".join(sorted(failed.value for failed in done.failed)[:3])
-            raise _not_pushed(remote.path, f"{len(done.failed)} objects that DVC could not move: {named}")
+            raise _not_pushed(remote.path, f"{len(done.failed)} objects that DVC could not push: {named}")
 
 
 def missing_objects(store: Store, sizes: Mapping[str, int]) -> list[str]:
-    """Those md5s whose object the store lacks, or holds with another size.
+    """The md5s whose objects the store lacks, or has with another size.
 
     Args:
         sizes: md5 → bytes.
@@ -107,21 +107,21 @@ def missing_objects(store: Store, sizes: Mapping[str, int]) -> list[str]:
 
 
 def _describe(files: Cached, path: str) -> FileEntry:
-    place = files.place(path)
+    content = files.locate(path)
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     size = 0
-    with place.open("rb") as stream:
+    with content.open("rb") as stream:
         while block := stream.read(1 << 20):
             md5.update(block)
             sha256.update(block)
             size += len(block)
     if md5.hexdigest() != files.md5s[path]:
         raise BadInput(
-            place,
+            content,
             path,
             f"md5 {md5.hexdigest()}",
             files.md5s[path],
-            "the cache is damaged: delete that file, then `dvc fetch` it or make it again with `dvc repro --force`",
+            "the cache is damaged; delete that file, then run `dvc fetch`, or make it again with `dvc repro --force`",
         )
     return FileEntry(path, size, md5.hexdigest(), sha256.hexdigest())
 

@@ -1,4 +1,4 @@
-"""The code that made an artifact, as git knows it: revision, where it can be fetched, what was changed by hand."""
+"""The code that made an artifact: git revision, where to fetch it, and uncommitted changes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from urllib.parse import urlsplit, urlunsplit
 
 from world2act.core.errors import BadInput
 
-# the manifest holds them itself: dvc.lock as lineage, params.yaml as params
+# the manifest has their content: dvc.lock as lineage, params.yaml as params
 _IN_MANIFEST = {"dvc.lock", "params.yaml"}
 
 
 def read_revision(root: Path, dependencies: Collection[str], *, allow_modified: bool) -> dict[str, object]:
     """The `git` entry of a manifest: revision, url (None without a remote), modified paths.
 
-    A tracked file counts as modified when it differs from HEAD, a new file when a stage depends on it.
+    A tracked file counts as modified if it differs from HEAD, a new file if a stage depends on it.
 
     Args:
         dependencies: paths that the stages of the lineage read, relative to `root`.
 
     Raises:
-        BadInput: no commit here, or modified paths without `allow_modified`.
+        BadInput: there is no commit, or there are modified paths without `allow_modified`.
     """
     try:
         revision = git(root, "rev-parse", "--verify", "HEAD").strip()
@@ -37,21 +37,21 @@ def read_revision(root: Path, dependencies: Collection[str], *, allow_modified: 
             root,
             "",
             f"differs from HEAD: {shown}",
-            "the code that is committed",
+            "committed code",
             "commit or revert them, or publish with --allow-modified: the manifest then names them",
         )
     return {"revision": revision, "url": _url(root), "modified": modified}
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What git prints. Raises `BadInput` with git's own message when it fails."""
+    """The output of a git command. Raises `BadInput` with git's message if it fails."""
     try:
         done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
     except FileNotFoundError as error:
         raise BadInput("git", "", "not installed", "git on PATH", "install git") from error
     if done.returncode:
         command = f"git {' '.join(arguments)}"
-        raise BadInput(root, command, done.stderr.strip(), "success", "run it by hand to see more")
+        raise BadInput(root, command, done.stderr.strip(), "success", "correct what git reports")
     return done.stdout
 
 
@@ -69,7 +69,7 @@ def _modified(root: Path, dependencies: Collection[str]) -> list[str]:
 
 
 def _url(root: Path) -> str | None:
-    """Where to fetch the revision, without the credentials that some people keep in a URL."""
+    """The URL to fetch the revision from, without any credentials in it."""
     names = git(root, "remote").split()
     if not names:
         return None

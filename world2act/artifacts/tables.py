@@ -1,4 +1,4 @@
-"""Releases on a terminal, as tables for people."""
+"""Print releases as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def in_words(done: Published) -> str:
-    """What publishing did, in one line."""
+    """The result of publishing in one line."""
     reference = f"{done.manifest.name}@v{done.manifest.version}"
     if not done.new:
         return f"{reference} holds the same files, params and lineage: nothing new to publish"
@@ -25,7 +25,7 @@ def in_words(done: Published) -> str:
 
 
 def describe(release: Release) -> list[tuple[str, str]]:
-    """One release: what a person wants to know of it, and its value."""
+    """The columns of a release in a table: (title, value)."""
     manifest = release.manifest
     return [
         ("release", manifest.name),
@@ -40,9 +40,9 @@ def describe(release: Release) -> list[tuple[str, str]]:
 
 
 def print_releases(releases: list[Release]) -> None:
-    """One row a version."""
+    """Print one row per version."""
     if not releases:
-        Console().print("no release yet: `world2act publish policy` makes the first one")
+        Console().print("no release yet; create the first one with `world2act publish policy`")
         return
     rows = [describe(release) for release in releases]
     table = _table(*(title for title, _ in rows[0]))
@@ -52,7 +52,7 @@ def print_releases(releases: list[Release]) -> None:
 
 
 def print_difference(difference: Difference) -> None:
-    """A table each for params, metrics, files and stages that changed."""
+    """Print a table of every changed section: params, metrics, files and stages."""
     old, new = difference.before, difference.after
     before, after = f"{old.name} v{old.version}", f"{new.name} v{new.version}"
     console = Console()
@@ -74,19 +74,19 @@ def print_difference(difference: Difference) -> None:
 
 
 def sweep_rows(sweep: Sweep) -> list[tuple[str, Amount]]:
-    """What was kept and what was not."""
-    last = "garbage, still there" if sweep.dry_run else "garbage, deleted"
+    """The rows of a sweep: (title, amount)."""
+    last = "garbage, not deleted" if sweep.dry_run else "garbage, deleted"
     return [("kept", sweep.kept), ("young, kept", sweep.young), (last, sweep.garbage)]
 
 
 def print_sweep(sweep: Sweep) -> None:
-    """Counts and bytes."""
+    """Print the numbers of objects and their sizes."""
     table = _table("", "objects", "size")
     for title, amount in sweep_rows(sweep):
         table.add_row(title, f"{amount.objects:,}", human(amount.size))
     Console().print(table)
     if sweep.dry_run and sweep.garbage.objects:
-        Console().print("--delete deletes it")
+        Console().print("run it again with --delete to delete the garbage")
 
 
 def human(size: int) -> str:
@@ -100,7 +100,7 @@ def human(size: int) -> str:
 
 
 def revision(git: Mapping[str, Any]) -> str:
-    """The short revision, marked where the code had been changed by hand."""
+    """The short revision, with the number of uncommitted changes."""
     return git["revision"][:8] + (f" + {len(git['modified'])} modified" if git["modified"] else "")
 
 
