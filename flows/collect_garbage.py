@@ -1,6 +1,6 @@
-"""Collecting garbage as a flow: what nothing names any more goes from the store, and never what a release names.
+"""Garbage collection as a flow: delete what nothing refers to any more from the store, never what a release needs.
 
-Run it in the root of a whole clone of the pipeline: `python -m flows.collect_garbage --help`.
+Run it in the root of a complete clone of the pipeline: `python -m flows.collect_garbage --help`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def collect_garbage(
 
     Args:
         dry_run: only count them.
-        grace_days: keep whatever is younger.
-        all_commits: keep what any commit names, not only branches and tags.
+        grace_days: keep younger objects.
+        all_commits: keep what any commit refers to, not only branches and tags.
         store: the store's URL; by default WORLD2ACT_STORE, or DVC's default remote.
     """
     try:
@@ -55,10 +55,10 @@ def collect_garbage(
 
 
 def main(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only count it.")] = False,
-    grace_days: Annotated[float, typer.Option(min=0, help="Keep whatever is younger.")] = GRACE_DAYS,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the garbage; otherwise only count it.")] = False,
+    grace_days: Annotated[float, typer.Option(min=0, help="Keep younger objects.")] = GRACE_DAYS,
 ) -> None:
-    """Find garbage in the store. Exits with 1 when it could not be told what is garbage."""
+    """Find garbage in the store. Exits with 1 if the collection failed."""
     state = collect_garbage(not delete, grace_days, return_state=True)
     print(state.message)
     raise typer.Exit(int(state.is_failed()))

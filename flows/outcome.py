@@ -40,7 +40,7 @@ class StageRun:
 
 
 def reproduce(stage: str) -> StageRun:
-    """Let DVC run one stage if it changed. Raises: `LockBusy`, when another DVC process stood in the way."""
+    """Let DVC run one stage if it changed. Raises `LockBusy` if another DVC process holds a lock that it needs."""
     started = time.monotonic()
     code, text = run_dvc(stage, "repro", "--single-item", stage)
     wall_s = time.monotonic() - started

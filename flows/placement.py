@@ -37,10 +37,10 @@ _SENT = (LOCK, PARAMS)
 
 
 def check_placement(url: str | None) -> str:
-    """Whether stages can be placed from this workspace. Returns: the git revision that they run.
+    """Check that stages can be placed from this workspace. Returns the git revision that they run.
 
     Raises:
-        BadInput: no remote, or code that is not committed.
+        BadInput: there is no DVC remote, or code is not committed.
     """
     if url is None:
         remedy = "run `dvc remote add --default store s3://bucket/prefix`, or set WORLD2ACT_STORE"
@@ -59,7 +59,7 @@ def check_placement(url: str | None) -> str:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a stage runs: a work pool, with the data of `upstream` by the store at `url`, by the code of `revision`."""
+    """A work pool that runs a stage, with the code of `revision` and the data of `upstream` from the store at `url`."""
 
     pool: str
     upstream: list[str]
@@ -68,11 +68,11 @@ class Placement:
 
 
 def place(stage: str, placement: Placement) -> StageRun:
-    """Have a stage run on a work pool, unless DVC would skip it here, and bring what it wrote here.
+    """Run a stage on a work pool, unless DVC would skip it here, and pull its outputs.
 
     Raises:
         InfrastructureError, ReleaseError: the remote or the store does not work.
-        LockBusy: another DVC process stood in the way.
+        LockBusy: another DVC process holds a lock that this one needs.
     """
     if is_current(stage):
         return StageRun(stage, Outcome.CACHED)

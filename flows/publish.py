@@ -41,13 +41,13 @@ def publish(
     store: str | None = None,
     wait_for_workspace_s: float = 0,
 ) -> State[Published]:
-    """Publish an artifact of the pipeline in the current directory. Nothing is published that is not fit for it.
+    """Publish an artifact of the pipeline in the current directory, if it is up to date, green and committed.
 
     Args:
         name: one of `artifacts:` in dvc.yaml.
         channel: then move this channel to the new version.
-        note: why; it stays in the channel's log.
-        allow_modified: though code differs from HEAD; the manifest names the paths.
+        note: the reason, for the channel's log.
+        allow_modified: publish although code differs from HEAD; the manifest names the paths.
         store: the store's URL; by default WORLD2ACT_STORE, or DVC's default remote.
         wait_for_workspace_s: how long to wait for a run in this workspace before this one is refused.
     """

@@ -31,9 +31,9 @@ class Plan:
     """How a stage runs; without any of these, DVC runs it in this workspace.
 
     Attributes:
-        current: not at all: DVC already reported that nothing changed.
-        shards: into how many shards to spread its episodes first.
-        placement: in another workspace.
+        current: do not run it, because DVC already reported that nothing changed.
+        shards: the number of shards to spread its episodes over first.
+        placement: run it in another workspace.
     """
 
     current: bool = False
@@ -83,7 +83,7 @@ def run_stage(stage: str, plan: Plan) -> State[StageRun]:
         keep_lock()
         try:
             show_stage(run)
-        except httpx.HTTPError as error:  # what the stage did is done, whether the server can show it or not
+        except httpx.HTTPError as error:  # the stage is done, whether or not the server can show it
             print(f"{stage} | not shown in the UI: {error}", flush=True)
     if run.outcome in GOOD:
         return Completed(name=run.outcome, message=f"{run.wall_s:.1f} s", data=run)
@@ -104,11 +104,11 @@ def _run_stage(stage: str, plan: Plan) -> StageRun:
 
 @_retried("dvc pull")
 def pull_data(stages: list[str]) -> None:
-    """Bring the data of stages that DVC finds unchanged, but without their data here."""
+    """Pull the outputs of stages that DVC finds unchanged but whose data is missing here."""
     remote.pull(stages)
 
 
 @_retried("dvc push")
 def push_data(stages: list[str]) -> None:
-    """Send what the stages of this run that are done have written."""
+    """Push the outputs of the stages that this run has finished."""
     remote.push(stages)
