@@ -10,6 +10,7 @@ import pytest
 FIRST = (
     "bad_input",
     "training",
+    "types",
     "survival",
     "infra_deepspeed",
     "flow",
@@ -61,6 +62,7 @@ _COSTLY = {
     "test_tiling",
     "test_training",
     "test_training_dry_run",
+    "test_types",
     "test_view",
     "test_weights_hub",
 }
