@@ -14,7 +14,7 @@ FIRST = (
     "survival",
     "infra_deepspeed",
     "flow",
-    "flow_evaluate",
+    "flow_check_release",
     "ingest",
     "release",
     "operations",

@@ -137,4 +137,4 @@ def test_every_deployment_says_when_where_and_how_many() -> None:
             assert schedule["timezone"] == "UTC" and len(schedule["cron"].split()) == 5
             assert each["concurrency_limit"]["limit"] == 1
     scheduled = {each["name"] for each in deployments if "schedules" in each}
-    assert scheduled == {"pipeline", "ingest", "evaluate", "collect_garbage"}
+    assert scheduled == {"pipeline", "ingest", "check_release", "collect_garbage"}

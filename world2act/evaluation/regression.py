@@ -131,7 +131,7 @@ class Comparison:
         )
 
 
-def evaluate_release(policy: Path, manifest: Manifest, workers: int) -> Comparison:
+def compare_with_record(policy: Path, manifest: Manifest, workers: int) -> Comparison:
     """Run the scenes of the record again.
 
     Args:

@@ -165,15 +165,14 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
         super().__init__(follow_redirects=False, trust_env=endpoint.base_url.startswith("https:"))
         self._interval_s = 60 / endpoint.requests_per_minute
         self._timeout_s = endpoint.timeout_s
-        self._next = 0.0
+        self._turn, self._next = asyncio.Lock(), 0.0
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         for name in set(request.headers) - _HEADERS:
             del request.headers[name]
-        now = time.monotonic()
-        turn = max(now, self._next)
-        self._next = turn + self._interval_s
-        await asyncio.sleep(turn - now)
+        async with self._turn:  # the interval begins when a call is sent, so calls do not bunch up after a delay
+            await asyncio.sleep(self._next - time.monotonic())
+            self._next = time.monotonic() + self._interval_s
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._receive(request, **(options | {"stream": True}))

@@ -1,6 +1,6 @@
 """Evaluate a released policy again and compare it with its recorded results; an event reports a regression.
 
-`evaluations/<name>/v000001/<time>.json` holds every episode. `python -m flows.evaluate --help`.
+`evaluations/<name>/v000001/<time>.json` holds every episode. `python -m flows.check_release --help`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from world2act_client.store import Store
 
 from world2act.artifacts.registry import open_registry
 from world2act.core.errors import World2ActError
-from world2act.evaluation.regression import ComparedEpisode, Comparison, describe_packages, evaluate_release
+from world2act.evaluation.regression import ComparedEpisode, Comparison, compare_with_record, describe_packages
 
 REGRESSED_EVENT = "world2act.policy.regressed"
 
@@ -47,7 +47,7 @@ def fetch(reference: str, destination: Path, store: Store) -> Manifest:
 @task(cache_policy=NO_CACHE)
 def act(policy: Path, manifest: Manifest, workers: int) -> Comparison:
     """Run the scenes of the record."""
-    return evaluate_release(policy, manifest, workers)
+    return compare_with_record(policy, manifest, workers)
 
 
 @_retried
@@ -70,8 +70,8 @@ def keep(store: Store, manifest: Manifest, comparison: Comparison) -> str:
             return key
 
 
-@flow(name="evaluate")
-def evaluate(reference: str = "policy@prod", workers: int = 2) -> State[Comparison]:
+@flow(name="check_release")
+def check_release(reference: str = "policy@prod", workers: int = 2) -> State[Comparison]:
     """Evaluate a released policy again, as its manifest says, and compare it with its record.
 
     A regression ends Failed, under the name Regressed, so that dashboards and automations on failed runs see it.
@@ -134,7 +134,7 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Simulator processes.")] = 2,
 ) -> None:
     """Evaluate a released policy again and compare it with its record. Exits with 1 on a regression or a failure."""
-    state = evaluate(reference, workers, return_state=True)
+    state = check_release(reference, workers, return_state=True)
     print(state.message)
     raise typer.Exit(int(state.is_failed()))
 

@@ -1,4 +1,4 @@
-"""The evaluate flow over a real store, a real simulator, a real policy and a real Prefect server."""
+"""The flow that checks a release, over a real store, a real simulator, a real policy and a real Prefect server."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from world2act_client.manifest import MANIFEST_TYPE, POINTER_TYPE, FileEntry, Ma
 from world2act_client.signing import load_signing_key, make_key_pair, seal
 from world2act_client.store import Store, manifest_key, object_key, pointer_key
 
-from flows.evaluate import REGRESSED_EVENT, evaluate
+from flows.check_release import REGRESSED_EVENT, check_release
 from tests.helpers.ceph import S3
 from tests.helpers.gr00t_policies import tiny_network, tiny_processor
 from tests.helpers.paths import ROOT
 from world2act.core.errors import BadInput
 from world2act.core.params import compose
-from world2act.evaluation.regression import compare, evaluate_release, read_record
+from world2act.evaluation.regression import compare, compare_with_record, read_record
 from world2act.evaluation.rollout import EpisodeResult
 from world2act.policies.gr00t.model import Gr00tModel
 from world2act.policies.gr00t.policy import save_pretrained
@@ -112,7 +112,7 @@ def shop(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 
 def run(reference: str = "policy@prod") -> State:
-    return evaluate(reference, return_state=True)
+    return check_release(reference, return_state=True)
 
 
 def events(since: datetime, wait_s: float) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def test_a_policy_that_does_what_its_record_says_and_one_that_does_not(shop: Sho
     started = datetime.now(UTC)
     good = save_policy(tmp_path / "good", push=1.0)
     draft = manifest_of((), 1, record(*[True] * len(SEEDS)))
-    truth = evaluate_release(good, draft, workers=2)
+    truth = compare_with_record(good, draft, workers=2)
     assert truth.now.successes >= 5, "the test's policy has to shut the drawer"
     found = record(*(episode["success"] for episode in truth.episodes))
 
@@ -198,4 +198,4 @@ def test_a_manifest_without_a_record_or_a_protocol_is_named(tmp_path: Path) -> N
     params = protocol()
     del params["demos"]["cameras"]
     with pytest.raises(BadInput, match=r"params\.demos\.cameras"):
-        evaluate_release(tmp_path, manifest_of((), 1, record(*[True] * 6), params), 1)
+        compare_with_record(tmp_path, manifest_of((), 1, record(*[True] * 6), params), 1)
