@@ -178,7 +178,7 @@ class Service:
     def call(self, method: str, path: str, content: Any = None) -> Any:
         """One request to the API, as the flows make theirs: what the server calls temporary is tried again."""
         url = f"{self.environment['PREFECT_API_URL']}{path}"
-        answer = retry_temporary(lambda: httpx.request(method, url, json=content, timeout=30).raise_for_status())
+        answer = retry_temporary(lambda: httpx.request(method, url, json=content, timeout=120).raise_for_status())
         return answer.json() if answer.content else None
 
     def run(self, deployment: str, **parameters: Any) -> str:
