@@ -1,11 +1,11 @@
-"""Checkpoints of a training run, runs/<stage>/<fingerprint>/<step>: whole or not there, and fit for any ranks.
+"""Checkpoints of a training run, runs/<stage>/<identity>/<step>: complete or absent, and usable by any number of ranks.
 
-part-00000.safetensors ...  a share of the trained weights and of their optimiser moments, whole and in float32; each
-                            rank writes its share
-meta.json                   the steps done, and how many parts there are
+part-00000.safetensors ...  a share of the trained weights and of their optimiser moments, unpartitioned and in float32;
+                            each rank writes one share
+meta.json                   the number of steps done and the number of parts
 
-A checkpoint knows neither the number of ranks nor the ZeRO stage that wrote it. Parts are written into a folder of
-another name, which is renamed when all of them are there. Frozen weights are not in it: they are an input.
+A checkpoint does not depend on the number of ranks or the ZeRO stage that wrote it. Parts are written into a folder
+with a temporary name, which is renamed when they are complete. Frozen weights are not included: they are an input.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WEIGHT, _BUFFER = "weight", "buffer"
 
 
 def save(engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW, run: Path, step: int) -> None:
-    """Write the checkpoint of `step` into `run`, then delete the one before. Every rank must call it."""
+    """Write the checkpoint of `step` into `run`, then delete the previous one. Every rank must call it."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     folder = run / f".writing-{step}"
     if is_main():
@@ -63,7 +63,7 @@ def newest(run: Path) -> int:
 
 
 def load_weights(model: nn.Module, run: Path, step: int) -> None:
-    """Set the trained weights and the buffers of a model that no engine has yet.
+    """Set the trained weights and the buffers of a model before an engine is built for it.
 
     Raises:
         BadInput: a part is missing or damaged.

@@ -39,10 +39,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_or_outline(build: Callable[[], Network], outline: Callable[[], Network], training: Training) -> Network:
-    """What `build` gives; in a dry run on a machine that cannot hold it, its outline: shapes without values.
+    """The result of `build`; in a dry run on a machine whose memory cannot hold it, its outline: shapes without values.
 
     Args:
-        outline: builds the same without reading weights, on the meta device.
+        outline: builds the same on the meta device, without reading weights.
 
     Raises:
         BadInput: as `build` and `outline` do.
@@ -64,10 +64,10 @@ def must_train(tuning: str, key: str) -> None:
 
 
 def memory(model: nn.Module, training: Training, ranks: int) -> dict[str, int]:
-    """Bytes that a rank holds of the model between two steps, by what they are.
+    """Bytes of the model that a rank holds between two steps, by kind.
 
-    What is trained is float32: `torch_autocast` computes in bfloat16 and keeps float32. What is frozen is kept as it
-    is. DeepSpeed's own estimates (`estimate_zero2_model_states_mem_needs`) are for weights and gradients of 16 bits.
+    Trained weights are float32: `torch_autocast` computes in bfloat16 but keeps float32. Frozen weights keep
+    their type. DeepSpeed's own estimates (`estimate_zero2_model_states_mem_needs`) assume weights and gradients of 16 bits.
     """
     weights = sum(_numel(weight) * weight.element_size() for weight in model.parameters())
     trained = sum(_numel(weight) for weight in model.parameters() if weight.requires_grad)
@@ -87,7 +87,7 @@ def report(
     """Print parameters, memory, batch and what each rank would read. Every rank must call it.
 
     Args:
-        first: the step at which the run would go on.
+        first: the step from which the run would continue.
     """
     model, config = objective.model, read_configuration(training)
     size, zero = micro_batch(training, ranks), config.get("zero_optimization", {})
@@ -134,7 +134,10 @@ def _memory(model: nn.Module, training: Training, ranks: int, zero: Mapping[str,
     where = f", {' and '.join(offloaded)} in the host's memory" if offloaded else ""
     lines = [f"memory of a rank at ZeRO {zero.get('stage', 0)}{where}, at {training.deepspeed}:"]
     lines += [f"  {what}: {_amount(count)}" for what, count in needed.items()]
-    return [*lines, f"  in all: {_amount(sum(needed.values()))}; activations, which depend on the batch, not counted"]
+    return [
+        *lines,
+        f"  in all: {_amount(sum(needed.values()))}; activations are not counted, because they depend on the batch",
+    ]
 
 
 def _reads(

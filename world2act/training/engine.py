@@ -1,4 +1,4 @@
-"""A model and `Training` parameters in, a DeepSpeed engine on the ranks of this run and its optimiser out."""
+"""From a model and `Training` parameters to a DeepSpeed engine on the ranks of this run, and its optimiser."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OWN = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumula
 
 
 def micro_batch(training: Training, ranks: int) -> int:
-    """Samples that a rank sees at once.
+    """The number of samples in one micro-batch on one rank.
 
     Raises:
-        BadInput: ranks times accumulation does not divide the batch.
+        BadInput: ranks * accumulation does not divide the batch size.
     """
     shares = ranks * training.accumulation
     if training.batch_size % shares:
@@ -38,7 +38,7 @@ def micro_batch(training: Training, ranks: int) -> int:
 
 
 def read_configuration(training: Training) -> dict[str, Any]:
-    """DeepSpeed's configuration file. Raises `BadInput` where it sets what `Training` does."""
+    """DeepSpeed's configuration file. Raises `BadInput` if it sets a value that belongs in `Training`."""
     config = read_json(training.deepspeed)
     for key in (*sorted(_OWN), "optimizer", "scheduler"):
         if key in config:
@@ -47,14 +47,14 @@ def read_configuration(training: Training) -> dict[str, Any]:
 
 
 def frozen_dtype(training: Training) -> torch.dtype:
-    """What weights that are not trained are kept in: what is computed with."""
+    """The type in which frozen weights are kept: the type of the computation."""
     autocast = read_configuration(training).get("torch_autocast", {})
     return torch.bfloat16 if autocast.get("enabled") and autocast.get("dtype") == "bfloat16" else torch.float32
 
 
 def build_engine(model: nn.Module, training: Training, ranks: int) -> tuple[deepspeed.DeepSpeedEngine, AveragingAdamW]:
-    """The engine, with the optimiser that it steps. Raises `BadInput` as the functions above."""
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of every optimiser that it does not know
+    """The engine and its optimiser. Raises `BadInput` as the functions above do."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns about every optimiser that it does not know
     config = read_configuration(training) | {
         "train_micro_batch_size_per_gpu": micro_batch(training, ranks),
         "gradient_accumulation_steps": training.accumulation,
@@ -67,7 +67,7 @@ def build_engine(model: nn.Module, training: Training, ranks: int) -> tuple[deep
         betas=training.betas,
         weight_decay=training.weight_decay,
     )
-    # for seconds DeepSpeed would compile the kernels of an optimiser that is not ours; nothing else here is compiled
+    # otherwise DeepSpeed spends seconds on compiling kernels of an optimiser that is not used
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine, optimizer

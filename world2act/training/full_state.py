@@ -30,7 +30,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def begin_optimizer(engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW, step: int) -> None:
-    """Give the optimiser its moments before the first step, so that they can be set."""
+    """Create the optimiser's moments before the first step, so that they can be set."""
     zero = engine.optimizer
     match engine.zero_optimization_stage():
         case 0:
@@ -76,7 +76,7 @@ def set_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, name:
 def state_dicts(
     engine: deepspeed.DeepSpeedEngine, optimizer: AveragingAdamW
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The module's state dict and the one with averaged weights, on rank 0's CPU; empty on the others."""
+    """The module's state dict and the same with averaged weights, on the CPU of rank 0; empty on the other ranks."""
     averages = AVERAGE in optimizer.moments
     weights: dict[str, Tensor] = {}
     averaged: dict[str, Tensor] = {}
@@ -104,7 +104,7 @@ def release(engine: deepspeed.DeepSpeedEngine, weights: Mapping[str, Tensor]) ->
 
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """What a state dict holds in addition to the parameters."""
+    """The entries of a state dict that are not parameters."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return {name: value for name, value in model.state_dict().items() if name not in parameters}
 

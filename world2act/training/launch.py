@@ -88,10 +88,10 @@ def _choose_accelerator() -> None:
 
 
 def read_hostfile(path: Path, ranks: int) -> dict[str, int]:
-    """The nodes of a hostfile and how many processes each runs, as DeepSpeed reads them.
+    """The nodes of a hostfile and the number of processes on each, as DeepSpeed reads them.
 
     Raises:
-        BadInput: no such file, DeepSpeed cannot read it, or it does not hold `ranks` processes.
+        BadInput: there is no such file, DeepSpeed cannot read it, or its slots do not add up to `ranks` processes.
     """
     from deepspeed.launcher.runner import fetch_hostfile
 
@@ -110,7 +110,7 @@ def read_hostfile(path: Path, ranks: int) -> dict[str, int]:
 
 
 def read_node_rank(nodes: dict[str, int]) -> int | None:
-    """This node's place in the hostfile; None where ssh starts the nodes. Raises `BadInput` where it has none."""
+    """The index of this node in the hostfile; None if ssh starts the nodes. Raises `BadInput` if it is not there."""
     value = os.environ.get(NODE_RANK)
     if value is None:
         return None
@@ -126,7 +126,7 @@ def _run_here(ranks: int, module: str, *arguments: str) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
-    # a rank says itself what went wrong; how its process ended is said by `main`, where it could not
+    # a rank reports what went wrong; if it could not, `main` reports how its process ended
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     start_method = "spawn"
     if (
@@ -175,7 +175,7 @@ def _run_on_nodes(nodes: dict[str, int], node: int | None, module: str, *argumen
             return int(end.code or 0)
         return 0
     if node > 0:
-        os.environ.setdefault("DVC_STAGE", module)  # its ranks are DVC's too, and end as such with their launcher
+        os.environ.setdefault("DVC_STAGE", module)  # so that its ranks, too, end with their launcher, as under DVC
         _wait_for_main_node(module, address, port)
     _announce_own_interface(address)
     world = runner.encode_world_info({name: list(range(slots)) for name, slots in nodes.items()})
@@ -184,12 +184,13 @@ def _run_on_nodes(nodes: dict[str, int], node: int | None, module: str, *argumen
 
 
 def _announce_own_interface(address: str) -> None:
-    """Have gloo and NCCL tell the other nodes the address that leads to the main one: gloo tells what this host's name
-    resolves to, which on many hosts is their loopback."""
+    """Make gloo and NCCL announce the address from which this node reaches the main one.
+
+    By default gloo announces what this host's name resolves to, which on many hosts is the loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((address, 9))  # sends nothing
-        except OSError:  # no address of this kind: gloo is to look for itself
+            probe.connect((address, 9))  # connecting a UDP socket sends nothing
+        except OSError:  # no address of this kind: leave the choice to gloo
             return
         own = probe.getsockname()[0]
     for interface, addresses in psutil.net_if_addrs().items():
@@ -199,7 +200,7 @@ def _announce_own_interface(address: str) -> None:
 
 
 def _wait_for_main_node(module: str, address: str, port: int) -> None:
-    """Until rank 0 listens: before, the main node may be running the stages, or reading the data, that come first."""
+    """Wait until rank 0 listens. Before that, the main node may still run earlier stages or read data."""
     print(f"{module}: waiting for the main node at {address}:{port}", file=sys.stderr)
     while True:
         try:

@@ -18,7 +18,7 @@ _POINTS = 100
 
 
 class TrainingLog:
-    """Every rank adds; rank 0 writes. A resumed run first drops the rows that it will write again."""
+    """Every rank adds values; rank 0 writes their means. A resumed run first deletes the rows that it will write again."""
 
     def __init__(self, name: str, steps: int) -> None:
         self._directory = METRICS / name / "train"
@@ -29,7 +29,7 @@ class TrainingLog:
         self.latest: dict[str, float] = {}
 
     def begin(self, step: int) -> None:
-        """Start at `step`: with an empty log at 0, otherwise after the rows of earlier steps."""
+        """Start at `step`: with an empty log if it is 0, otherwise after the rows of earlier steps."""
         if not is_main():
             return
         if step == 0:
@@ -46,7 +46,7 @@ class TrainingLog:
         self._count += 1
 
     def end_step(self, step: int) -> None:
-        """Write a row where one is due."""
+        """Write a row if one is due after this step."""
         if (step + 1) % self._every == 0:
             self.flush(step)
 

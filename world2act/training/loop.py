@@ -136,5 +136,5 @@ def _check_finite(log: TrainingLog, name: str, step: int) -> None:
     if not math.isfinite(log.latest["loss"]):
         raise World2ActError(
             f"{name}: the loss is {log.latest['loss']} by step {step}: lower {name}.training.learning_rate, or look at"
-            f" metrics/{name}/train for the step where it left the rails"
+            f" metrics/{name}/train for the step at which it diverged"
         )

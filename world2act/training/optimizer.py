@@ -1,8 +1,8 @@
-"""AdamW that also averages what it steps.
+"""AdamW that also keeps a moving average of the weights.
 
-DeepSpeed hands its optimiser this rank's part of the float32 weights, whatever the ZeRO stage, and keeps each of the
-optimiser's moments where that part is. The moving average is kept as one more moment: nothing is held twice, each rank
-averages its own part, and an optimiser that is offloaded takes its average along.
+At every ZeRO stage, DeepSpeed gives its optimiser this rank's part of the float32 weights, and keeps the moments of the
+optimiser with that part. The moving average is one more moment: nothing is stored twice, each rank averages its own
+part, and the average of an offloaded optimiser is offloaded too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ AVERAGE = "average"
 
 
 def moments(decay: float) -> tuple[str, ...]:
-    """The names of the moments kept for each weight, with a moving average where `decay` is above 0."""
+    """The names of the moments kept for each weight; they include a moving average if `decay` is above 0."""
     return (*MOMENTS, AVERAGE) if decay else MOMENTS
 
 
 class AveragingAdamW(torch.optim.AdamW):
-    """torch's AdamW and, where `decay` is above 0, a moving average of the weights.
+    """torch's AdamW and, if `decay` is above 0, a moving average of the weights.
 
-    A client optimiser, because DeepSpeed's own from the configuration file does not resume bit by bit.
+    It is built here because an optimiser that DeepSpeed builds from its configuration file does not resume to the bit.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class AveragingAdamW(torch.optim.AdamW):
         self._decay, self.moments = decay, moments(decay)
 
     def begin(self, tensors: Iterable[Tensor], step: int) -> None:
-        """Moments of the tensors that will be stepped, as they are before any step; `step` steps are counted."""
+        """Create the initial moments of the tensors that will be updated, and set the step count to `step`."""
         for tensor in tensors:
             state = {"step": torch.tensor(float(step))}
             state |= {name: torch.zeros_like(tensor, requires_grad=False) for name in MOMENTS}

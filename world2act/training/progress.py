@@ -1,4 +1,4 @@
-"""A progress bar on rank 0 of a terminal, and nothing elsewhere."""
+"""A progress bar on rank 0 if it runs in a terminal; nothing otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from world2act.core.stage import is_main
 
 @contextmanager
 def progress_bar(name: str, steps: int, first: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Yield what moves the bar on by a step, and shows the metrics that it is given."""
+    """Yield a function that advances the bar by one step and shows the metrics that are passed to it."""
     columns = [
         TextColumn(name),
         BarColumn(),

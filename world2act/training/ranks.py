@@ -1,4 +1,4 @@
-"""The processes of one training stage: who am I, and how do all of us share rows of work."""
+"""The processes of one training stage: their ranks, and how they exchange rows of results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from world2act.core.errors import BadInput
 
 
 def initialise() -> tuple[int, int]:
-    """Join the other ranks, as the launcher's environment says, or run alone without one; (rank, ranks)."""
+    """Join the other ranks as the launcher's environment says, or run alone. Returns: (rank, ranks)."""
     for key, value in {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -40,7 +40,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of all ranks, however many each brings; numbers, text and lists of them, as JSON holds them."""
+    """The rows of all ranks, in any number per rank; they hold numbers, text and lists of them, as JSON does."""
     if not distributed.is_initialized():
         return rows
     device = get_accelerator().current_device_name()
@@ -55,10 +55,10 @@ def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def must_agree(what: str) -> None:
-    """Check that every rank brings the same text: ranks of several nodes may have been started from several copies.
+    """Check that every rank has the same text: nodes may have been started from different copies of the project.
 
     Raises:
-        BadInput: on every rank, where two differ.
+        BadInput: on every rank, if the texts of two ranks differ.
     """
     digest = torch.tensor(list(hashlib.sha256(what.encode()).digest()), dtype=torch.uint8)[None]
     digests = gather(digest.to(get_accelerator().current_device_name())).cpu()
