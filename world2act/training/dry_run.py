@@ -67,7 +67,7 @@ def memory(model: nn.Module, training: Training, ranks: int) -> dict[str, int]:
     """Bytes of the model that a rank holds between two steps, by kind.
 
     Trained weights are float32: `torch_autocast` computes in bfloat16 but keeps float32. Frozen weights keep
-    their type. DeepSpeed's own estimates (`estimate_zero2_model_states_mem_needs`) assume weights and gradients of 16 bits.
+    their type. DeepSpeed's own estimates (`estimate_zero2_model_states_mem_needs`) assume 16-bit weights and gradients.
     """
     weights = sum(_numel(weight) * weight.element_size() for weight in model.parameters())
     trained = sum(_numel(weight) for weight in model.parameters() if weight.requires_grad)

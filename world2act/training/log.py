@@ -18,7 +18,7 @@ _POINTS = 100
 
 
 class TrainingLog:
-    """Every rank adds values; rank 0 writes their means. A resumed run first deletes the rows that it will write again."""
+    """Every rank adds values; rank 0 writes their means. A resumed run deletes the rows that it will write again."""
 
     def __init__(self, name: str, steps: int) -> None:
         self._directory = METRICS / name / "train"
