@@ -27,7 +27,7 @@ STAGED = RUNS / "ingest/staged"
 _THREADS = 8
 _SINGLE = ("meta/info.json", "meta/stats.json", "meta/tasks.parquet")
 _LARGEST_INFO = 2**26  # bytes; it is read into memory
-_AGAIN = "record or export it again, then upload it again"
+_RECORD_AGAIN = "record or export it again, then upload it again"
 _EPISODES = pa.schema(
     [
         ("episode_index", pa.int64()),
@@ -84,7 +84,7 @@ def stage(store: Store, upload: Upload) -> Path:
         if name not in upload.files:
             raise Incomplete(f"{name} has not arrived")
     if (size := upload.files[_SINGLE[0]].size) > _LARGEST_INFO:
-        raise BadInput(f"{upload.folder}/{_SINGLE[0]}", "", f"{size} bytes", f"at most {_LARGEST_INFO}", _AGAIN)
+        raise BadInput(f"{upload.folder}/{_SINGLE[0]}", "", f"{size} bytes", f"at most {_LARGEST_INFO}", _RECORD_AGAIN)
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -125,7 +125,7 @@ def _declared_files(folder: Path) -> set[str]:
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
-        raise BadInput(path, key, f"{fault['input']!r:.80}", fault["msg"], _AGAIN) from error
+        raise BadInput(path, key, f"{fault['input']!r:.80}", fault["msg"], _RECORD_AGAIN) from error
     tables = [_episodes(file) for file in sorted((folder / "meta/episodes").glob("*/*.parquet"))]
     found = sum(map(len, tables))
     if found < info.total_episodes:
@@ -133,7 +133,7 @@ def _declared_files(folder: Path) -> set[str]:
     table = pa.concat_tables(tables)
     if table["episode_index"].to_pylist() != list(range(info.total_episodes)):
         expected = f"the {info.total_episodes} episodes of info.json in order"
-        raise BadInput(folder / "meta/episodes", "episode_index", f"{found} episodes", expected, _AGAIN)
+        raise BadInput(folder / "meta/episodes", "episode_index", f"{found} episodes", expected, _RECORD_AGAIN)
     locations = zip(table["data/chunk_index"].to_pylist(), table["data/file_index"].to_pylist(), strict=True)
     return {DATA_PATH.format(chunk_index=chunk, file_index=file) for chunk, file in locations}
 
@@ -143,12 +143,12 @@ def _episodes(path: Path) -> pa.Table:
     try:
         table = table.cast(_EPISODES)
     except pa.ArrowException as error:
-        raise BadInput(path, "", str(error).splitlines()[0], _EPISODES.to_string(), _AGAIN) from error
+        raise BadInput(path, "", str(error).splitlines()[0], _EPISODES.to_string(), _RECORD_AGAIN) from error
     for name in _EPISODES.names:
         least = {"length": 2, "seed": None}.get(name, 0)
         for row, value in enumerate(table[name].to_pylist()):
             missing = value in (None, "") or (isinstance(value, list) and not (value and all(value)))
             if missing or (isinstance(value, int) and least is not None and value < least):
                 expected = "a value" if missing else f"at least {least}"
-                raise BadInput(path, f"row {row}, {name}", value, expected, _AGAIN)
+                raise BadInput(path, f"row {row}, {name}", value, expected, _RECORD_AGAIN)
     return table

@@ -3,7 +3,7 @@
     config.json                                      the features of the robot that the policy was trained for
     policy_preprocessor.json, _postprocessor.json    names and devices, which LeRobot's commands may override
 
-In LeRobot's format (0.6), which refuses a config.json with more in it: so it stands in a folder of its own. Nothing in
+In LeRobot's format (0.6), which refuses a config.json with more in it: so it has a folder of its own. Nothing in
 it normalises, since a policy does that by itself, and it has no weights: they are those of the folder around it.
 """
 

@@ -1,6 +1,6 @@
 """Latents of a Cosmos Policy's made-up video: pictures in, latent frames out.
 
-The video begins with frames that are black in every sample, and the VAE is causal: what it remembers behind them is
+The video begins with frames that are black in every sample, and the VAE is causal: what it remembers after them is
 computed once, and an encoding begins at the first picture. The latents are those of the whole video up to rounding.
 """
 

@@ -56,7 +56,7 @@ class CosmosPolicyConfig:
     """A policy: its layout, its interface, and the sizes of its transformer, named as in params.yaml.
 
     Attributes:
-        interface: a key of `INTERFACES`: what lies between the robot's numbers and the network's.
+        interface: a key of `INTERFACES`: how the robot's numbers become the network's, and back.
         cameras: which of the robot's cameras each picture of the layout shows, `image_size` pixels a side.
         proprio_dim, action_dim: the robot's.
         channels: of the latents. text_dim: of the prompt embeddings.

@@ -2,10 +2,10 @@
 
 config.json                        the sizes of the action head, the name of the backbone
 model-0000N-of-0000M.safetensors   the weights, with model.safetensors.index.json (`shards.py`)
-tokenizer/                         the backbone's tokenizer and, of another backbone than NVIDIA's, its config.json
+tokenizer/                         the backbone's tokenizer; for a backbone other than NVIDIA's, also its config.json
 
-NVIDIA keeps the backbone's folder (Eagle-Block2A-2B-v2) in its source, not in the checkpoint; what its config.json
-says stands here too. Source: NVIDIA/Isaac-GR00T, gr00t/configs/model/gr00t_n1d6.py and gr00t/model/modules/.
+NVIDIA keeps the backbone's folder (Eagle-Block2A-2B-v2) in its source, not in the checkpoint; the content of that
+config.json is repeated here. Source: NVIDIA/Isaac-GR00T, gr00t/configs/model/gr00t_n1d6.py and gr00t/model/modules/.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class VisionLanguageSizes:
     """SigLIP2 encoder, pixel-unshuffle by 2, projector, the first layers of a Qwen3 decoder.
 
     `vision_positions` is the side of SigLIP2's square table of position embeddings, in patches; other image sizes
-    interpolate it. `image_token` is the id that stands in a prompt where an image token goes.
+    interpolate it. `image_token` is the id that marks the position of an image token in a prompt.
     """
 
     vision_dim: int

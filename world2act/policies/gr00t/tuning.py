@@ -1,9 +1,9 @@
-"""What of a GR00T network is trained: all of it, its action head with the top of the language model, or adapters.
+"""Which parts of a GR00T network are trained: all of it, its action head with the top of the language model, or adapters.
 
 Source: NVIDIA/Isaac-GR00T, gr00t/model/gr00t_n1d6/gr00t_n1d6.py (`set_trainable_parameters`) and
 gr00t/model/modules/eagle_backbone.py (`tune_top_llm_layers`, `trainable_params_fp32`). N1.6 has no adapters; those of
-N1.5 (gr00t/utils/peft.py) sit in the attention of the diffusion transformer, and all else is frozen. Here the projector
-is trained beside them, for the encoders and the decoder of a new robot are drawn.
+N1.5 (gr00t/utils/peft.py) are in the attention of the diffusion transformer, and everything else is frozen. Here the
+projector is trained too, because the encoders and the decoder of a new robot start from random values.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Imagined:
 
     Attributes:
         tokens: float32 (T, D): B_v of the imagined latents of all skills, conditioning latents left out, so that
-            token c stands for the consequence of the policy's chunk c.
+            token c represents the consequence of the policy's chunk c.
     """
 
     task: str

@@ -84,7 +84,7 @@ def write_rollouts(
     """Write rollouts.parquet and latents.npy.
 
     Args:
-        states: rows of initial_states.parquet, one a rollout.
+        states: rows of initial_states.parquet, one per rollout.
         imagined: for each rollout, for each skill, float32 (T, C, h, w), its conditioning latents first.
 
     Returns:

@@ -27,7 +27,7 @@ def karras_sigmas(steps: int, lowest: float = SIGMA_MIN) -> Tensor:
 
 
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """Standard normal noise, one generator a sample, so that a sample's noise does not depend on its batch.
+    """Standard normal noise from one generator per sample, so that a sample's noise does not depend on its batch.
 
     Args:
         shape: of one sample.
@@ -56,7 +56,7 @@ def sample(
         conditioning: (B, C, k, h, w) clean conditioning latents, in the network's space.
         prompt_embeds: (B, L, D); `no_prompt_embeds` (1, L, D) is the empty prompt's.
         latents: T, of the clips made, conditioning included.
-        seeds: one a clip.
+        seeds: one per clip.
         prediction: what the network's output means.
 
     Returns:

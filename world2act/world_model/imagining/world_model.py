@@ -58,8 +58,8 @@ class WorldModel:
             conditioning: float32 (B, k, C, h, w), the latents of each clip's first 1 + 4 (k - 1) frames.
             prompt_embeds: (B, L, D); `no_prompt_embeds` (L, D) is the empty prompt's.
             latents: T, the conditioning latents included.
-            seeds: one a sample: what it imagines depends on its seed and inputs, not on the rest of the batch. To the
-                bit on one CPU thread; several split sums by the size of the batch, and were 1e-6 apart.
+            seeds: one per sample. What is imagined for a sample depends on its seed and inputs only. The rest of the batch
+                changes it by rounding at most, because sums may be split by the size of the batch.
 
         Returns:
             float32 (B, T, C, h, w) normalised latents; the first k are `conditioning`.
@@ -107,7 +107,7 @@ class WorldModel:
             )
         if len(prompt_embeds) != len(seeds):
             raise BadInput(
-                "the prompts", "", f"{len(prompt_embeds)} of them", f"{len(seeds)}, one a seed", "give each clip one"
+                "the prompts", "", f"{len(prompt_embeds)} of them", f"{len(seeds)}, one per seed", "give each clip one"
             )
         if not conditioning.isfinite().all():
             raise BadInput(

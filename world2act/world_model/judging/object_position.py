@@ -1,7 +1,7 @@
 """Is the imagined object where this scene has it? A linear probe reads its position from latents.
 
 In: real latents of training clips, labelled and video-only, and the privileged object positions recorded with them.
-Out: positions that the probe reads from held-out clips, real and imagined, at the first latent behind the conditioning
+Out: positions that the probe reads from held-out clips, real and imagined, at the first latent after the conditioning
 one and at the last, and how far off they are. Measurement only: nothing is trained on a privileged column.
 """
 

@@ -5,7 +5,7 @@ first frame of another clip of the same skill: what it still gets right is the s
 imagination is given, not the scene; the mean of the training clips nearest in length shows how much the length alone
 says. Errors are mean squared errors of normalised latents, conditioning latents left out, of the mean of all samples
 unless a column says otherwise; a correlation is that of imagined with true deviations from the skill's mean video.
-Pictures are those of one sample, one frame a latent, against the recorded frames; `reconstruction` is what the
+Pictures compare one sample with the recorded frames, one frame per latent; `reconstruction` is what the
 tokenizer alone loses, the ceiling of everything that it decodes.
 """
 

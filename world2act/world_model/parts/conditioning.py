@@ -51,13 +51,13 @@ def network_inputs(
 def denoised(
     output: Tensor, noised: Tensor, sigma: Tensor, clean: Tensor, mask: Tensor, prediction: Prediction = "velocity"
 ) -> Tensor:
-    """The estimate of x0 that a network output stands for; conditioning latents are overwritten by `clean`.
+    """The estimate of x0 that a network output represents; conditioning latents are overwritten by `clean`.
 
     Args:
         prediction: "velocity" as the released checkpoints: the output is noise - x0, so that the estimate is
             c_skip * noised + c_out * output with c_skip = 1 - t, c_out = -t. "clean": the output is the estimate. A
             velocity holds all of the noise, so a network whose tokens have more values than its hidden state cannot
-            say it; clean latents lie on few dimensions (Li & He 2025, arXiv 2511.13720).
+            say it; clean latents occupy few dimensions (Li & He 2025, arXiv 2511.13720).
     """
     t = flow_time(sigma).view(-1, 1, 1, 1, 1)
     estimate = output if prediction == "clean" else (1 - t) * noised - t * output

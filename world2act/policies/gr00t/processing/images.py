@@ -183,7 +183,7 @@ def recolour(picture: Image.Image, name: str, factor: float) -> Image.Image:
 
 
 def _scale_axis(values: np.ndarray, axis: int, wanted: int) -> np.ndarray:
-    """Each new pixel is the mean of what it covers, or lies between two old ones where there are more new than old."""
+    """Each new pixel is the mean of what it covers, or is interpolated between two old ones where the image grows."""
     size = values.shape[axis]
     ratio, new = size / wanted, np.arange(wanted)
     first = np.floor(new * ratio + _ROUNDING).astype(np.int64)
