@@ -55,10 +55,10 @@ def info_nce(
     action_to_video = similarity(
         z_video[candidates], z_action[anchors, None], lengths_video[candidates], lengths_action[anchors, None]
     )
-    own = torch.zeros(len(anchors), dtype=torch.long, device=z_video.device)
+    targets = torch.zeros(len(anchors), dtype=torch.long, device=z_video.device)
     return (
-        functional.cross_entropy(video_to_action / temperature, own)
-        + functional.cross_entropy(action_to_video / temperature, own)
+        functional.cross_entropy(video_to_action / temperature, targets)
+        + functional.cross_entropy(action_to_video / temperature, targets)
     ) / 2
 
 

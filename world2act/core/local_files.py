@@ -75,4 +75,4 @@ def _linked_folder(path: Path, dep: Path) -> Path | None:
     """A link to a folder on the way from `dep` to `path`, or below."""
     on_the_way = [parent for parent in (path, *path.parents) if parent.is_relative_to(dep)]
     below = path.rglob("*") if path.is_dir() else ()
-    return next((each for each in (*on_the_way, *below) if each.is_symlink() and each.is_dir()), None)
+    return next((linked for linked in (*on_the_way, *below) if linked.is_symlink() and linked.is_dir()), None)

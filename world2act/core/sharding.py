@@ -46,9 +46,9 @@ def run_sharded(
 
     def share(params: Params, first: int, count: int) -> str:
         units = plan(params)
-        own = dict(list(zip(_unit_files(name, len(units)), units, strict=True))[first::count])
-        computed = _compute_missing(own, lambda missing: compute(params, missing))
-        return f"computed {computed} of {len(own)} units, the others were there"
+        chosen = dict(list(zip(_unit_files(name, len(units)), units, strict=True))[first::count])
+        computed = _compute_missing(chosen, lambda missing: compute(params, missing))
+        return f"computed {computed} of {len(chosen)} units, the others were there"
 
     def body(params: Params) -> Metrics:
         units = plan(params)

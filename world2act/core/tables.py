@@ -52,7 +52,7 @@ def schema_of(row: type[DataclassInstance]) -> pa.Schema:
 def write_rows(path: str | Path, row: type[RowT], rows: Iterable[RowT]) -> None:
     """Write a parquet file in the order of the rows. `row` is their class, which an empty table needs too."""
     names = column_names(row)
-    write_parquet(path, [{name: getattr(each, name) for name in names} for each in rows], schema_of(row))
+    write_parquet(path, [{name: getattr(entry, name) for name in names} for entry in rows], schema_of(row))
 
 
 def read_rows(path: str | Path, row: type[RowT]) -> list[RowT]:

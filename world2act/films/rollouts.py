@@ -31,6 +31,6 @@ def film_rollouts(directory: Path, rollouts: Path, tokenizer: VideoTokenizer, gu
     for rollout, skills in islice(groupby(rows, key=lambda row: row["rollout"]), _FILMED):
         chain = list(skills)
         clips = [latents[row["offset"] : row["offset"] + row["latents"]] for row in chain]
-        given = frames_of(chain[-1]["conditioning_latents"])
+        conditioned = frames_of(chain[-1]["conditioning_latents"])
         stem = directory / f"{rollout}-{file_stem(chain[0]['task'])}"
-        film_chain(stem, tokenizer, guardrail, [row["prompt"] for row in chain], clips, None, fps, given)
+        film_chain(stem, tokenizer, guardrail, [row["prompt"] for row in chain], clips, None, fps, conditioned)

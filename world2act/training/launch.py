@@ -192,9 +192,9 @@ def _announce_own_interface(address: str) -> None:
             probe.connect((address, 9))  # connecting a UDP socket sends nothing
         except OSError:  # no address of this kind: leave the choice to gloo
             return
-        own = probe.getsockname()[0]
+        local_address = probe.getsockname()[0]
     for interface, addresses in psutil.net_if_addrs().items():
-        if not own.startswith("127.") and any(each.address == own for each in addresses):
+        if not local_address.startswith("127.") and any(entry.address == local_address for entry in addresses):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 

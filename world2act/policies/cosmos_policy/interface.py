@@ -191,7 +191,7 @@ def of_rotation_vector(values: np.ndarray) -> np.ndarray:
 
 def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The product of quaternions (..., 4), x, y, z, w: first `right`, then `left`."""
-    (a, s), (b, t) = ((each[..., :3], each[..., 3:]) for each in (left, right))
+    (a, s), (b, t) = ((pose[..., :3], pose[..., 3:]) for pose in (left, right))
     return np.concatenate([s * b + t * a + np.cross(a, b), s * t - (a * b).sum(-1, keepdims=True)], -1)
 
 

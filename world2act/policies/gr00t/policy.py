@@ -68,7 +68,7 @@ def from_pretrained(directory: str | Path) -> Gr00tPolicy:
     config = Gr00tConfig.read(root / "config.json")
     processor = Processor.open(root)
     check_fit(config.network, processor, root)
-    found, right = ((each.chunk_length, each.action_dim) for each in (processor, config))
+    found, right = ((part.chunk_length, part.action_dim) for part in (processor, config))
     if found != right:
         raise BadInput(root, "chunk_length, action_dim", found, f"{right}, by config.json", "use it as it was written")
     model = shards.open_network(lambda: Gr00tModel(config.network), root, torch.float32)

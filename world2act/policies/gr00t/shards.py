@@ -20,7 +20,7 @@ from world2act.core.storage import read_json
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
-_GET_AGAIN = "get the files again, all of one version; an artifact of this workspace with `dvc checkout`"
+_FETCH = "get the files again, all of one version; an artifact of this workspace with `dvc checkout`"
 _NOTHING_MORE = re.compile("(?!)")
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -81,12 +81,12 @@ def read_shapes(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Pat
             with safe_open(file, framework="pt") as shard:
                 held = {key: tuple(shard.get_slice(key).get_shape()) for key in shard.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise BadInput(file, "", str(error), "a whole safetensors file", _GET_AGAIN) from error
+            raise BadInput(file, "", str(error), "a whole safetensors file", _FETCH) from error
         if names is not None and (strangers := sorted(held.keys() ^ names)):
             here, there = (
                 ("in the index", "in this file") if strangers[0] in names else ("in this file", "in the index")
             )
-            raise BadInput(file, strangers[0], f"a tensor that is {here} and not {there}", "one in both", _GET_AGAIN)
+            raise BadInput(file, strangers[0], f"a tensor that is {here} and not {there}", "one in both", _FETCH)
         shapes |= held
         files |= dict.fromkeys(held, file)
     return shapes, files
@@ -99,16 +99,16 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
     if index.exists():
         for key, name in _weight_map(index).items():
             if not isinstance(name, str) or not _SHARD.fullmatch(name):
-                raise BadInput(index, f"weight_map.{key}", name, "the name of a safetensors file next to it", _GET_AGAIN)
+                raise BadInput(index, f"weight_map.{key}", name, "the name of a safetensors file next to it", _FETCH)
             files.setdefault(folder / name, set()).add(key)  # type: ignore[union-attr]
     else:
         files[folder / _WHOLE] = None
     for file in files:
         if not file.is_file():
             named = f"{len(files)} files named in {_INDEX}" if index.exists() else f"this file, or {_INDEX}"
-            raise BadInput(file, "", "no such file", named, _GET_AGAIN)
+            raise BadInput(file, "", "no such file", named, _FETCH)
     if strangers := sorted(set(folder.glob("model*.safetensors")) - files.keys()):
-        raise BadInput(strangers[0], "", "a file of weights that the index does not name", "no such file", _GET_AGAIN)
+        raise BadInput(strangers[0], "", "a file of weights that the index does not name", "no such file", _FETCH)
     return files
 
 
@@ -116,5 +116,5 @@ def _weight_map(index: Path) -> dict[str, str]:
     content = read_json(index)
     found = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found:
-        raise BadInput(index, "weight_map", found, "the file of each tensor, by its name", _GET_AGAIN)
+        raise BadInput(index, "weight_map", found, "the file of each tensor, by its name", _FETCH)
     return found

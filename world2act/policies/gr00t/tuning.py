@@ -1,4 +1,4 @@
-"""Which parts of a GR00T network are trained: all of it, its action head with the top of the language model, or adapters.
+"""Which parts of a GR00T network are trained: all, the action head with the top of the language model, or adapters.
 
 Source: NVIDIA/Isaac-GR00T, gr00t/model/gr00t_n1d6/gr00t_n1d6.py (`set_trainable_parameters`) and
 gr00t/model/modules/eagle_backbone.py (`tune_top_llm_layers`, `trainable_params_fp32`). N1.6 has no adapters; those of

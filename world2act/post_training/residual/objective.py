@@ -176,5 +176,5 @@ class ResidualObjective:
         return [chosen[task].pop() for task in self._slots]
 
 
-def _gather_rollouts(own: Rollouts) -> Rollouts:
-    return Rollouts(*map(gather, (own.base_actions, own.proprio, own.image, own.targets, own.lengths)))
+def _gather_rollouts(local: Rollouts) -> Rollouts:
+    return Rollouts(*map(gather, (local.base_actions, local.proprio, local.image, local.targets, local.lengths)))

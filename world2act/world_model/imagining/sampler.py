@@ -62,14 +62,14 @@ def sample(
     Returns:
         (B, C, T, h, w), in the network's space; the first k latents are `conditioning`.
     """
-    batch, channels, given, height, width = conditioning.shape
+    batch, channels, conditioned, height, width = conditioning.shape
     noise = seeded_noise((channels, latents, height, width), seeds).to(conditioning)
-    clean = torch.cat([conditioning, torch.zeros_like(noise[:, :, given:])], dim=2)
+    clean = torch.cat([conditioning, torch.zeros_like(noise[:, :, conditioned:])], dim=2)
     # with and without the prompt in one pass; never a pass of one row, whose matrix products round otherwise
     copies = 2 if sampler.guidance or batch == 1 else 1
     prompts = torch.cat([prompt_embeds, no_prompt_embeds.expand(batch, -1, -1)][:copies])
     clean = clean.repeat(copies, 1, 1, 1, 1)
-    mask = conditioning_mask(given, clean)
+    mask = conditioning_mask(conditioned, clean)
     levels = karras_sigmas(sampler.steps).tolist()
     noised, earlier = noise * levels[0], None
 

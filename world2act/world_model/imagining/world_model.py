@@ -58,8 +58,8 @@ class WorldModel:
             conditioning: float32 (B, k, C, h, w), the latents of each clip's first 1 + 4 (k - 1) frames.
             prompt_embeds: (B, L, D); `no_prompt_embeds` (L, D) is the empty prompt's.
             latents: T, the conditioning latents included.
-            seeds: one per sample. What is imagined for a sample depends on its seed and inputs only. The rest of the batch
-                changes it by rounding at most, because sums may be split by the size of the batch.
+            seeds: one per sample. What is imagined depends on the sample's seed and inputs only. The rest of the
+                batch changes it by rounding at most, because sums may be split by the size of the batch.
 
         Returns:
             float32 (B, T, C, h, w) normalised latents; the first k are `conditioning`.

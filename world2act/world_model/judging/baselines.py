@@ -47,8 +47,8 @@ def _decompose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x = left · diag(scales) · right^T by its smaller Gram matrix, without directions of no variance."""
     wide = x.shape[0] <= x.shape[1]
     values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-    there = values > 1e-10 * max(values.max(initial=0.0), 1e-300)
-    scales, vectors = np.sqrt(values[there]), vectors[:, there]
+    varies = values > 1e-10 * max(values.max(initial=0.0), 1e-300)
+    scales, vectors = np.sqrt(values[varies]), vectors[:, varies]
     return (vectors, scales, x.T @ vectors / scales) if wide else (x @ vectors / scales, scales, vectors)
 
 

@@ -18,13 +18,13 @@ def summarise_chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, f
     """drift_<method>: skill index → mean error; jump_latents and jump_frames: method → mean. Spaces become `_`."""
     summary: dict[str, dict[str, float]] = {}
     for method in dict.fromkeys(row["method"] for row in rows):
-        own, name = [row for row in rows if row["method"] == method], method.replace(" ", "_")
-        for skill in sorted({row["skill_index"] for row in own}):
-            errors = [row["error"] for row in own if row["skill_index"] == skill and row["error"] is not None]
+        method_rows, name = [row for row in rows if row["method"] == method], method.replace(" ", "_")
+        for skill in sorted({row["skill_index"] for row in method_rows}):
+            errors = [row["error"] for row in method_rows if row["skill_index"] == skill and row["error"] is not None]
             if errors:
                 summary.setdefault(f"drift_{name}", {})[str(skill)] = float(np.mean(errors))
         for column in ("jump_latents", "jump_frames"):
-            jumps = [row[column] for row in own if row[column] is not None]
+            jumps = [row[column] for row in method_rows if row[column] is not None]
             if jumps:
                 summary.setdefault(column, {})[name] = float(np.mean(jumps))
     return summary

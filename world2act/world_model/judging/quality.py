@@ -85,12 +85,12 @@ def measure(subject: Subject, *, rank: int = 0, ranks: int = 1) -> Quality:
     """
     from world2act.training.ranks import gather_rows
 
-    own = [clip for clip in subject.heldout if clip.episode_index % ranks == rank]
+    rank_clips = [clip for clip in subject.heldout if clip.episode_index % ranks == rank]
     shown = in_turn(subject.heldout, subject.settings.pictures)
     chained = {clip.episode_index for clip in in_turn([c[0] for c in episodes_of(subject.heldout)], len(shown))}
-    probes = fit_probes(subject.cache, subject.datasets, sorted({clip.task for clip in own}))
-    clips, places = _measure_clips(subject, own, set(shown), probes)
-    chains = [chain for chain in episodes_of(own) if chain[0].episode_index in chained]
+    probes = fit_probes(subject.cache, subject.datasets, sorted({clip.task for clip in rank_clips}))
+    clips, places = _measure_clips(subject, rank_clips, set(shown), probes)
+    chains = [chain for chain in episodes_of(rank_clips) if chain[0].episode_index in chained]
     rows = measure_chains(subject.imagination, subject.cache, subject.tokenizer, subject.train, chains, subject.seed)
     return Quality(*(sorted(gather_rows(part), key=_place) for part in (clips, rows, places)))
 
@@ -119,20 +119,25 @@ def summarise(quality: Quality) -> dict[str, Any]:
 
 
 def _measure_clips(
-    subject: Subject, own: Sequence[Clip], shown: set[Clip], probes: Mapping[str, PositionProbe]
+    subject: Subject, rank_clips: Sequence[Clip], shown: set[Clip], probes: Mapping[str, PositionProbe]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of heldout.parquet and of positions.parquet."""
     cache, others = subject.cache, _first_frames_of_others(subject.heldout)
-    drawn = [_draw(subject, own, own, 2 * k) for k in range(subject.settings.samples)]
-    shuffled = [_draw(subject, own, [others[clip] for clip in own], 2 * k + 1) for k in range(subject.settings.samples)]
+    drawn = [_draw(subject, rank_clips, rank_clips, 2 * k) for k in range(subject.settings.samples)]
+    shuffled = [
+        _draw(subject, rank_clips, [others[clip] for clip in rank_clips], 2 * k + 1)
+        for k in range(subject.settings.samples)
+    ]
     rows, places = [], []
-    for prompt in sorted({clip.prompt for clip in own}):
-        same = [i for i, clip in enumerate(own) if clip.prompt == prompt]
+    for prompt in sorted({clip.prompt for clip in rank_clips}):
+        same = [i for i, clip in enumerate(rank_clips) if clip.prompt == prompt]
         known = [cache.latents(clip) for clip in subject.train if clip.prompt == prompt]
         baselines = SkillBaselines(known, [clip[0] for clip in known])
-        predicted = baselines.predict([cache.latents(own[i])[0] for i in same], [own[i].latents for i in same])
+        predicted = baselines.predict(
+            [cache.latents(rank_clips[i])[0] for i in same], [rank_clips[i].latents for i in same]
+        )
         for i, videos in zip(same, predicted, strict=True):
-            clip, truth = own[i], np.array(cache.latents(own[i]), np.float64)
+            clip, truth = rank_clips[i], np.array(cache.latents(rank_clips[i]), np.float64)
             model, control = (np.mean([videos[i] for videos in draws], axis=0) for draws in (drawn, shuffled))
             videos |= {"model": model, "shuffled": control, "one_sample": drawn[0][i]}
             videos["length_mean"] = baselines.mean_of_length(clip.latents)

@@ -110,16 +110,16 @@ class DenoisingObjective:
 
     def batch(self, position: BatchPosition) -> Batch:
         generators = position.generators()
-        length, given = self._of_step(position.step)
+        length, conditioned = self._of_step(position.step)
         clips = [self._clips[index] for index in self._choose(length, generators)]
         latents = torch.from_numpy(np.stack([self._cache.latents(clip) for clip in clips])).transpose(1, 2)
         x0 = self._space.to_network(latents)
         dropped = draw(generators, "rand") < self._text_dropout
         prompts = torch.where(dropped, self._cache.no_prompt, torch.tensor([clip.prompt_row for clip in clips]))
-        sigma = torch.cat([draw_sigma(1, length, self._high_sigma_share, each) for each in generators])
+        sigma = torch.cat([draw_sigma(1, length, self._high_sigma_share, generator) for generator in generators])
         noise = draw(generators, "randn", *x0.shape[1:])
         embeds = torch.from_numpy(self._cache.prompt_embeds[prompts.numpy()])
-        batch = Batch(x0, noise, sigma, conditioning_mask(given, x0), embeds)
+        batch = Batch(x0, noise, sigma, conditioning_mask(conditioned, x0), embeds)
         return Batch(*(tensor.to(position.device) for tensor in vars(batch).values()))
 
     def loss(self, model: nn.Module, batch: Batch, position: BatchPosition) -> tuple[Tensor, dict[str, Tensor | float]]:

@@ -57,8 +57,8 @@ class TextEncoder:
         tokens = self.tokenizer(list(prompts), padding="max_length", max_length=self.length, return_tensors="pt")
         mask = tokens["attention_mask"]
         hidden = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
-        given = torch.tensor([bool(prompt) for prompt in prompts]).view(-1, 1, 1)
-        return (hidden * mask[..., None] * given).float()
+        has_prompt = torch.tensor([bool(prompt) for prompt in prompts]).view(-1, 1, 1)
+        return (hidden * mask[..., None] * has_prompt).float()
 
     def save(self, directory: Path) -> None:
         """Write text_encoder/ and text_tokenizer/."""

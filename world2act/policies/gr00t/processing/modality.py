@@ -91,12 +91,12 @@ class Modalities(_File):
 
     def shortened(self, chunk_length: int | None, path: Path) -> Self:
         """The first actions alone. Raises `BadInput`, by the file that they stand in: there are not so many."""
-        there = len(self.action.delta_indices)
-        if chunk_length is None or chunk_length == there:
+        steps = len(self.action.delta_indices)
+        if chunk_length is None or chunk_length == steps:
             return self
-        if chunk_length > there:
+        if chunk_length > steps:
             remedy = "shorten base_policy.chunk_length"
-            raise BadInput(path, "action.delta_indices", f"{there} steps", f"{chunk_length} or more", remedy)
+            raise BadInput(path, "action.delta_indices", f"{steps} steps", f"{chunk_length} or more", remedy)
         action = self.action.model_copy(update={"delta_indices": [*range(chunk_length)]})
         return self.model_copy(update={"action": action})
 

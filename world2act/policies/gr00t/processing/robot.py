@@ -44,11 +44,11 @@ class Robot:
 
     def places(self, kind: Literal["proprio", "actions"], names: Sequence[str]) -> list[int]:
         """The positions of these names. Raises `BadInput` for one that the robot does not have."""
-        own = getattr(self, kind)
-        unknown = [name for name in names if name not in own]
+        elements = getattr(self, kind)
+        unknown = [name for name in names if name not in elements]
         if unknown:
-            raise _unfit("state" if kind == "proprio" else "action", unknown, f"names among {list(own)}")
-        return [own.index(name) for name in names]
+            raise _unfit("state" if kind == "proprio" else "action", unknown, f"names among {list(elements)}")
+        return [elements.index(name) for name in names]
 
 
 @dataclass(frozen=True)
