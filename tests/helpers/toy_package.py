@@ -1,4 +1,4 @@
-"""An installed package that adds a simulator, a policy family, a post-training method and a gate, as text.
+"""An installed package that adds a simulator, a policy family, a post-training method, a gate and two formats, as text.
 
 Nothing in world2act names any of it: a profile selects it, and entry points find it.
 """
@@ -22,6 +22,12 @@ nudge = toy_package.nudge
 
 [world2act.gates]
 notes = toy_package.notes
+
+[world2act.formats.importers]
+toy_reader = toy_package.reader
+
+[world2act.formats.exporters]
+toy_writer = toy_package.writer
 """
 PROFILE = """\
 # A simulator, a robot, a policy family, a post-training method and a gate of another package.
@@ -184,6 +190,41 @@ def tables(artifacts, params):
     check = at_least("words", limits.words, "The notes say something.", remedy="write more")
     return [Table("notes", pd.DataFrame([{"words": words}]), ("words",), [check])]
 '''
+READER = '''
+"""Reads episodes without actions, one .npz file per episode."""
+
+import numpy as np
+
+from world2act.data.episodes import Episode
+from world2act.formats.importers.recording import UPRIGHT, Recording
+
+RECOGNISED = "one .npz file per episode"
+
+
+def recognises(source):
+    return all(name.endswith(".npz") for name in source.files)
+
+
+def open_recording(source):
+    names = {"observation.state": ["x_m"]}
+    return Recording("toy_reader", 10, "toy", UPRIGHT, 0, names, len(source.files), _episodes(source))
+
+
+def _episodes(source):
+    for seed, name in enumerate(source.files):
+        with source.open(name) as path, np.load(path) as file:
+            arrays = {"observation.state": file["state"]}
+            yield name, Episode("reach", "reach", seed, {"front": file["front"]}, arrays)
+'''
+WRITER = '''
+"""Writes the length of every episode, one per line."""
+
+FORMAT = "lengths"
+
+
+def write(dataset, folder, subtasks, progress):
+    (folder / "lengths.txt").write_text("".join(f"{length}\\n" for length in dataset.lengths))
+'''
 
 
 def install(folder: Path) -> None:
@@ -195,7 +236,13 @@ def install(folder: Path) -> None:
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     (package / "__init__.py").write_text("")
     shutil.copy(ROOT / "tests/helpers/toy_simulator.py", package / "line.py")
-    for name, text in (("constant", CONSTANT), ("nudge", NUDGE), ("notes", NOTES)):
+    for name, text in (
+        ("constant", CONSTANT),
+        ("nudge", NUDGE),
+        ("notes", NOTES),
+        ("reader", READER),
+        ("writer", WRITER),
+    ):
         (package / f"{name}.py").write_text(text)
 
 

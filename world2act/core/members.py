@@ -31,6 +31,14 @@ def find_member(name: str, *rooms: str) -> str | None:
     return None
 
 
+def load_members(room: str, needs: str) -> dict[str, ModuleType]:
+    """Import every member of a room that has the attribute `needs`: our own by name, then those of other packages."""
+    modules = {info.name: f"{room}.{info.name}" for info in iter_modules(import_module(room).__path__)}
+    modules |= {entry_point.name: entry_point.module for entry_point in entry_points(group=room)}
+    loaded = {name: import_module(module) for name, module in modules.items()}
+    return {name: module for name, module in loaded.items() if hasattr(module, needs)}
+
+
 def load_member(name: str, part: str, needs: str, rooms: Sequence[str], where: str | Path, key: str) -> ModuleType:
     """Import the part of a member: its submodule `part` where it has one, else the member itself.
 

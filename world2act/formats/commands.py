@@ -95,8 +95,10 @@ def import_(
 @app.command()
 def export(
     src: Annotated[Path, typer.Argument(metavar="SRC", help="A dataset of ours, such as artifacts/demos/labelled.")],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="The data set to write; it must not exist.")],
-    format_: Annotated[str, typer.Option("--format", help="lerobot-v3.0 or lerobot-v2.1.")] = "lerobot-v3.0",
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="The dataset to write; it must not exist.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="lerobot-v3.0, lerobot-v2.1, or one of another package.")
+    ] = "lerobot-v3.0",
     skills: Annotated[Path | None, typer.Option(help="artifacts/skills, whose prompts are exported too.")] = None,
 ) -> None:
     """Write a dataset for other software: LeRobot v3.0, or v2.1 with meta/modality.json as GR00T-N1.6 reads it.

@@ -171,7 +171,7 @@ def test_elements_that_gr00t_does_not_name_keep_their_names() -> None:
 
 
 def test_bad_exports_are_refused(libero: Path, skills: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"one of lerobot-v3\.0, lerobot-v2\.1"):
+    with pytest.raises(BadInput, match=r"one of lerobot-v2\.1, lerobot-v3\.0"):
         export_dataset(libero, tmp_path / "out", "rlds")
     (tmp_path / "there").mkdir()
     with pytest.raises(BadInput, match="there"):

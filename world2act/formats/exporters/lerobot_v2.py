@@ -42,6 +42,9 @@ class _VideoFeature(TypedDict):
     info: dict[str, object]
 
 
+FORMAT = "lerobot-v2.1"
+
+
 def write(
     dataset: EpisodeDataset,
     folder: Path,

@@ -11,6 +11,8 @@ from world2act.data.lerobot_v3 import EpisodeDataset
 from world2act.data.lerobot_v3_writer import DatasetWriter
 from world2act.formats.exporters.subtasks import Subtask, language_rows
 
+FORMAT = "lerobot-v3.0"
+
 
 def write(
     dataset: EpisodeDataset,

@@ -1,23 +1,44 @@
-"""Export: a dataset of ours in, a LeRobot v3.0 or v2.1 dataset out; always the same bytes."""
+"""Export: a dataset of ours in, a dataset in another layout out; the same dataset always gives the same bytes.
+
+An exporter is a module of `world2act.formats.exporters`, or one that an installed package declares as an entry point of
+the group of that name. It has the name of its format, `FORMAT`, and the function `write` of `Exporter`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 from world2act.core.errors import BadInput
+from world2act.core.members import load_members
 from world2act.core.storage import atomic_directory
 from world2act.data.lerobot_v3 import EpisodeDataset
-from world2act.formats.exporters import lerobot_v2, lerobot_v3
 from world2act.formats.exporters.subtasks import Subtask, read_subtasks
 
 Progress = Callable[[int, int | None], None]
-Exporter = Callable[[EpisodeDataset, Path, Mapping[int, Sequence[Subtask]] | None, Progress], None]
-EXPORTERS: dict[str, Exporter] = {
-    "lerobot-v3.0": lerobot_v3.write,
-    "lerobot-v2.1": lerobot_v2.write,
-}
+
+
+class Exporter(Protocol):
+    """A module that writes one format."""
+
+    FORMAT: str
+
+    def write(
+        self,
+        dataset: EpisodeDataset,
+        folder: Path,
+        subtasks: Mapping[int, Sequence[Subtask]] | None,
+        progress: Progress,
+    ) -> None:
+        """Write a dataset into an empty folder, with the subtasks of each episode where there are some."""
+
+
+def all_exporters() -> dict[str, Exporter]:
+    """Every exporter by the name of its format: our own, then those of installed packages."""
+    members = load_members("world2act.formats.exporters", "FORMAT").values()
+    return {exporter.FORMAT: exporter for exporter in (cast(Exporter, module) for module in members)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +60,7 @@ def export_dataset(
     """Write the dataset `src` to `dest` in another layout.
 
     Args:
-        format_: a key of `EXPORTERS`.
+        format_: a key of `all_exporters`.
         skills: artifacts/skills, whose prompts are exported too.
         progress: called with the number of episodes written, and of all.
 
@@ -47,12 +68,13 @@ def export_dataset(
         BadInput: the format is unknown, `src` is not a dataset of ours, the skills do not match, or `dest` exists.
         InfrastructureError: the disk is full.
     """
-    if format_ not in EXPORTERS:
-        raise BadInput("--format", "", format_, f"one of {', '.join(EXPORTERS)}", "name one of these")
+    exporters = all_exporters()
+    if format_ not in exporters:
+        raise BadInput("--format", "", format_, f"one of {', '.join(sorted(exporters))}", "name one of these")
     if dest.exists():
         raise BadInput(dest, "", "an existing path", "a path that does not exist", "choose another, or delete it")
     dataset = EpisodeDataset.open(src)
     subtasks = read_subtasks(skills, dataset) if skills else None
     with atomic_directory(dest) as folder:
-        EXPORTERS[format_](dataset, folder, subtasks, progress)
+        exporters[format_].write(dataset, folder, subtasks, progress)
     return Exported(len(dataset), None if subtasks is None else len(subtasks))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
-from importlib.metadata import entry_points
-from pkgutil import iter_modules
 from typing import Protocol, cast
 
 from world2act.core.errors import BadInput
-from world2act.formats import importers
+from world2act.core.members import load_members
 from world2act.formats.importers.hdf5 import first_header, hdf5_files
 from world2act.formats.importers.recording import Recording
 from world2act.formats.importers.source import Source
@@ -27,10 +24,8 @@ class Importer(Protocol):
 
 def all_importers() -> dict[str, Importer]:
     """Every importer by name: our own, then those of installed packages."""
-    modules = {info.name: f"{importers.__name__}.{info.name}" for info in iter_modules(importers.__path__)}
-    modules |= {point.name: point.module for point in entry_points(group=importers.__name__)}
-    loaded = {name: import_module(module) for name, module in modules.items()}
-    return {name: cast(Importer, module) for name, module in loaded.items() if hasattr(module, "recognises")}
+    members = load_members("world2act.formats.importers", "recognises")
+    return {name: cast(Importer, module) for name, module in members.items()}
 
 
 def find_importer(source: Source, name: str | None) -> Importer:
