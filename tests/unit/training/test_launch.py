@@ -18,8 +18,9 @@ from world2act.training.launch import read_hostfile, read_node_rank
 
 TOY = f"""
 import runpy, sys
-sys.argv = ["toy", "zero.json"]
-runpy.run_path({str(ROOT / "tests/helpers/toy_training.py")!r}, run_name="__main__")
+if __name__ == "__main__":
+    sys.argv = ["toy", "zero.json"]
+    runpy.run_path({str(ROOT / "tests/helpers/toy_training.py")!r}, run_name="__main__")
 """
 
 
