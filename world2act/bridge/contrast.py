@@ -105,7 +105,7 @@ class Negatives:
         self.hard, self.easy = counts[-1]
 
     def draw(self, anchors: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """int (B, hard + easy): distinct rows, hard ones first, never the anchor's own; a generator an anchor."""
+        """int (B, hard + easy): distinct rows, hard ones first, never the anchor's own; one generator per anchor."""
         return torch.stack([self._draw_one(int(a), each) for a, each in zip(anchors, generators, strict=True)])
 
     def _draw_one(self, anchor: int, generator: torch.Generator) -> Tensor:

@@ -48,7 +48,7 @@ def imagine_pairs(
         seeds: one per clip, of the noise that it is imagined from.
     """
     share = -(-len(clips) // ranks)
-    # every rank brings as many: the last ones repeat the last clip
+    # every rank must imagine equally many: the last ranks repeat the last clip
     rows = [min(row, len(clips) - 1) for row in range(rank * share, (rank + 1) * share)]
     chosen = [clips[row] for row in rows]
     imagination = Imagination(world_model, embeddings(cache), sampler, _BATCH)

@@ -1,4 +1,4 @@
-"""Time-matched pairs of imagined latents and demonstrated actions, a pair a labelled skill clip."""
+"""Time-matched pairs of imagined latents and demonstrated actions, one pair per labelled skill clip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pairs:
     Attributes:
         latents: float32 (N, T, C, H, W), generated, without the conditioning latent.
         actions: float32 (N, T, M, A) in environment units; chunk t caused latent t of `latents`.
-        lengths: int64 (N,), chunks that are real.
+        lengths: int64 (N,), the number of real chunks.
         groups: the prompt of each clip: clips of one prompt show one skill.
     """
 

@@ -1,4 +1,4 @@
-"""A chain of skills to look at: recorded frames above imagined ones, the prompts, and how far time has come.
+"""A chain of skills to look at: recorded frames above imagined ones, the prompts, and a progress bar.
 
 In: imagined latents, and the recording where there is one. Out: an mp4 that plays at no more than 15 frames a second,
 and a PNG strip of the same for where nothing plays.
@@ -42,9 +42,9 @@ def film_chain(
     """Write `stem`.mp4 and `stem`.png.
 
     Args:
-        latents: float32 (T, C, h, w) a skill, each from the frame at which the one before ended.
+        latents: float32 (T, C, h, w) per skill, each starting from the frame at which the previous one ended.
         recorded: uint8 (frames, H, W, 3), as long as the skills together; None for what was only imagined.
-        given: frames of the skill before that a skill begins with.
+        given: the number of frames at the start of a skill that repeat the end of the previous one.
         fps: of the recording, or of what the world model was trained on.
 
     Raises:

@@ -12,7 +12,7 @@ _COLUMNS, _GAP = 8, 2
 
 
 def save_strip(path: Path, videos: Sequence[np.ndarray]) -> None:
-    """Write one row a video, uint8 (T, H, W, 3) each: up to 8 frames, evenly spaced, first and last among them."""
+    """Write one row per video, uint8 (T, H, W, 3) each: up to 8 frames, evenly spaced, first and last among them."""
     rows = []
     for video in videos:
         chosen = np.unique(np.linspace(0, len(video) - 1, _COLUMNS).round().astype(int))

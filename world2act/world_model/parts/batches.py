@@ -1,4 +1,4 @@
-"""What passes through a network together."""
+"""Batches: the items that pass through a network together."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The guardrail between imagined frames and the people who look at them.
 
-NVIDIA's licence of the Cosmos weights ends where their guardrail is taken away and no similar one put in its place. So
-what imported weights imagine passes NVIDIA's own (`cosmos_guardrail`: prompts against a block list and a language
+NVIDIA's licence for the Cosmos weights ends if their guardrail is removed and not replaced by a similar one. Therefore
+everything that imported weights imagine passes NVIDIA's own (`cosmos_guardrail`: prompts against a block list and a language
 model, faces blurred) wherever it becomes a picture, unless `world_model.guardrail` says none. A network trained from
-random weights needs none, and imagined latents on their way into training are seen by nobody.
+random weights needs none, and nobody sees imagined latents that are only trained on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from world2act.core.params import WorldModel as WorldModelParams
 
 
 def guardrail_of(params: WorldModelParams) -> str:
-    """What config.json of a world model says of its guardrail: "cosmos" or "none"."""
+    """The guardrail in a world model's config.json: "cosmos" or "none"."""
     return params.guardrail if params.weights is not None else "none"
 
 

@@ -1,4 +1,4 @@
-"""Where pre-trained weights lie: a folder on this machine, or NAME@COMMIT on a hub of Hugging Face's protocol.
+"""Where pre-trained weights are: in a folder on this machine, or NAME@COMMIT on a hub with Hugging Face's protocol.
 
 Nothing is fetched unless a hub id was named, and a hub id names a commit: a branch would let the bytes change under
 the same parameters. The hub is HF_ENDPOINT's, the cache HF_HOME's; a token is read from HF_TOKEN and nowhere else.

@@ -1,7 +1,7 @@
 """Prompts as embeddings: a T5 encoder and a tokenizer that needs no download (artifacts/tokenizer/text_*).
 
 The default encoder is a tiny `T5EncoderModel` with random weights drawn from the seed and never trained: with a
-handful of prompts, all that the world model needs of it is a distinct, repeatable code a word. A trained encoder
+handful of prompts, all that the world model needs of it is a distinct, repeatable code per word. A trained encoder
 (T5-11B for the released Cosmos weights) comes in from a folder or a hub and stays in the number format of its files: it
 is asked once for every prompt, and never trained.
 """
