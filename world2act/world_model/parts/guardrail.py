@@ -1,9 +1,9 @@
 """The guardrail between imagined frames and the people who look at them.
 
 NVIDIA's licence for the Cosmos weights ends if their guardrail is removed and not replaced by a similar one. Therefore
-everything that imported weights imagine passes NVIDIA's own (`cosmos_guardrail`: prompts against a block list and a language
-model, faces blurred) wherever it becomes a picture, unless `world_model.guardrail` says none. A network trained from
-random weights needs none, and nobody sees imagined latents that are only trained on.
+everything that imported weights imagine passes NVIDIA's own (`cosmos_guardrail`: it checks prompts against a block list
+and with a language model, and blurs faces) wherever it becomes a picture, unless `world_model.guardrail` says none. A
+network trained from random weights needs none, and nobody sees imagined latents that are only trained on.
 """
 
 from __future__ import annotations
