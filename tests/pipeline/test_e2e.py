@@ -54,7 +54,7 @@ def test_report_is_one_file_that_loads_nothing_from_outside(tiny_run: Clone) -> 
 
 def test_summary_names_stages_and_report(tiny_run: Clone) -> None:
     shown = tiny_run.must("world2act", "summary")
-    assert "world_model" in shown and "reports/report.html" in shown
+    assert "world_model" in shown and "reports/report.html" in shown and "not run" not in shown
 
 
 def test_second_run_runs_nothing(tiny_run: Clone) -> None:
