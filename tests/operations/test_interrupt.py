@@ -36,7 +36,6 @@ def test_first({fixtures}) -> None:
     [
         ("", signal.SIGTERM, 0),
         ("", signal.SIGINT, 2),
-        ("s3", signal.SIGINT, 0),
         ("service, prefect_server, s3", signal.SIGKILL, 0),
     ],
 )
