@@ -42,6 +42,7 @@ _COSTLY = {
     "test_behaviour_cloning",
     "test_client_package",
     "test_demos",
+    "test_gates",
     "test_gr00t_training",
     "test_ingest_demos",
     "test_import_s3",
